@@ -1,0 +1,2 @@
+liborri_la_SOURCES += \
+	codelets/math/math.h

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* CPU kernels that blocks share. All matrices are row-major fp32 with a row stride ("ld", in
+ * elements); sums that decide a result (norms, softmax, losses) accumulate in fp32 or better.
+ * Every function runs on the calling thread alone, uses orri_scratch() of none (callers pass scratch
+ * where it is needed), and is deterministic for equal arguments. */
+#ifndef ORRI_MATH_H
+#define ORRI_MATH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <orrery/rng.h>
+
+/* C[m,n] = op(A)[m,k] op(B)[k,n] + beta C, op(X) = X or X^T (trans_a, trans_b).
+ * beta = 0 overwrites C whatever it held. OpenBLAS, one thread. */
+void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, int lda, const float *b, int ldb,
+               float beta, float *c, int ldc);
+
+/* ---- LayerNorm (Ba, Kiros, Hinton 2016), per row of `width` ----------------------------------
+ * y = (x - mean) rstd gamma + beta, rstd = 1 / sqrt(var + eps), var the biased variance.
+ * Writes mean[rows], rstd[rows]. */
+void orri_layernorm(int rows, int width, const float *x, const float *gamma, const float *beta, float eps, float *y,
+                    float *mean, float *rstd);
+
+/* y as above from stored mean and rstd (bit-identical to what orri_layernorm wrote). */
+void orri_layernorm_again(int rows, int width, const float *x, const float *gamma, const float *beta,
+                          const float *mean, const float *rstd, float *y);
+
+/* dx = [residual +] rstd (g - mean_row(g) - xhat mean_row(g xhat)),  g = dy gamma,  xhat = (x - mean) rstd.
+ * residual may be NULL (term left out) and may equal dx or dy; dx may equal dy.
+ * dgamma[width] = sum over rows of dy xhat, dbeta[width] = sum over rows of dy: both overwritten. */
+void orri_layernorm_backward(int rows, int width, const float *dy, const float *x, const float *gamma,
+                             const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
+                             float *dbeta);
+
+/* ---- rows with a bias ------------------------------------------------------------------------- */
+
+/* y[r][j] = (x ? x[r][j] : 0) + (bias ? bias[j] : 0): prepares y for a GEMM with beta = 1. x may equal y. */
+void orri_bias_rows(int rows, int width, const float *x, const float *bias, float *y);
+
+/* db[j] = beta db[j] + sum over rows of dy[r][j], beta 0 or 1 (0 overwrites). dy has row stride ld. */
+void orri_bias_backward(int rows, int width, const float *dy, int ld, float beta, float *db);
+
+/* y[k] += x[k], k = 0..count-1. */
+void orri_add(size_t count, const float *x, float *y);
+
+/* ---- GELU, tanh form (Hendrycks, Gimpel 2016): 0.5 u (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))) ---- */
+
+/* u[r][j] += bias[j] (bias may be NULL); h = gelu(u). */
+void orri_bias_gelu(int rows, int width, float *u, const float *bias, float *h);
+
+/* du[k] = dh[k] gelu'(u[k]). du may equal dh or u. */
+void orri_gelu_backward(size_t count, const float *dh, const float *u, float *du);
+
+/* ---- dropout by counter: one stream per use, so it does not depend on layout or recomputation ---- */
+struct orri_dropout {
+    float p;                /* probability of zeroing, 0 <= p < 1; 0 = off            */
+    struct orr_rng rng;     /* stream = use (layer and place), step = training step    */
+};
+
+/* x[k] = keep(first + k) ? x[k] / (1 - p) : 0, keep(e) = uniform element e of the stream >= p. In place. */
+void orri_dropout_apply(const struct orri_dropout *d, uint64_t first, size_t count, float *x);
+
+/* ---- causal attention (Vaswani et al. 2017; online softmax: Milakov, Gimelshein 2018; backward by
+ * recomputation: Dao et al. 2022). Never holds a T x T matrix: works on tiles of at most
+ * ORRI_ATTENTION_TILE rows and columns; tiles above the diagonal are skipped. ------------------- */
+#define ORRI_ATTENTION_TILE 128
+
+struct orri_attention {
+    int batch, seq, heads, head_dim;    /* B, T, H, D                                        */
+    int64_t ld;                         /* row stride of q, k, v: element (b, t, h, d) of q is
+                                           q[(b*T + t)*ld + h*D + d]                          */
+    int64_t ld_out;                     /* row stride of o and d_o, same indexing               */
+    float scale;                        /* 1/sqrt(D)                                           */
+    struct orri_dropout dropout;        /* on the probabilities; element index
+                                           ((first_sample + b)*total_heads + first_head + h)*T*T + i*T + j */
+    uint64_t first_sample;
+    int total_heads, first_head;
+};
+
+/* Bytes of scratch that the next two functions need. */
+size_t orri_attention_scratch(const struct orri_attention *a);
+
+/* o = dropout(softmax(scale q k^T + causal mask)) v; lse[(b*H + h)*T + t] = log-sum-exp of the scaled row. */
+void orri_attention_forward(const struct orri_attention *a, const float *q, const float *k, const float *v, float *o,
+                            float *lse, void *scratch);
+
+/* Replaces q, k, v by dq, dk, dv (of the loss, given d_o). o, lse as the forward pass left them. */
+void orri_attention_backward(const struct orri_attention *a, float *q, float *k, float *v, const float *o,
+                             const float *d_o, const float *lse, void *scratch);
+
+/* ---- softmax cross-entropy over rows of logits -------------------------------------------------
+ * For every row r with target[r] in 0..width-1: loss += logsumexp(row) - row[target]; count += 1; and, when
+ * gradient is set, row = softmax(row) - onehot(target). A row whose target is ORRI_IGNORE counts for nothing
+ * and its gradient is zero. loss and count are added to. Loss sums in double. */
+#define ORRI_IGNORE (-100)
+void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, bool gradient,
+                                double *loss, int64_t *count);
+#endif

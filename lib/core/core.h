@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every room inside the library uses: failing, memory, per-worker scratch, SIMD clones. */
+#ifndef ORRI_CORE_H
+#define ORRI_CORE_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <orrery/error.h>
+
+#define ORRI_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* Records "where: what" (printf style) as this thread's error and returns `code`. The remedy of an
+ * earlier failure is cleared. */
+int orri_fail(int code, const char *where, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Adds the remedy to the error just recorded, and returns `code` again. */
+int orri_remedy(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* malloc'ed, or NULL with the error recorded (ORR_ENOMEM). Freed with free(). */
+void *orri_alloc(size_t bytes);
+void *orri_calloc(size_t count, size_t size);
+char *orri_strdup(const char *text);
+char *orri_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* A buffer of at least `bytes` bytes, aligned to 64, that belongs to the calling thread (a StarPU
+ * worker in a codelet). Its contents last until the thread's next call; it only grows and is freed
+ * by orri_scratch_free_all() once no worker runs. A codelet cannot fail half-way, so running out of
+ * memory here, which the memory prediction is there to prevent, says so and aborts. */
+void *orri_scratch(size_t bytes);
+void orri_scratch_free_all(void);
+
+/* Monotonic seconds. */
+double orri_seconds(void);
+
+/* Compiles a function once per x86-64 level and picks at load time; plain C elsewhere. Sanitizers
+ * cannot run the resolvers, which are called before they are set up. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
+#define ORRI_SIMD __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#else
+#define ORRI_SIMD
+#endif
+
+#endif

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/core.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static _Thread_local char message[1024];
+static _Thread_local char remedy[512];
+
+const char *orr_error(void)
+{
+    return message;
+}
+
+const char *orr_error_remedy(void)
+{
+    return remedy;
+}
+
+int orri_fail(int code, const char *where, const char *format, ...)
+{
+    char what[768];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(what, sizeof(what), format, args);
+    va_end(args);
+    snprintf(message, sizeof(message), "%s: %s", where, what);
+    remedy[0] = '\0';
+    return code;
+}
+
+int orri_remedy(int code, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(remedy, sizeof(remedy), format, args);
+    va_end(args);
+    return code;
+}
+
+const char *orr_strerror(int code)
+{
+    switch (code) {
+    case ORR_OK: return "success";
+    case ORR_EINVAL: return "bad argument";
+    case ORR_EFORMAT: return "bad format";
+    case ORR_ENOENT: return "not found";
+    case ORR_EIO: return "input/output error";
+    case ORR_ENOMEM: return "out of memory";
+    case ORR_ENONFINITE: return "non-finite number";
+    case ORR_EDEVICE: return "device error";
+    case ORR_ENOFIT: return "does not fit";
+    case ORR_EINTR: return "interrupted";
+    default: return "unknown error";
+    }
+}

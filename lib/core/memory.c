@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/core.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+void *orri_alloc(size_t bytes)
+{
+    void *p = malloc(bytes ? bytes : 1);
+
+    if (!p)
+        orri_fail(ORR_ENOMEM, "memory", "no room for %zu bytes", bytes);
+    return p;
+}
+
+void *orri_calloc(size_t count, size_t size)
+{
+    void *p = calloc(count ? count : 1, size ? size : 1);
+
+    if (!p)
+        orri_fail(ORR_ENOMEM, "memory", "no room for %zu x %zu bytes", count, size);
+    return p;
+}
+
+char *orri_strdup(const char *text)
+{
+    char *copy = strdup(text);
+
+    if (!copy)
+        orri_fail(ORR_ENOMEM, "memory", "no room for %zu bytes", strlen(text) + 1);
+    return copy;
+}
+
+char *orri_format(const char *format, ...)
+{
+    va_list args;
+    char *text = NULL;
+
+    va_start(args, format);
+    int n = vasprintf(&text, format, args);
+    va_end(args);
+    if (n < 0) {
+        orri_fail(ORR_ENOMEM, "memory", "no room for a line of text");
+        return NULL;
+    }
+    return text;
+}
+
+double orri_seconds(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Scratch buffers are chained so that the thread that shuts down can free those of the workers. */
+struct scratch {
+    struct scratch *next;
+    void *data;
+    size_t bytes;
+};
+
+static pthread_mutex_t scratch_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct scratch *scratch_list;
+static unsigned scratch_generation;
+static _Thread_local struct scratch *mine;
+static _Thread_local unsigned mine_generation;
+
+void *orri_scratch(size_t bytes)
+{
+    if (!mine || mine_generation != __atomic_load_n(&scratch_generation, __ATOMIC_RELAXED)) {
+        mine = calloc(1, sizeof(*mine));
+        if (!mine)
+            abort();
+        pthread_mutex_lock(&scratch_lock);
+        mine->next = scratch_list;
+        scratch_list = mine;
+        mine_generation = scratch_generation;
+        pthread_mutex_unlock(&scratch_lock);
+    }
+    if (mine->bytes < bytes) {
+        size_t size = (bytes + 4095) & ~(size_t)4095;
+        free(mine->data);
+        mine->data = aligned_alloc(4096, size);
+        if (!mine->data) {
+            fprintf(stderr, "orrery: memory: no room for %zu bytes of scratch in a worker\n", size);
+            abort();
+        }
+        mine->bytes = size;
+    }
+    return mine->data;
+}
+
+void orri_scratch_free_all(void)
+{
+    pthread_mutex_lock(&scratch_lock);
+    while (scratch_list) {
+        struct scratch *s = scratch_list;
+        scratch_list = s->next;
+        free(s->data);
+        free(s);
+    }
+    __atomic_add_fetch(&scratch_generation, 1, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&scratch_lock);
+}
