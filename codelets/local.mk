@@ -1,2 +1,22 @@
+nobase_api_HEADERS += \
+	codelets/attention/attention.h \
+	codelets/embedding/embedding.h \
+	codelets/head/head.h \
+	codelets/mlp/mlp.h
+
 liborri_la_SOURCES += \
-	codelets/math/math.h
+	codelets/attention/attention.c \
+	codelets/embedding/embedding.c \
+	codelets/head/head.c \
+	codelets/math/attention.c \
+	codelets/math/cross_entropy.c \
+	codelets/math/dropout.c \
+	codelets/math/gelu.c \
+	codelets/math/gemm.c \
+	codelets/math/math.h \
+	codelets/math/norm.c \
+	codelets/math/residual.c \
+	codelets/math/residual.h \
+	codelets/math/rows.c \
+	codelets/math/simd_math.h \
+	codelets/mlp/mlp.c

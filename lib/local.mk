@@ -1,8 +1,24 @@
 apiorrery_HEADERS += \
+	lib/orrery/block.h \
+	lib/orrery/dtype.h \
 	lib/orrery/error.h \
-	lib/orrery/rng.h
+	lib/orrery/mesh.h \
+	lib/orrery/model.h \
+	lib/orrery/orrery.h \
+	lib/orrery/rng.h \
+	lib/orrery/runtime.h \
+	lib/orrery/tile.h
 
 liborri_la_SOURCES += \
 	lib/core/core.h \
+	lib/core/dtype.c \
 	lib/core/error.c \
-	lib/core/memory.c
+	lib/core/memory.c \
+	lib/core/runtime.c \
+	lib/graph/graph.h \
+	lib/graph/model.c \
+	lib/graph/slots.c \
+	lib/graph/submit.c \
+	lib/graph/tape.c \
+	lib/tile/mesh.c \
+	lib/tile/tile.c

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Token and position embedding. */
+#ifndef ORRERY_EMBEDDING_H
+#define ORRERY_EMBEDDING_H
+
+#include <orrery/model.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct orr_embedding {
+    int vocab, positions, width;    /* V, the longest T, C                   */
+    float dropout;                  /* on the sum                            */
+    float std;                      /* of the random initialisation          */
+};
+
+/* Appends y[b,t] = dropout(wte[token[b,t]] + wpe[t]), the first block of a tape.
+ * Groups: 0 token.weight [V,C], which a tied head shares; 1 position.weight [positions,C].
+ * Dropout is inverted (divides by 1 - p). Token ids must be in 0..V-1. */
+int orr_embedding(struct orr_model *model, const struct orr_embedding *config);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

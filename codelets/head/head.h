@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The last block: norm, language-model head and cross-entropy. */
+#ifndef ORRERY_HEAD_H
+#define ORRERY_HEAD_H
+
+#include <orrery/model.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct orr_head {
+    int vocab, width;       /* V, C                                              */
+    float eps;              /* of LayerNorm                                      */
+    float std;              /* of the random initialisation of output.weight     */
+};
+
+/* Appends loss = sum over labels of -log softmax(norm(x) W^T)[label], the end of a tape. Rows whose label is -100 count
+ * for nothing. Works in chunks of rows: the logits of a whole microbatch are never stored.
+ * Group 0: norm.weight [C], norm.bias [C]. Group 1: output.weight W [V,C], or, when `tied` is not NULL, group 0 of
+ * that block (an embedding's token.weight [V,C]).
+ * ORR_PREDICT writes V logits and C values of norm(x) for each row asked for. */
+int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_block *tied);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

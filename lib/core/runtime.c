@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <orrery/runtime.h>
+
+#include <cblas.h>
+#include <hwloc.h>
+#include <pthread.h>
+#include <starpu.h>
+#include <starpu_profiling.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "core/core.h"
+
+#ifdef ORR_HAVE_MPI
+#include <starpu_mpi.h>
+#endif
+
+static struct {
+    bool running;
+    bool mpi_running;           /* MPI_Init was called and has to be ended               */
+    bool starpu_mpi_running;
+    int rank, ranks;
+    double profile_since;
+} runtime = {.ranks = 1};
+
+#ifdef ORR_HAVE_MPI
+/* Without a launcher MPI would start a daemon of its own and StarPU-MPI give a core to its
+ * communication thread, for nothing. */
+static bool launched(void)
+{
+    static const char *const marks[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"};
+
+    for (size_t i = 0; i < ORRI_COUNT(marks); i++)
+        if (getenv(marks[i]))
+            return true;
+    return false;
+}
+
+static int start_mpi(void)
+{
+    int given;
+
+    if (!launched())
+        return ORR_OK;
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &given) != MPI_SUCCESS)
+        return orri_fail(ORR_EDEVICE, "MPI", "MPI_Init_thread failed");
+    runtime.mpi_running = true;
+    MPI_Comm_rank(MPI_COMM_WORLD, &runtime.rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &runtime.ranks);
+    return ORR_OK;
+}
+#endif
+
+static void stop_mpi(void)
+{
+#ifdef ORR_HAVE_MPI
+    if (runtime.mpi_running)
+        MPI_Finalize();
+    runtime.mpi_running = false;
+#endif
+    runtime.rank = 0;
+    runtime.ranks = 1;
+}
+
+int orr_init(const struct orr_runtime_options *options)
+{
+    struct starpu_conf conf;
+    int status;
+
+    if (runtime.running)
+        return orri_fail(ORR_EINVAL, "orr_init", "already started");
+    openblas_set_num_threads(1);
+    starpu_conf_init(&conf);
+    conf.sched_policy_name = "prio";
+    conf.ncuda = 0;     /* no block has a CUDA function: a GPU worker would only take a core away */
+    if (options && options->threads > 0) {
+        char threads[16];
+        snprintf(threads, sizeof(threads), "%d", options->threads);
+        setenv("STARPU_NCPU", threads, 1);
+    }
+#ifdef ORR_HAVE_MPI
+    ORR_TRY(start_mpi());
+    if (runtime.ranks > 1) {
+        status = starpu_mpi_init_conf(NULL, NULL, 0, MPI_COMM_WORLD, &conf);
+        runtime.starpu_mpi_running = status == 0;
+    } else
+#endif
+        status = starpu_init(&conf);
+    if (status != 0) {
+        stop_mpi();
+        return orri_fail(ORR_EDEVICE, "StarPU", "starpu_init failed: %s", strerror(-status));
+    }
+    runtime.running = true;
+    if (orr_worker_count() == 0) {
+        orr_shutdown();
+        return orri_remedy(orri_fail(ORR_EDEVICE, "StarPU", "no CPU worker to run on"),
+                           "give at least one with --threads or STARPU_NCPU");
+    }
+    return ORR_OK;
+}
+
+void orr_shutdown(void)
+{
+    if (!runtime.running)
+        return;
+    starpu_task_wait_for_all();
+#ifdef ORR_HAVE_MPI
+    if (runtime.starpu_mpi_running)
+        starpu_mpi_shutdown();
+    else
+#endif
+        starpu_shutdown();
+    runtime.running = runtime.starpu_mpi_running = false;
+    stop_mpi();
+    orri_scratch_free_all();
+}
+
+int orr_rank(void)
+{
+    return runtime.rank;
+}
+
+int orr_rank_count(void)
+{
+    return runtime.ranks;
+}
+
+int orr_worker_count(void)
+{
+    return runtime.running ? (int)starpu_cpu_worker_get_count() : 0;
+}
+
+const char *orr_scheduler(void)
+{
+    if (!runtime.running)
+        return "";
+    struct starpu_sched_policy *policy = starpu_sched_get_sched_policy();
+    return policy && policy->policy_name ? policy->policy_name : "";
+}
+
+/* The memory limit of this process' control group (version 2, then 1), or SIZE_MAX. */
+static size_t control_group_limit(void)
+{
+    static const char *const paths[] = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+    size_t limit = SIZE_MAX;
+
+    for (size_t i = 0; i < ORRI_COUNT(paths); i++) {
+        FILE *f = fopen(paths[i], "r");
+        if (!f)
+            continue;
+        unsigned long long bytes;
+        if (fscanf(f, "%llu", &bytes) == 1 && bytes < limit)
+            limit = (size_t)bytes;
+        fclose(f);
+    }
+    return limit;
+}
+
+size_t orr_memory_total(void)
+{
+    size_t physical = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    size_t limit = control_group_limit();
+
+    return limit < physical ? limit : physical;
+}
+
+size_t orr_memory_peak(void)
+{
+    struct rusage usage;
+
+    getrusage(RUSAGE_SELF, &usage);
+    return (size_t)usage.ru_maxrss * 1024;
+}
+
+void orr_profile_start(void)
+{
+    starpu_profiling_status_set(STARPU_PROFILING_ENABLE);
+    for (unsigned w = 0; w < starpu_worker_get_count(); w++)
+        starpu_profiling_worker_get_info((int)w, NULL);
+    runtime.profile_since = orri_seconds();
+}
+
+void orr_profile_read(struct orr_profile *out)
+{
+    double wall = orri_seconds() - runtime.profile_since;
+
+    *out = (struct orr_profile){0};
+    for (unsigned w = 0; w < starpu_worker_get_count(); w++) {
+        struct starpu_profiling_worker_info info;
+        if (starpu_profiling_worker_get_info((int)w, &info) != 0)
+            continue;
+        out->wall += wall;
+        out->executing += 1e-6 * starpu_timing_timespec_to_us(&info.executing_time);
+        out->idle += 1e-6 * starpu_timing_timespec_to_us(&info.sleeping_time);
+        out->tasks += info.executed_tasks;
+    }
+    out->runtime = out->wall - out->executing - out->idle;
+}
+
+static void describe_caches(hwloc_topology_t topology, FILE *out)
+{
+    static const hwloc_obj_type_t levels[] = {HWLOC_OBJ_L1CACHE, HWLOC_OBJ_L2CACHE, HWLOC_OBJ_L3CACHE};
+
+    for (size_t i = 0; i < ORRI_COUNT(levels); i++) {
+        int n = hwloc_get_nbobjs_by_type(topology, levels[i]);
+        if (n <= 0)
+            continue;
+        hwloc_obj_t cache = hwloc_get_obj_by_type(topology, levels[i], 0);
+        fprintf(out, "L%zu cache: %d x %llu KiB\n", i + 1, n,
+                (unsigned long long)(cache->attr->cache.size / 1024));
+    }
+}
+
+char *orr_topology(void)
+{
+    hwloc_topology_t topology;
+    char *text = NULL;
+    size_t size;
+
+    if (hwloc_topology_init(&topology) != 0)
+        return NULL;
+    FILE *out = open_memstream(&text, &size);
+    if (out && hwloc_topology_load(topology) == 0) {
+        hwloc_obj_t package = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0);
+        const char *model = package ? hwloc_obj_get_info_by_name(package, "CPUModel") : NULL;
+        fprintf(out, "processor: %s\n", model ? model : "unknown");
+        fprintf(out, "packages %d, NUMA nodes %d, cores %d, hardware threads %d\n",
+                hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PACKAGE),
+                hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE),
+                hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE), hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PU));
+        describe_caches(topology, out);
+        fprintf(out, "memory: %zu MiB\n", orr_memory_total() >> 20);
+    }
+    if (out)
+        fclose(out);
+    hwloc_topology_destroy(topology);
+    return text;
+}
+
+static char version[160];
+static pthread_once_t version_once = PTHREAD_ONCE_INIT;
+
+static void compose_version(void)
+{
+    int major, minor, release;
+
+    starpu_get_version(&major, &minor, &release);
+    snprintf(version, sizeof(version), "%s (StarPU %d.%d.%d, %s, OpenBLAS for %s)", PACKAGE_VERSION, major, minor,
+             release,
+#ifdef ORR_HAVE_MPI
+             "StarPU-MPI",
+#else
+             "no MPI",
+#endif
+             openblas_get_corename());
+}
+
+const char *orr_version(void)
+{
+    pthread_once(&version_once, compose_version);
+    return version;
+}

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The tape: the order of blocks, what each reads, and what follows from it for the way back. */
+#include "graph/graph.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct orr_block *orr_block_append(struct orr_model *model, const struct orr_block_class *cls, int layer,
+                                   const void *config)
+{
+    struct orr_block *top = model->blocks ? model->block[model->blocks - 1] : NULL;
+
+    return orr_block_append_inputs(model, cls, layer, config, top != NULL, &top);
+}
+
+static int check_append(const struct orr_model *model, const struct orr_block_class *cls, int count,
+                        struct orr_block *const inputs[])
+{
+    if (model->built)
+        return orri_fail(ORR_EINVAL, "model", "block '%s' is appended after orr_model_build()", cls->name);
+    if (count > ORR_MAX_INPUTS)
+        return orri_fail(ORR_EINVAL, "model", "block '%s' reads %d values, at most %d can be read", cls->name, count,
+                         ORR_MAX_INPUTS);
+    for (int i = 0; i < count; i++)
+        if (inputs[i]->model != model || inputs[i]->cls->is_loss)
+            return orri_fail(ORR_EINVAL, "model", "block '%s' reads what is no value of this model", cls->name);
+    return ORR_OK;
+}
+
+static int own_groups(struct orr_model *model, struct orr_block *block)
+{
+    for (int g = 0; g < block->spec.groups; g++) {
+        if (block->spec.views[g] == 0)
+            continue;
+        struct orri_parameter *parameter = orri_calloc(1, sizeof(*parameter));
+        struct orri_parameter **more =
+            realloc(model->parameter, (size_t)(model->parameters + 1) * sizeof(*model->parameter));
+        if (!parameter || !more) {
+            free(parameter);
+            return orri_fail(ORR_ENOMEM, "model", "no room for the parameters of block '%s'", block->cls->name);
+        }
+        model->parameter = more;
+        model->parameter[model->parameters++] = parameter;
+        parameter->block = block;
+        parameter->group = g;
+        parameter->views = block->spec.views[g];
+        parameter->users = 1;
+        parameter->user[0] = block;
+        block->parameter[g] = parameter;
+        for (int v = 0; v < parameter->views; v++) {
+            parameter->view[v] = block->spec.view[g][v];
+            parameter->view[v].offset = parameter->count;
+            parameter->count += parameter->view[v].shape[0] *
+                                (parameter->view[v].ndim == 2 ? parameter->view[v].shape[1] : 1);
+        }
+    }
+    return ORR_OK;
+}
+
+struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct orr_block_class *cls, int layer,
+                                          const void *config, int count, struct orr_block *const inputs[])
+{
+    if (check_append(model, cls, count, inputs) != 0)
+        return NULL;
+    if (model->blocks == model->capacity) {
+        int capacity = model->capacity ? 2 * model->capacity : 32;
+        struct orr_block **more = realloc(model->block, (size_t)capacity * sizeof(*more));
+        if (!more) {
+            orri_fail(ORR_ENOMEM, "model", "no room for %d blocks", capacity);
+            return NULL;
+        }
+        model->block = more;
+        model->capacity = capacity;
+    }
+    struct orr_block *block = orri_calloc(1, sizeof(*block));
+    if (!block)
+        return NULL;
+    block->cls = cls;
+    block->model = model;
+    block->index = model->blocks;
+    block->layer = layer;
+    block->config = orri_alloc(cls->config_size);
+    if (!block->config) {
+        free(block);
+        return NULL;
+    }
+    memcpy(block->config, config, cls->config_size);
+    model->block[model->blocks++] = block;
+    cls->specify(block->config, &block->spec);
+    for (int i = 0; i < count; i++) {
+        block->input[block->inputs++] = inputs[i];
+        inputs[i]->readers++;
+    }
+    return own_groups(model, block) == 0 ? block : NULL;
+}
+
+int orr_block_share(struct orr_block *block, int group, struct orr_block *of, int of_group)
+{
+    struct orri_parameter *parameter = of->parameter[of_group];
+
+    if (group >= block->spec.groups || block->parameter[group] || !parameter || parameter->users == ORRI_MAX_USERS)
+        return orri_fail(ORR_EINVAL, "model", "block '%s' cannot share group %d of block '%s'", block->cls->name,
+                         of_group, of->cls->name);
+    block->parameter[group] = parameter;
+    block->user[group] = parameter->users;
+    parameter->user[parameter->users++] = block;
+    return ORR_OK;
+}
+
+bool orri_tape_first_gradient(const struct orr_block *block, int input)
+{
+    const struct orr_model *model = block->model;
+    const struct orr_block *writer = block->input[input];
+
+    for (int l = block->index + 1; l < model->blocks; l++)
+        for (int i = 0; i < model->block[l]->inputs; i++)
+            if (model->block[l]->input[i] == writer)
+                return false;
+    for (int i = 0; i < input; i++)
+        if (block->input[i] == writer)
+            return false;
+    return true;
+}
+
+double orri_block_cost(const struct orr_block *block, int batch, int seq)
+{
+    const struct orr_block_class *cls = block->cls;
+
+    return cls->flops(block->config, batch, seq, ORR_FORWARD) + cls->flops(block->config, batch, seq, ORR_BACKWARD) +
+           cls->flops(block->config, batch, seq, ORR_WEIGHTS);
+}

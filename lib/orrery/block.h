@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The block class: what a room in codelets/ tells the engine about its block.
+ *
+ * A block is one differentiable unit of a layer. The engine knows it by a table: what parameters it
+ * has, how much it saves for its backward pass, what it costs, and one function per pass with the operands
+ * that the pass takes. The engine makes a StarPU codelet of each pass, with a performance model, and
+ * from the operands StarPU derives the task graph. A block itself knows nothing of StarPU. */
+#ifndef ORRERY_BLOCK_H
+#define ORRERY_BLOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <orrery/rng.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct orr_block;
+struct orr_operands;
+struct orr_model;
+
+enum {
+    ORR_MAX_INPUTS = 2,     /* values that a block reads         */
+    ORR_MAX_GROUPS = 2,     /* parameter groups of a block       */
+    ORR_MAX_VIEWS = 16      /* named parameters of a group       */
+};
+
+/* The tasks that a block can have. */
+enum orr_pass {
+    ORR_FORWARD,    /* F: output from inputs; the loss block: loss from inputs and labels          */
+    ORR_BACKWARD,   /* B: gradient of the inputs from the gradient of the output                   */
+    ORR_WEIGHTS,    /* W: adds to the gradients of the parameters                                   */
+    ORR_BOTH,       /* B, then W, in one task, for schedules that do not split them; made by the engine */
+    ORR_WHOLE,      /* the loss block's F, B and W in one task, which spares it computing the logits twice */
+    ORR_PREDICT,    /* the loss block without labels: its predictions                              */
+    ORR_PASSES
+};
+
+/* Operands of a pass. Which of reading and writing is meant follows from the pass:
+ * F writes OUTPUT and SAVED, B writes INPUT_GRADIENT and may rewrite SAVED into what W needs. */
+enum orr_operand {
+    ORR_INPUT = 1 << 0,             /* x[i]      [B,T,C] fp32                       read          */
+    ORR_OUTPUT = 1 << 1,            /* y         [B,T,C] fp32                       written       */
+    ORR_OUTPUT_GRADIENT = 1 << 2,   /* dy        [B,T,C] fp32                       read          */
+    ORR_INPUT_GRADIENT = 1 << 3,    /* dx[i]     [B,T,C] fp32     written, or added to when not the first */
+    ORR_PARAMETERS = 1 << 4,        /* param[g]  flat fp32, views at their offsets  read          */
+    ORR_GRADIENTS = 1 << 5,         /* grad[g]   flat fp32        added to, or written when the first     */
+    ORR_SAVEDS = 1 << 6,            /* saved     as the block likes           F writes, B changes, W reads */
+    ORR_IDS = 1 << 7,               /* ids       [B,T] int32: tokens, or labels for the loss block  read  */
+    ORR_RESULT = 1 << 8,            /* result    struct orr_result                  added to      */
+    ORR_PREDICTION = 1 << 9         /* prediction: see struct orr_rows              written       */
+};
+
+enum orr_initial { ORR_INITIAL_ZERO, ORR_INITIAL_ONE, ORR_INITIAL_NORMAL };
+
+/* One named parameter inside a group. */
+struct orr_view {
+    const char *name;           /* "qkv.weight"; static                                              */
+    int ndim;                   /* 1 or 2; weight decay applies to 2                                 */
+    int64_t shape[2];           /* of the whole parameter, row-major                                 */
+    enum orr_initial initial;
+    float std;                  /* of ORR_INITIAL_NORMAL                                             */
+    /* How tensor parallelism divides it: dimension split (-1: every shard has all of it) is cut into
+     * `groups` equal pieces and shard t gets its part, in multiples of `unit`, of every piece. */
+    int split, groups;
+    int64_t unit;
+    int64_t offset;             /* in the flat tile; set by the engine                               */
+};
+
+/* The shape of shard t of tp of a view: `view` with shape[] divided. Pure. */
+struct orr_view orr_view_shard(const struct orr_view *view, int tp, int t);
+
+/* What a block is: filled by the class from its configuration. */
+struct orr_block_spec {
+    int groups;                                     /* parameter groups, each one flat tile               */
+    int views[ORR_MAX_GROUPS];                      /* how many views each has; 0: the group is another
+                                                       block's, handed over with orr_block_share()        */
+    struct orr_view view[ORR_MAX_GROUPS][ORR_MAX_VIEWS];
+    int64_t width;                                  /* C of the output value; the loss block: of its input */
+};
+
+/* Rows and shape of what ORR_PREDICT writes: for every row r of `count` (positions b*T + t in rows[]),
+ * prediction[r*(vocabulary + width) ...] holds the logits, then the last hidden state. */
+struct orr_rows {
+    int count;
+    const int32_t *rows;
+};
+
+/* What a step's loss tasks add up, one per replica and step. */
+struct orr_result {
+    double loss;        /* sum over labels, nats              */
+    int64_t labels;     /* labels that counted                */
+};
+
+struct orr_block_class {
+    const char *name;                               /* "attention"                                        */
+    size_t config_size;                             /* bytes of its configuration struct                  */
+    void (*specify)(const void *config, struct orr_block_spec *spec);
+    /* Floats that F saves for microbatches of shape [batch, seq]. */
+    int64_t (*saved_floats)(const void *config, int batch, int seq);
+    /* Bytes of scratch that the hungriest pass takes in a worker. */
+    size_t (*scratch_bytes)(const void *config, int batch, int seq);
+    /* Floating-point operations of a pass. */
+    double (*flops)(const void *config, int batch, int seq, enum orr_pass pass);
+    bool is_loss;                                   /* reads labels and adds to the result: ends the tape  */
+    /* The passes, run by a StarPU worker: they neither block nor submit nor fail but by orr_task_fail().
+     * NULL: the block has no such pass. ORR_BOTH is made of B and W by the engine. */
+    void (*cpu[ORR_PASSES])(const struct orr_operands *o);
+    unsigned operands[ORR_PASSES];                  /* of enum orr_operand                                */
+};
+
+/* What a pass works on. What it does not take is NULL. */
+struct orr_operands {
+    const void *task;                   /* for orr_task_fail()                                      */
+    const void *config;
+    int batch, seq;                     /* B, T                                                     */
+    bool training;                      /* dropout on, saved present                                */
+    bool first_gradient;                /* overwrite grad[] instead of adding to it                 */
+    bool add_input_gradient[ORR_MAX_INPUTS];
+    uint64_t seed;                      /* of dropout                                               */
+    uint32_t step;
+    uint64_t first_sample;              /* global number, within the step, of the microbatch's first sequence */
+    int layer;
+    const float *x[ORR_MAX_INPUTS];
+    float *y;
+    const float *dy;
+    float *dx[ORR_MAX_INPUTS];
+    const float *param[ORR_MAX_GROUPS];
+    float *grad[ORR_MAX_GROUPS];
+    float *saved;
+    const int32_t *ids;
+    struct orr_result *result;
+    float *prediction;
+    struct orr_rows rows;
+};
+
+/* Marks the run as failed, from a pass: the first call wins, later submissions do nothing and the next
+ * wait returns `code` with "block of layer L, microbatch M, step S: what". */
+void orr_task_fail(const struct orr_operands *o, int code, const char *what);
+
+/* Names a stream of random numbers for place `place` (0..7) of a block in layer `layer`. Pure. */
+struct orr_rng orr_dropout_stream(const struct orr_operands *o, int place);
+
+/* Appends a block of a class to the model's tape: it reads the value on top (none for the first block)
+ * and its output becomes the top. config is copied. Returns the block, owned by the model, or NULL. */
+struct orr_block *orr_block_append(struct orr_model *model, const struct orr_block_class *cls, int layer,
+                                   const void *config);
+
+/* As above for a block that reads the values inputs[0..count-1], given by the blocks that write them
+ * (an encoder's output, a skip connection). */
+struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct orr_block_class *cls, int layer,
+                                          const void *config, int count, struct orr_block *const inputs[]);
+
+/* Makes group `group` of `block` the group `of_group` of `of` (tied weights): one tile, two readers, a
+ * gradient tile each. The block's spec must have left the group without views. */
+int orr_block_share(struct orr_block *block, int group, struct orr_block *of, int of_group);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

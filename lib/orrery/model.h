@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A model: blocks on a tape, their parameters, and where they live. */
+#ifndef ORRERY_MODEL_H
+#define ORRERY_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <orrery/block.h>
+#include <orrery/mesh.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct orr_model;
+
+/* What a parameter is called in files: the block's name and the view's ("attention.qkv.weight"), and the
+ * name in model.safetensors, where %d is the layer ("transformer.h.%d.attn.c_attn.weight"). */
+struct orr_parameter_name {
+    const char *view;
+    const char *file;
+};
+
+/* An empty model on a mesh. The blocks are appended next (models/gpt2.h), then orr_model_build() is
+ * called once. orr_init() comes first. */
+struct orr_model *orr_model_create(const struct orr_mesh *mesh);
+void orr_model_destroy(struct orr_model *model);
+
+/* Block number `index` of the tape, borrowed: what orr_block_share() and orr_block_append_inputs() name. */
+struct orr_block *orr_model_block(struct orr_model *model, int index);
+
+/* Ends the description: cuts the tape into stages by cost, chooses owners, and allocates the
+ * parameters, zeroed. names[] (static) gives every parameter its name in files. Errors: ORR_EINVAL for a
+ * mesh that this model or this version cannot have, ORR_ENOMEM. */
+int orr_model_build(struct orr_model *model, const struct orr_parameter_name *names, int count);
+
+/* Draws every parameter as its block says, from Philox streams named by parameter and element, so that
+ * the values depend on the seed alone. */
+int orr_model_randomize(struct orr_model *model, uint64_t seed);
+
+/* One named parameter of a built model. */
+struct orr_parameter_info {
+    const char *name;           /* in files; lives as long as the model     */
+    int ndim;
+    int64_t shape[2];
+    int64_t count;              /* elements                                 */
+};
+
+int orr_model_parameter_count(const struct orr_model *model);
+void orr_model_parameter(const struct orr_model *model, int index, struct orr_parameter_info *info);
+/* The index of a name, or -1. */
+int orr_model_find(const struct orr_model *model, const char *name);
+
+/* Copies a parameter, or the sum over all its gradient tiles (of sums over labels, not means), to or from
+ * `values` [count] fp32. Waits for the tasks that change it. */
+int orr_model_read(struct orr_model *model, int index, float *values);
+int orr_model_write(struct orr_model *model, int index, const float *values);
+int orr_model_read_gradient(struct orr_model *model, int index, float *values);
+
+/* Scalars of all parameters, tied ones counted once. */
+int64_t orr_model_size(const struct orr_model *model);
+
+/* The mesh given at creation. */
+const struct orr_mesh *orr_model_mesh(const struct orr_model *model);
+
+/* 0, or the code of the first task that failed, with its message in orr_error(). Any thread. */
+int orr_model_status(const struct orr_model *model);
+
+/* ---- running microbatches --------------------------------------------------------------------- */
+
+/* Where microbatches come from. read() fills tokens and labels, each [count, seq], of the sequences with
+ * global numbers first .. first + count - 1; it is called from tasks, possibly several at once. */
+struct orr_source {
+    void (*read)(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels);
+    void *self;
+};
+
+/* The storage for microbatches in flight: for every replica and stage a ring of slots, which bounds the
+ * memory and is the pipeline schedule. Gradient tiles too when training. */
+struct orr_slots;
+
+struct orr_slots_options {
+    int batch, seq;                     /* shape of a microbatch: [batch, seq]                       */
+    int microbatches;                   /* per step, all replicas together                           */
+    struct orr_slot_policy policy;
+    bool training;
+    int64_t predict_floats;             /* room for what ORR_PREDICT writes: rows x (vocabulary + width); 0: none */
+    uint64_t seed;                      /* of dropout                                                 */
+};
+struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slots_options *options);
+void orr_slots_destroy(struct orr_slots *slots);
+
+/* Bytes that a model needs with these options: parameters + gradients + optimizer state (state_tiles
+ * times the parameters) + slots + scratch of the workers. Pure, usable before orr_model_build(). */
+struct orr_memory_need {
+    int64_t parameters, gradients, state, slots, scratch, total;
+};
+void orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *options, int state_tiles,
+                      struct orr_memory_need *need);
+
+/* The model's floating-point operations for one token of a sequence of seq tokens, forward and backward, as
+ * the PaLM paper counts (Chowdhery et al. 2022, appendix B): 6 x parameters + 12 x layers x width x T. */
+double orr_model_flops_per_token(const struct orr_model *model, int layers, int width, int seq);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

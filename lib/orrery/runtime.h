@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Starting and stopping StarPU (and MPI), and what the machine looks like to it. */
+#ifndef ORRERY_RUNTIME_H
+#define ORRERY_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct orr_runtime_options {
+    int threads;    /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
+};
+
+/* Starts StarPU with one CPU worker per core and, when the build has MPI and a launcher (mpiexec,
+ * srun) started several processes, StarPU-MPI. The scheduler is STARPU_SCHED, else `prio`, the
+ * cheapest that honours priorities. StarPU's other environment variables hold. BLAS is set to one
+ * thread per caller, since every worker calls it. options may be NULL. Errors: ORR_EDEVICE,
+ * ORR_EINVAL (called twice without orr_shutdown()). Main thread. */
+int orr_init(const struct orr_runtime_options *options);
+
+/* Waits for all tasks and stops what orr_init() started. Legal without it, and twice. */
+void orr_shutdown(void);
+
+/* This process' rank and the number of ranks; 0 and 1 without a launcher. */
+int orr_rank(void);
+int orr_rank_count(void);
+
+/* CPU workers that can compute at once; 0 before orr_init(). */
+int orr_worker_count(void);
+
+/* The name of the scheduling policy in force; "" before orr_init(). */
+const char *orr_scheduler(void);
+
+/* Bytes of physical memory of the machine (or of its control group, where that is less), and the
+ * largest resident size of this process so far. Any thread. */
+size_t orr_memory_total(void);
+size_t orr_memory_peak(void);
+
+/* What the workers did since orr_profile_start(), summed over all workers, in seconds. */
+struct orr_profile {
+    double wall;        /* elapsed time x workers                              */
+    double executing;   /* inside codelets                                     */
+    double idle;        /* no task was ready                                   */
+    double runtime;     /* the rest: scheduling, dependencies, callbacks       */
+    int64_t tasks;      /* tasks executed                                      */
+};
+void orr_profile_start(void);
+void orr_profile_read(struct orr_profile *out);
+
+/* The machine as hwloc shows it, one line per fact ("packages 1, cores 2, ..."). malloc'ed; the
+ * caller frees it. NULL when hwloc fails. Works before orr_init(). */
+char *orr_topology(void);
+
+/* "0.1.0 (StarPU 1.4.10, OpenMPI, OpenBLAS 0.3.21 SkylakeX)". Static. Any thread. */
+const char *orr_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

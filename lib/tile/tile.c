@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <orrery/tile.h>
+
+#include <starpu.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "core/core.h"
+
+#define HUGE_PAGE ((size_t)2 << 20)
+
+/* Zeroed, aligned for the widest loads; large tiles ask for huge pages, which spares the update tasks
+ * most of their page-table walks. */
+static void *home_memory(size_t bytes)
+{
+    size_t alignment = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : 64;
+    size_t size = (bytes + alignment - 1) & ~(alignment - 1);
+    void *p = aligned_alloc(alignment, size ? size : alignment);
+
+    if (!p) {
+        orri_fail(ORR_ENOMEM, "memory", "no room for a tile of %zu bytes", bytes);
+        return NULL;
+    }
+    if (alignment == HUGE_PAGE)
+        madvise(p, size, MADV_HUGEPAGE);
+    memset(p, 0, bytes);
+    return p;
+}
+
+int orr_tile_create(struct orr_tile *tile, enum orr_role role, enum orr_dtype dtype, int64_t count, int rank,
+                    bool home)
+{
+    size_t element = orr_dtype_size(dtype);
+
+    *tile = (struct orr_tile){.dtype = dtype, .role = role, .count = count, .rank = rank};
+    if (count < 1 || count > UINT32_MAX)
+        return orri_fail(ORR_EINVAL, "tile", "%lld elements: a tile has 1 to 2^32 - 1", (long long)count);
+    if (home) {
+        tile->home = home_memory((size_t)count * element);
+        if (!tile->home)
+            return ORR_ENOMEM;
+    }
+    starpu_vector_data_register(&tile->handle, home ? STARPU_MAIN_RAM : -1, (uintptr_t)tile->home, (uint32_t)count,
+                                element);
+    return ORR_OK;
+}
+
+void orr_tile_destroy(struct orr_tile *tile)
+{
+    if (!tile->handle)
+        return;
+    if (tile->home)
+        starpu_data_unregister(tile->handle);
+    else
+        starpu_data_unregister_no_coherency(tile->handle);
+    free(tile->home);
+    *tile = (struct orr_tile){0};
+}
+
+size_t orr_tile_bytes(const struct orr_tile *tile)
+{
+    return (size_t)tile->count * orr_dtype_size(tile->dtype);
+}
+
+void *orr_tile_acquire(struct orr_tile *tile, bool write)
+{
+    if (starpu_data_acquire(tile->handle, write ? STARPU_RW : STARPU_R) != 0)
+        return NULL;
+    return starpu_data_get_local_ptr(tile->handle);
+}
+
+void orr_tile_release(struct orr_tile *tile)
+{
+    starpu_data_release(tile->handle);
+}
+
+void orr_tile_invalidate_submit(struct orr_tile *tile)
+{
+    starpu_data_invalidate_submit(tile->handle);
+}
