@@ -5,4 +5,5 @@ apiorrery_HEADERS += \
 liborri_la_SOURCES += \
 	lib/core/core.h \
 	lib/core/error.c \
-	lib/core/memory.c
+	lib/core/memory.c \
+	lib/core/rng.c
