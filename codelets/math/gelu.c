@@ -36,12 +36,14 @@ ORRI_SIMD void orri_gelu_backward(size_t count, const float *dh, const float *u,
 {
 #pragma omp simd
     for (size_t k = 0; k < count; k++) {
-        /* Beyond 12 the derivative is 0 or 1 in fp32; clamping keeps u^2 from overflowing to 0 times inf. */
-        float v = u[k] < -12.0f ? -12.0f : u[k];
-        v = v > 12.0f ? 12.0f : v;
+        /* Beyond 10 the derivative is 0 or 1 in fp32; clamping keeps u^2 and exp from overflowing to 0 times
+         * inf. 1 - s is had as e s, which does not cancel. */
+        float v = u[k] < -10.0f ? -10.0f : u[k];
+        v = v > 10.0f ? 10.0f : v;
         float square = v * v;
-        float s = 1.0f / (1.0f + orri_expf(-TWO_ROOT * v * (1.0f + CUBIC * square)));
+        float e = orri_expf(-TWO_ROOT * v * (1.0f + CUBIC * square));
+        float s = 1.0f / (1.0f + e);
 
-        du[k] = dh[k] * (s + v * s * (1.0f - s) * (TWO_ROOT * (1.0f + 3.0f * CUBIC * square)));
+        du[k] = dh[k] * (s + v * s * (e * s) * (TWO_ROOT * (1.0f + 3.0f * CUBIC * square)));
     }
 }
