@@ -14,6 +14,7 @@ liborri_la_SOURCES += \
 	lib/core/dtype.c \
 	lib/core/error.c \
 	lib/core/memory.c \
+	lib/core/rng.c \
 	lib/core/runtime.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \

@@ -10,3 +10,33 @@ EXTRA_DIST += \
 	tests/golden/gpt2-untied/model.safetensors \
 	tests/reference/check_hf.py \
 	tests/reference/gpt2_reference.py
+# A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
+# check_PROGRAMS, its sources, and the two lines that all have.
+AM_TESTS_ENVIRONMENT = \
+	OPENBLAS_NUM_THREADS=1; export OPENBLAS_NUM_THREADS; \
+	STARPU_NCPU=2; export STARPU_NCPU; \
+	STARPU_SILENT=1; export STARPU_SILENT; \
+	OMPI_ALLOW_RUN_AS_ROOT=1; export OMPI_ALLOW_RUN_AS_ROOT; \
+	OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM;
+
+TESTS += $(check_PROGRAMS)
+
+check_PROGRAMS += tests/test_rng
+tests_test_rng_SOURCES = tests/core/test_rng.c tests/check_main.h
+tests_test_rng_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
+tests_test_rng_LDADD = liborri.la $(CHECK_LIBS)
+
+check_PROGRAMS += tests/test_math
+tests_test_math_SOURCES = tests/math/test_math.c tests/math/reference.h tests/check_main.h
+tests_test_math_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
+tests_test_math_LDADD = liborri.la $(CHECK_LIBS)
+
+check_PROGRAMS += tests/test_math_attention
+tests_test_math_attention_SOURCES = tests/math/test_math_attention.c tests/math/reference.h tests/check_main.h
+tests_test_math_attention_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
+tests_test_math_attention_LDADD = liborri.la $(CHECK_LIBS)
+
+check_PROGRAMS += tests/test_math_loss
+tests_test_math_loss_SOURCES = tests/math/test_math_loss.c tests/math/reference.h tests/check_main.h
+tests_test_math_loss_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
+tests_test_math_loss_LDADD = liborri.la $(CHECK_LIBS)

@@ -35,11 +35,12 @@ void orri_scratch_free_all(void);
 /* Monotonic seconds. */
 double orri_seconds(void);
 
-/* Compiles a function once per x86-64 level and picks at load time; plain C elsewhere. Sanitizers
- * cannot run the resolvers, which are called before they are set up. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define ORRI_SIMD __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+/* Compiles a function once per x86-64 level and picks at load time; plain C elsewhere. The levels are
+ * x86-64-v3 (AVX2, FMA) and v4 (AVX-512): "arch=haswell" would be picked on that very processor alone.
+ * Sanitizers cannot run the resolvers, which are called before they are set up. */
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define ORRI_SIMD __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define ORRI_SIMD
 #endif

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/check_main.h"
+#include "tests/math/reference.h"
+
+#include "codelets/math/math.h"
+#include "codelets/math/simd_math.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const int row_counts[] = { 1, 17, 129, 200 };
+static const int widths[] = { 1, 7, 33, 100 };
+
+/* Loop tests run over all pairs. */
+#define PAIRS 16
+#define ROWS_OF(i) row_counts[(i) / 4]
+#define WIDTH_OF(i) widths[(i) % 4]
+
+/* ---- expf ---- */
+
+START_TEST(exponential)
+{
+    for (double x = -86.4; x < 88.7; x += 0.00137) {
+        float f = (float)x;
+
+        assert_close(orri_expf(f), exp(f), 1.5 * FLT_EPSILON * exp(f), "exp(%.9g)", f);
+    }
+    ck_assert(orri_expf(0) == 1);
+    ck_assert(orri_expf(-INFINITY) == 0);
+    ck_assert(orri_expf(-1e30f) == 0);
+    ck_assert(orri_expf(-87) == 0);
+    ck_assert(orri_expf(INFINITY) == INFINITY);
+    ck_assert(orri_expf(88.8f) == INFINITY);
+    ck_assert(orri_expf(1e30f) == INFINITY);
+    ck_assert(isnan(orri_expf(NAN)));
+}
+END_TEST
+
+/* ---- gemm ---- */
+
+START_TEST(gemm)
+{
+    enum { M = 17, N = 7, K = 33, PAD = 3 };
+    bool ta = _i & 1, tb = _i & 2, add = _i & 4;
+    int lda = (ta ? M : K) + PAD, ldb = (tb ? K : N) + PAD, ldc = N + PAD;
+    float *a = random_floats((ta ? K : M) * lda, 1, 1), *b = random_floats((tb ? N : K) * ldb, 1, 2);
+    float *c = random_floats(M * ldc, 1, 3), *old = copy_floats(M * ldc, c);
+
+    if (!add)
+        for (int i = 0; i < M; i++)
+            for (int j = 0; j < N; j++)
+                c[i * ldc + j] = NAN;
+    orri_gemm(ta, tb, M, N, K, a, lda, b, ldb, add ? 1 : 0, c, ldc);
+    for (int i = 0; i < M; i++) {
+        for (int j = 0; j < N; j++) {
+            double want = add ? old[i * ldc + j] : 0, size = fabs(want);
+
+            for (int k = 0; k < K; k++) {
+                double term = (double)a[ta ? k * lda + i : i * lda + k] * b[tb ? j * ldb + k : k * ldb + j];
+                want += term;
+                size += fabs(term);
+            }
+            assert_close(c[i * ldc + j], want, SUM_BOUND(K) * size, "gemm %d,%d", i, j);
+        }
+        for (int j = N; j < ldc; j++)
+            ck_assert(c[i * ldc + j] == old[i * ldc + j]);
+    }
+    free(a);
+    free(b);
+    free(c);
+    free(old);
+}
+END_TEST
+
+/* ---- LayerNorm ---- */
+
+#define EPS 1e-5
+
+static void norm_row(int width, const double *x, double *mean, double *rstd)
+{
+    double m = 0, var = 0;
+
+    for (int j = 0; j < width; j++)
+        m += x[j] / width;
+    for (int j = 0; j < width; j++)
+        var += (x[j] - m) * (x[j] - m) / width;
+    *mean = m;
+    *rstd = 1 / sqrt(var + EPS);
+}
+
+/* sum over j of dy y, the scalar whose gradient the backward pass returns. */
+static double norm_objective(int width, const double *x, const double *gamma, const double *beta, const float *dy)
+{
+    double mean, rstd, sum = 0;
+
+    norm_row(width, x, &mean, &rstd);
+    for (int j = 0; j < width; j++)
+        sum += dy[j] * ((x[j] - mean) * rstd * gamma[j] + beta[j]);
+    return sum;
+}
+
+START_TEST(layernorm)
+{
+    int rows = ROWS_OF(_i), width = WIDTH_OF(_i);
+    size_t size = (size_t)rows * width;
+    float *x = random_floats(size, 2, 1), *gamma = random_floats(width, 1, 2), *beta = random_floats(width, 1, 3);
+    float *y = random_floats(size, 0, 0), *again = random_floats(size, 0, 0);
+    float *mean = random_floats(rows, 0, 0), *rstd = random_floats(rows, 0, 0);
+
+    orri_layernorm(rows, width, x, gamma, beta, EPS, y, mean, rstd);
+    for (int r = 0; r < rows; r++) {
+        double *d = to_double(width, x + (size_t)r * width), m, s;
+
+        norm_row(width, d, &m, &s);
+        assert_close(mean[r], m, SUM_BOUND(width) * 2, "row %d", r);
+        /* A rounding of the mean by 2 eps passes through rstd, at most 1 / sqrt(EPS), for constant rows. */
+        assert_close(rstd[r], s, SUM_BOUND(width) * s, "row %d", r);
+        for (int j = 0; j < width; j++) {
+            double xhat = (d[j] - m) * s;
+
+            assert_close(y[(size_t)r * width + j], xhat * gamma[j] + beta[j],
+                         SUM_BOUND(width) * (2 * s + fabs(xhat) + 1), "row %d column %d", r, j);
+        }
+        free(d);
+    }
+    orri_layernorm_again(rows, width, x, gamma, beta, mean, rstd, again);
+    ck_assert_mem_eq(again, y, size * sizeof(float));
+    orri_layernorm(rows, width, x, gamma, beta, EPS, again, mean, rstd);
+    ck_assert_mem_eq(again, y, size * sizeof(float));
+    free(x);
+    free(gamma);
+    free(beta);
+    free(y);
+    free(again);
+    free(mean);
+    free(rstd);
+}
+END_TEST
+
+START_TEST(layernorm_backward)
+{
+    int rows = ROWS_OF(_i), width = WIDTH_OF(_i);
+    size_t size = (size_t)rows * width;
+    float *x = random_floats(size, 2, 1), *gamma = random_floats(width, 1, 2), *beta = random_floats(width, 1, 3);
+    float *dy = random_floats(size, 1, 4), *residual = random_floats(size, 1, 5), *dx = random_floats(size, 0, 0);
+    float *y = random_floats(size, 0, 0), *mean = random_floats(rows, 0, 0), *rstd = random_floats(rows, 0, 0);
+    float *dgamma = random_floats(width, 9, 6), *dbeta = random_floats(width, 9, 7);
+    double *dgamma_want = calloc(width, sizeof(double)), *dbeta_want = calloc(width, sizeof(double));
+    double *dgamma_size = calloc(width, sizeof(double)), *dbeta_size = calloc(width, sizeof(double));
+    double *wide_gamma = to_double(width, gamma), *wide_beta = to_double(width, beta);
+
+    orri_layernorm(rows, width, x, gamma, beta, EPS, y, mean, rstd);
+    orri_layernorm_backward(rows, width, dy, x, gamma, mean, rstd, residual, dx, dgamma, dbeta);
+    for (int r = 0; r < rows; r++) {
+        const float *g = dy + (size_t)r * width, *res = residual + (size_t)r * width;
+        double *d = to_double(width, x + (size_t)r * width), m, s, mean_g = 0, mean_gx = 0;
+
+        norm_row(width, d, &m, &s);
+        for (int j = 0; j < width; j++) {
+            double xhat = (d[j] - m) * s;
+
+            mean_g += (double)g[j] * gamma[j] / width;
+            mean_gx += (double)g[j] * gamma[j] * xhat / width;
+            dgamma_want[j] += g[j] * xhat;
+            dgamma_size[j] += fabs(g[j] * xhat) + 2 * s * fabs(g[j]);
+            dbeta_want[j] += g[j];
+            dbeta_size[j] += fabs(g[j]);
+        }
+        for (int j = 0; j < width; j++) {
+            double xhat = (d[j] - m) * s;
+            double want = res[j] + s * ((double)g[j] * gamma[j] - mean_g - xhat * mean_gx);
+            double bound = SUM_BOUND(width) * (1 + s * (2 + 2 * s + fabs(xhat)));
+
+            assert_close(dx[(size_t)r * width + j], want, bound, "row %d column %d", r, j);
+            if ((r * width + j) % 7 == 0) {
+                double h = 1e-5, x0 = d[j];
+
+                d[j] = x0 + h;
+                double up = norm_objective(width, d, wide_gamma, wide_beta, g);
+                d[j] = x0 - h;
+                double down = norm_objective(width, d, wide_gamma, wide_beta, g);
+                d[j] = x0;
+                /* The difference itself is off by h^2 times the third derivative, of size s^3. */
+                assert_close(dx[(size_t)r * width + j] - res[j], (up - down) / (2 * h),
+                             bound + 10 * h * h * s * s * s * width, "row %d column %d, difference", r, j);
+            }
+        }
+        free(d);
+    }
+    for (int j = 0; j < width; j++) {
+        double bound = SUM_BOUND(rows) + SUM_BOUND(width);
+
+        assert_close(dgamma[j], dgamma_want[j], bound * dgamma_size[j], "column %d", j);
+        assert_close(dbeta[j], dbeta_want[j], bound * dbeta_size[j], "column %d", j);
+    }
+    /* The objective is linear in gamma and beta: one step of any length is exact. */
+    for (int which = 0; which < 2; which++) {
+        double *moved = which ? wide_beta : wide_gamma, change[2] = { 0, 0 };
+        int j = width / 2;
+
+        for (int side = 0; side < 2; side++) {
+            moved[j] += side ? 1 : 0;
+            for (int r = 0; r < rows; r++) {
+                double *d = to_double(width, x + (size_t)r * width);
+                change[side] += norm_objective(width, d, wide_gamma, wide_beta, dy + (size_t)r * width);
+                free(d);
+            }
+        }
+        assert_close(which ? dbeta[j] : dgamma[j], change[1] - change[0],
+                     (SUM_BOUND(rows) + SUM_BOUND(width)) * (which ? dbeta_size : dgamma_size)[j] + 1e-9,
+                     "column %d, difference", j);
+    }
+
+    /* In place, three ways, the bits stay the same. */
+    float *in_place = copy_floats(size, dy), *both = copy_floats(size, residual), *g2 = random_floats(width, 0, 0);
+    orri_layernorm_backward(rows, width, in_place, x, gamma, mean, rstd, residual, in_place, g2, dbeta);
+    ck_assert_mem_eq(in_place, dx, size * sizeof(float));
+    ck_assert_mem_eq(g2, dgamma, width * sizeof(float));
+    orri_layernorm_backward(rows, width, dy, x, gamma, mean, rstd, both, both, g2, dbeta);
+    ck_assert_mem_eq(both, dx, size * sizeof(float));
+    for (size_t k = 0; k < size; k++)
+        residual[k] = 0;
+    orri_layernorm_backward(rows, width, dy, x, gamma, mean, rstd, residual, dx, g2, dbeta);
+    orri_layernorm_backward(rows, width, dy, x, gamma, mean, rstd, NULL, both, g2, dbeta);
+    for (size_t k = 0; k < size; k++)
+        ck_assert(both[k] == dx[k]);
+
+    free(x);
+    free(gamma);
+    free(beta);
+    free(dy);
+    free(residual);
+    free(dx);
+    free(y);
+    free(mean);
+    free(rstd);
+    free(dgamma);
+    free(dbeta);
+    free(dgamma_want);
+    free(dbeta_want);
+    free(dgamma_size);
+    free(dbeta_size);
+    free(wide_gamma);
+    free(wide_beta);
+    free(in_place);
+    free(both);
+    free(g2);
+}
+END_TEST
+
+/* ---- rows with a bias ---- */
+
+START_TEST(bias_rows)
+{
+    int rows = ROWS_OF(_i), width = WIDTH_OF(_i);
+    size_t size = (size_t)rows * width;
+    float *x = random_floats(size, 2, 1), *bias = random_floats(width, 1, 2), *y = random_floats(size, 1, 3);
+
+    for (int with_x = 0; with_x < 3; with_x++)
+        for (int with_bias = 0; with_bias < 2; with_bias++) {
+            if (with_x == 2)
+                memcpy(y, x, size * sizeof(float));
+            orri_bias_rows(rows, width, with_x == 2 ? y : with_x ? x : NULL, with_bias ? bias : NULL, y);
+            for (size_t k = 0; k < size; k++)
+                ck_assert(y[k] == (with_x ? x[k] : 0) + (with_bias ? bias[k % width] : 0));
+        }
+    memcpy(y, bias, width * sizeof(float));
+    orri_add(width, x, y);
+    for (int j = 0; j < width; j++)
+        ck_assert(y[j] == bias[j] + x[j]);
+    free(x);
+    free(bias);
+    free(y);
+}
+END_TEST
+
+START_TEST(bias_backward)
+{
+    int rows = ROWS_OF(_i), width = WIDTH_OF(_i), ld = width + 5;
+    float *dy = random_floats((size_t)rows * ld, 1, 1), *old = random_floats(width, 1, 2);
+
+    for (int beta = 0; beta < 2; beta++) {
+        float *db = copy_floats(width, old), *twice = copy_floats(width, old);
+
+        if (!beta)
+            db[0] = NAN;
+        orri_bias_backward(rows, width, dy, ld, beta, db);
+        orri_bias_backward(rows, width, dy, ld, beta, twice);
+        ck_assert_mem_eq(db, twice, width * sizeof(float));
+        for (int j = 0; j < width; j++) {
+            double want = beta ? old[j] : 0, size = fabs(want);
+
+            for (int r = 0; r < rows; r++) {
+                want += dy[(size_t)r * ld + j];
+                size += fabsf(dy[(size_t)r * ld + j]);
+            }
+            assert_close(db[j], want, SUM_BOUND(rows) * size, "column %d", j);
+        }
+        free(db);
+        free(twice);
+    }
+    free(dy);
+    free(old);
+}
+END_TEST
+
+/* ---- GELU ---- */
+
+static double gelu(double u)
+{
+    return 0.5 * u * (1 + tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u)));
+}
+
+START_TEST(bias_gelu)
+{
+    int rows = ROWS_OF(_i), width = WIDTH_OF(_i);
+    size_t size = (size_t)rows * width;
+    float *u = random_floats(size, 6, 1), *bias = random_floats(width, 1, 2), *old = copy_floats(size, u);
+    float *h = random_floats(size, 0, 0), *again = random_floats(size, 0, 0);
+
+    orri_bias_gelu(rows, width, u, bias, h);
+    for (size_t k = 0; k < size; k++) {
+        ck_assert(u[k] == old[k] + bias[k % width]);
+        /* The argument of exp, at most 25 here, is rounded a few times. */
+        assert_close(h[k], gelu(u[k]), 30 * FLT_EPSILON * fabs(gelu(u[k])) + 1e-12, "gelu(%.9g)", u[k]);
+    }
+    orri_bias_gelu(rows, width, u, NULL, again);
+    ck_assert_mem_eq(again, h, size * sizeof(float));
+    free(u);
+    free(bias);
+    free(old);
+    free(h);
+    free(again);
+}
+END_TEST
+
+START_TEST(gelu_backward)
+{
+    size_t count = (size_t)ROWS_OF(_i) * WIDTH_OF(_i);
+    float *u = random_floats(count, 8, 1), *dh = random_floats(count, 1, 2), *du = random_floats(count, 0, 0);
+    float *over_dh = copy_floats(count, dh), *over_u = copy_floats(count, u);
+
+    orri_gelu_backward(count, dh, u, du);
+    for (size_t k = 0; k < count; k++) {
+        double step = 1e-5, x = u[k];
+        double z = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x), t = tanh(z);
+        double slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+        double difference = (gelu(x + step) - gelu(x - step)) / (2 * step);
+
+        /* Two terms of opposite sign, each below 1 + |x|, and the rounded argument of exp. */
+        assert_close(du[k], dh[k] * slope, 8 * FLT_EPSILON * fabs(dh[k]), "slope at %.9g", x);
+        assert_close(du[k], dh[k] * difference, 8 * FLT_EPSILON * fabs(dh[k]) + 1e-9, "difference at %.9g", x);
+    }
+    orri_gelu_backward(count, over_dh, u, over_dh);
+    ck_assert_mem_eq(over_dh, du, count * sizeof(float));
+    orri_gelu_backward(count, dh, over_u, over_u);
+    ck_assert_mem_eq(over_u, du, count * sizeof(float));
+    free(u);
+    free(dh);
+    free(du);
+    free(over_dh);
+    free(over_u);
+}
+END_TEST
+
+START_TEST(gelu_far)
+{
+    for (int fill = 0; fill < 40; fill++) {    /* in the vector part and in the rest of the loop */
+        float u[40], h[40], dh[40], du[40];
+        float far[] = { 20, 1e3f, 1e15f, 3e38f };
+
+        for (int f = 0; f < 4; f++) {
+            for (int k = 0; k < 40; k++) {
+                u[k] = k % 2 ? far[f] : -far[f];
+                dh[k] = 1;
+            }
+            u[fill] = NAN;
+            orri_bias_gelu(1, 40, u, NULL, h);
+            orri_gelu_backward(40, dh, u, du);
+            for (int k = 0; k < 40; k++) {
+                ck_assert(k == fill ? isnan(h[k]) : h[k] == (k % 2 ? far[f] : 0));
+                ck_assert(k == fill ? isnan(du[k]) : fabsf(du[k] - (float)(k % 2)) < 1e-30f);
+            }
+        }
+    }
+}
+END_TEST
+
+/* ---- dropout ---- */
+
+START_TEST(dropout)
+{
+    enum { COUNT = 3000 };
+    static const float probabilities[] = { 0, 0.1f, 0.5f, 0.9f, 1 - FLT_EPSILON };
+    struct orri_dropout d = { .p = probabilities[_i], .rng = { .seed = 1, .stream = 2, .step = 3 } };
+    uint64_t first = 12345;
+    float *x = random_floats(COUNT, 2, 1), *whole = copy_floats(COUNT, x), uniform[COUNT];
+    int kept = 0;
+
+    orri_dropout_apply(&d, first, COUNT, whole);
+    orr_rng_uniform(&d.rng, first, COUNT, uniform);
+    for (int k = 0; k < COUNT; k++) {
+        bool keep = uniform[k] >= d.p;
+
+        kept += keep;
+        if (keep && d.p > 0)
+            assert_close(whole[k], x[k] / (1.0 - d.p), 2 * FLT_EPSILON * fabs(x[k] / (1.0 - d.p)), "element %d", k);
+        else
+            ck_assert(whole[k] == (keep ? x[k] : 0));
+    }
+    /* Five standard deviations of a binomial count. */
+    ck_assert(fabs(kept - COUNT * (1.0 - d.p)) <= 5 * sqrt(COUNT * d.p * (1.0 - d.p)) + 1e-9);
+    for (size_t cut = 1; cut < COUNT; cut += 451) {
+        float *parts = copy_floats(COUNT, x);
+
+        orri_dropout_apply(&d, first, cut, parts);
+        orri_dropout_apply(&d, first + cut, COUNT - cut, parts + cut);
+        ck_assert_mem_eq(parts, whole, COUNT * sizeof(float));
+        free(parts);
+    }
+    free(x);
+    free(whole);
+}
+END_TEST
+
+Suite *suite(void)
+{
+    Suite *s = suite_create("math");
+    TCase *c = tcase_create("rows");
+
+    tcase_add_test(c, exponential);
+    tcase_add_loop_test(c, gemm, 0, 8);
+    tcase_add_loop_test(c, layernorm, 0, PAIRS);
+    tcase_add_loop_test(c, layernorm_backward, 0, PAIRS);
+    tcase_add_loop_test(c, bias_rows, 0, PAIRS);
+    tcase_add_loop_test(c, bias_backward, 0, PAIRS);
+    tcase_add_loop_test(c, bias_gelu, 0, PAIRS);
+    tcase_add_loop_test(c, gelu_backward, 0, PAIRS);
+    tcase_add_test(c, gelu_far);
+    tcase_add_loop_test(c, dropout, 0, 5);
+    suite_add_tcase(s, c);
+    return s;
+}

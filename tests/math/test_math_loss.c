@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/check_main.h"
+#include "tests/math/reference.h"
+
+#include "codelets/math/math.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { ROWS = 9 };
+
+static const int widths[] = { 1, 7, 33, 257, 2500 };
+
+static double row_loss(int width, const double *x, int target, double *softmax)
+{
+    double max = -INFINITY, sum = 0;
+
+    for (int j = 0; j < width; j++)
+        max = fmax(max, x[j]);
+    for (int j = 0; j < width; j++)
+        sum += exp(x[j] - max);
+    for (int j = 0; j < width && softmax; j++)
+        softmax[j] = exp(x[j] - max) / sum;
+    return max + log(sum) - x[target];
+}
+
+START_TEST(against_reference)
+{
+    int width = widths[_i], ld = width + 3;
+    float *x = random_floats((size_t)ROWS * ld, 5, 11), *g = copy_floats((size_t)ROWS * ld, x);
+    double *softmax = malloc(width * sizeof(double));
+    double loss = 100, again = 100, want = 100, largest = 100;
+    int64_t count = 1000, same = 1000;
+    int32_t target[ROWS];
+
+    for (int r = 0; r < ROWS; r++)
+        target[r] = r % 4 == 2 ? ORRI_IGNORE : r * 31 % width;
+    target[0] = width - 1;
+    orri_softmax_cross_entropy(ROWS, width, x, ld, target, false, &loss, &count);
+    orri_softmax_cross_entropy(ROWS, width, g, ld, target, true, &again, &same);
+    ck_assert_int_eq(count, 1000 + ROWS - 2);
+    ck_assert_int_eq(same, count);
+    for (int r = 0; r < ROWS; r++) {
+        const float *row = x + (size_t)r * ld, *grow = g + (size_t)r * ld;
+
+        for (int j = width; j < ld; j++)
+            ck_assert(grow[j] == row[j]);
+        if (target[r] == ORRI_IGNORE) {
+            for (int j = 0; j < width; j++)
+                ck_assert(grow[j] == 0);
+            continue;
+        }
+        double *d = to_double(width, row);
+        want += row_loss(width, d, target[r], softmax);
+        largest += 5;
+        for (int j = 0; j < width; j++) {
+            double expected = softmax[j] - (j == target[r]);
+
+            /* x - max rounds once in units of its size, at most 10. */
+            assert_close(grow[j], expected, 12 * FLT_EPSILON * softmax[j] + FLT_EPSILON * fabs(expected),
+                         "width %d row %d column %d", width, r, j);
+        }
+        for (int j = 0; j < width; j += 1 + width / 20) {
+            double h = 1e-4, x0 = d[j];
+
+            d[j] = x0 + h;
+            double up = row_loss(width, d, target[r], NULL);
+            d[j] = x0 - h;
+            double down = row_loss(width, d, target[r], NULL);
+            d[j] = x0;
+            assert_close(grow[j], (up - down) / (2 * h), 2e-6, "width %d row %d column %d, difference", width, r, j);
+        }
+        free(d);
+    }
+    /* log(sum) has the relative error of the sum: 12 eps per row. */
+    assert_close(loss, want, 12 * FLT_EPSILON * ROWS, "width %d", width);
+    assert_close(again, loss, 1e-12 * largest, "width %d, with the gradient", width);
+    free(x);
+    free(g);
+    free(softmax);
+}
+END_TEST
+
+START_TEST(far_logits)
+{
+    float x[2][5] = { { 1e4f, 1e4f - 1, -1e4f, -INFINITY, 0 }, { -1e4f, -1e4f - 2, -3e38f, -1e4f - 300, -1e5f } };
+    int32_t target[2] = { 1, 1 };
+    double loss = 0, want = log(1 + exp(-1)) + 1 + log(1 + exp(-2)) + 2;
+    int64_t count = 0;
+
+    orri_softmax_cross_entropy(2, 5, x[0], 5, target, true, &loss, &count);
+    assert_close(loss, want, 4 * FLT_EPSILON, "far logits");
+    ck_assert(x[0][2] == 0 && x[0][3] == 0 && x[1][2] == 0);
+}
+END_TEST
+
+START_TEST(non_finite_is_shown)
+{
+    static const float bad[] = { NAN, INFINITY };
+
+    for (int b = 0; b < 2; b++)
+        for (int at = 0; at < 40; at++)
+            for (int gradient = 0; gradient < 2; gradient++) {
+                float *x = random_floats(40, 1, 5);
+                int32_t target = 17;
+                double loss = 0;
+                int64_t count = 0;
+
+                x[at] = bad[b];
+                orri_softmax_cross_entropy(1, 40, x, 40, &target, gradient, &loss, &count);
+                ck_assert(isnan(loss));
+                free(x);
+            }
+    float x[20];
+    int32_t target = 3;
+    double loss = 0;
+    int64_t count = 0;
+
+    for (int j = 0; j < 20; j++)
+        x[j] = -INFINITY;
+    orri_softmax_cross_entropy(1, 20, x, 20, &target, false, &loss, &count);
+    ck_assert(isnan(loss));
+}
+END_TEST
+
+START_TEST(deterministic)
+{
+    enum { WIDTH = 257 };
+    float *a = random_floats(ROWS * WIDTH, 5, 3), *b = copy_floats(ROWS * WIDTH, a);
+    int32_t target[ROWS] = { 0, 1, 2, 3, 4, 5, 6, 7, 256 };
+    double la = 0, lb = 0;
+    int64_t count = 0;
+
+    orri_softmax_cross_entropy(ROWS, WIDTH, a, WIDTH, target, true, &la, &count);
+    orri_softmax_cross_entropy(ROWS, WIDTH, b, WIDTH, target, true, &lb, &count);
+    ck_assert(la == lb);
+    ck_assert_mem_eq(a, b, ROWS * WIDTH * sizeof(float));
+    free(a);
+    free(b);
+}
+END_TEST
+
+Suite *suite(void)
+{
+    Suite *s = suite_create("math: cross-entropy");
+    TCase *c = tcase_create("cross-entropy");
+
+    tcase_add_loop_test(c, against_reference, 0, 5);
+    tcase_add_test(c, far_logits);
+    tcase_add_test(c, non_finite_is_shown);
+    tcase_add_test(c, deterministic);
+    suite_add_tcase(s, c);
+    return s;
+}
