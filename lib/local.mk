@@ -2,12 +2,14 @@ apiorrery_HEADERS += \
 	lib/orrery/block.h \
 	lib/orrery/dtype.h \
 	lib/orrery/error.h \
+	lib/orrery/infer.h \
 	lib/orrery/mesh.h \
 	lib/orrery/model.h \
 	lib/orrery/orrery.h \
 	lib/orrery/rng.h \
 	lib/orrery/runtime.h \
-	lib/orrery/tile.h
+	lib/orrery/tile.h \
+	lib/orrery/train.h
 
 liborri_la_SOURCES += \
 	lib/core/core.h \
@@ -21,5 +23,13 @@ liborri_la_SOURCES += \
 	lib/graph/slots.c \
 	lib/graph/submit.c \
 	lib/graph/tape.c \
+	lib/infer/generate.c \
+	lib/infer/predict.c \
 	lib/tile/mesh.c \
-	lib/tile/tile.c
+	lib/tile/tile.c \
+	lib/train/evaluation.c \
+	lib/train/optimizer.c \
+	lib/train/schedule.c \
+	lib/train/step.c \
+	lib/train/train.h \
+	lib/train/update.c

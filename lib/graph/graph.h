@@ -139,6 +139,14 @@ int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, in
                      const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                      enum orri_priority priority, int order, double flops);
 
+/* Named parameter number `index` is view *view of parameter group *parameter. */
+void orri_model_view(const struct orr_model *model, int index, int *parameter, int *view);
+int64_t orri_view_count(const struct orr_view *view);
+
+/* Copies fp32 elements offset .. offset + count - 1 of a tile, once the tasks that change it have ended. */
+int orri_tile_copy_out(struct orr_tile *tile, int64_t offset, int64_t count, float *values);
+int orri_tile_copy_in(struct orr_tile *tile, int64_t offset, int64_t count, const float *values);
+
 /* Marks the model's run as failed; the first call wins. */
 void orri_model_fail(struct orr_model *model, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 bool orri_model_failed(const struct orr_model *model);

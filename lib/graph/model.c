@@ -158,19 +158,28 @@ int orr_model_build(struct orr_model *model, const struct orr_parameter_name *na
     return ORR_OK;
 }
 
-static struct orri_parameter *find_view(const struct orr_model *model, int index, int *view)
+void orri_model_view(const struct orr_model *model, int index, int *parameter, int *view)
 {
     int p = 0;
 
     while (index >= model->parameter[p]->first_view + model->parameter[p]->views)
         p++;
+    *parameter = p;
     *view = index - model->parameter[p]->first_view;
-    return model->parameter[p];
 }
 
-static int64_t view_count(const struct orr_view *view)
+int64_t orri_view_count(const struct orr_view *view)
 {
     return view->shape[0] * (view->ndim == 2 ? view->shape[1] : 1);
+}
+
+static struct orri_parameter *find_view(const struct orr_model *model, int index, const struct orr_view **view)
+{
+    int p, v;
+
+    orri_model_view(model, index, &p, &v);
+    *view = &model->parameter[p]->view[v];
+    return model->parameter[p];
 }
 
 int orr_model_randomize(struct orr_model *model, uint64_t seed)
@@ -182,7 +191,7 @@ int orr_model_randomize(struct orr_model *model, uint64_t seed)
             const struct orr_view *view = &parameter->view[v];
             struct orr_rng rng = {seed, (uint32_t)(parameter->first_view + v), UINT32_MAX};
             float *out = values + view->offset;
-            int64_t n = view_count(view);
+            int64_t n = orri_view_count(view);
             if (view->initial == ORR_INITIAL_NORMAL)
                 orr_rng_normal(&rng, 0, (size_t)n, 0, view->std, out);
             else
@@ -201,12 +210,11 @@ int orr_model_parameter_count(const struct orr_model *model)
 
 void orr_model_parameter(const struct orr_model *model, int index, struct orr_parameter_info *info)
 {
-    int v;
-    const struct orri_parameter *parameter = find_view(model, index, &v);
-    const struct orr_view *view = &parameter->view[v];
+    const struct orr_view *view;
+    const struct orri_parameter *parameter = find_view(model, index, &view);
 
-    *info = (struct orr_parameter_info){parameter->name[v], view->ndim, {view->shape[0], view->shape[1]},
-                                        view_count(view)};
+    *info = (struct orr_parameter_info){parameter->name[view - parameter->view], view->ndim,
+                                        {view->shape[0], view->shape[1]}, orri_view_count(view)};
 }
 
 int orr_model_find(const struct orr_model *model, const char *name)
@@ -218,46 +226,42 @@ int orr_model_find(const struct orr_model *model, const char *name)
     return -1;
 }
 
+int orri_tile_copy_out(struct orr_tile *tile, int64_t offset, int64_t count, float *values)
+{
+    const float *data = orr_tile_acquire(tile, false);
+
+    if (!data)
+        return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
+    memcpy(values, data + offset, (size_t)count * sizeof(*values));
+    orr_tile_release(tile);
+    return ORR_OK;
+}
+
+int orri_tile_copy_in(struct orr_tile *tile, int64_t offset, int64_t count, const float *values)
+{
+    float *data = orr_tile_acquire(tile, true);
+
+    if (!data)
+        return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
+    memcpy(data + offset, values, (size_t)count * sizeof(*values));
+    orr_tile_release(tile);
+    return ORR_OK;
+}
+
 int orr_model_read(struct orr_model *model, int index, float *values)
 {
-    int v;
-    struct orri_parameter *parameter = find_view(model, index, &v);
-    const float *tile = orr_tile_acquire(&parameter->value, false);
+    const struct orr_view *view;
+    struct orri_parameter *parameter = find_view(model, index, &view);
 
-    memcpy(values, tile + parameter->view[v].offset, (size_t)view_count(&parameter->view[v]) * sizeof(*values));
-    orr_tile_release(&parameter->value);
-    return ORR_OK;
+    return orri_tile_copy_out(&parameter->value, view->offset, orri_view_count(view), values);
 }
 
 int orr_model_write(struct orr_model *model, int index, const float *values)
 {
-    int v;
-    struct orri_parameter *parameter = find_view(model, index, &v);
-    float *tile = orr_tile_acquire(&parameter->value, true);
+    const struct orr_view *view;
+    struct orri_parameter *parameter = find_view(model, index, &view);
 
-    memcpy(tile + parameter->view[v].offset, values, (size_t)view_count(&parameter->view[v]) * sizeof(*values));
-    orr_tile_release(&parameter->value);
-    return ORR_OK;
-}
-
-int orr_model_read_gradient(struct orr_model *model, int index, float *values)
-{
-    int v;
-    struct orri_parameter *parameter = find_view(model, index, &v);
-    int64_t n = view_count(&parameter->view[v]);
-
-    if (!parameter->gradient)
-        return orri_fail(ORR_EINVAL, "model", "gradient of '%s': nothing was trained", parameter->name[v]);
-    memset(values, 0, (size_t)n * sizeof(*values));
-    for (int i = 0; i < parameter->users * model->mesh.dp; i++) {
-        if (parameter->gradient_step[i] == 0)
-            continue;
-        const float *tile = orr_tile_acquire(&parameter->gradient[i], false);
-        for (int64_t k = 0; k < n; k++)
-            values[k] += tile[parameter->view[v].offset + k];
-        orr_tile_release(&parameter->gradient[i]);
-    }
-    return ORR_OK;
+    return orri_tile_copy_in(&parameter->value, view->offset, orri_view_count(view), values);
 }
 
 int64_t orr_model_size(const struct orr_model *model)

@@ -50,8 +50,7 @@ static int own_groups(struct orr_model *model, struct orr_block *block)
         for (int v = 0; v < parameter->views; v++) {
             parameter->view[v] = block->spec.view[g][v];
             parameter->view[v].offset = parameter->count;
-            parameter->count += parameter->view[v].shape[0] *
-                                (parameter->view[v].ndim == 2 ? parameter->view[v].shape[1] : 1);
+            parameter->count += orri_view_count(&parameter->view[v]);
         }
     }
     return ORR_OK;

@@ -52,11 +52,9 @@ void orr_model_parameter(const struct orr_model *model, int index, struct orr_pa
 /* The index of a name, or -1. */
 int orr_model_find(const struct orr_model *model, const char *name);
 
-/* Copies a parameter, or the sum over all its gradient tiles (of sums over labels, not means), to or from
- * `values` [count] fp32. Waits for the tasks that change it. */
+/* Copies a parameter to or from `values` [count] fp32. Waits for the tasks that change it. */
 int orr_model_read(struct orr_model *model, int index, float *values);
 int orr_model_write(struct orr_model *model, int index, const float *values);
-int orr_model_read_gradient(struct orr_model *model, int index, float *values);
 
 /* Scalars of all parameters, tied ones counted once. */
 int64_t orr_model_size(const struct orr_model *model);

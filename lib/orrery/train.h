@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Training: optimizers, learning-rate schedules, and the step. */
+#ifndef ORRERY_TRAIN_H
+#define ORRERY_TRAIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <orrery/model.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- optimizers -----------------------------------------------------------------------------------
+ * g is the gradient of the mean loss, scaled by clipping; t counts updates from 1; all in fp32.
+ *   AdamW    (Loshchilov, Hutter 2019)  p -= lr wd p (matrices only), then as Adam
+ *   Adam     (Kingma, Ba 2015)  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
+ *            p -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+ *   SGD      (momentum: Polyak 1964, as PyTorch)  m = mu m + g;  p -= lr m
+ *   RMSprop  (Hinton 2012)  v = a v + (1-a) g^2;  p -= lr g / (sqrt(v) + eps)
+ * In the last three weight decay is added to the gradient: g += wd p (matrices only). */
+enum orr_optimizer_kind { ORR_ADAMW, ORR_ADAM, ORR_SGD, ORR_RMSPROP };
+
+struct orr_optimizer {
+    enum orr_optimizer_kind kind;
+    float beta1, beta2;     /* Adam(W); SGD: beta1 is the momentum; RMSprop: beta2 is the smoothing */
+    float eps;
+    float weight_decay;
+    float clip;             /* largest global gradient norm; 0 = no clipping                       */
+};
+
+/* The customary values for a kind: AdamW 0.9 0.95 1e-8 wd 0.1, Adam 0.9 0.999 1e-8, SGD 0.9, RMSprop 0.99 1e-8;
+ * clip 1. */
+struct orr_optimizer orr_optimizer_default(enum orr_optimizer_kind kind);
+
+/* "adamw", "adam", "sgd", "rmsprop". ORR_EINVAL otherwise. */
+int orr_optimizer_parse(const char *name, enum orr_optimizer_kind *kind);
+const char *orr_optimizer_name(enum orr_optimizer_kind kind);
+
+/* How many floats the optimizer remembers for each parameter. */
+int orr_optimizer_state_count(enum orr_optimizer_kind kind);
+
+/* ---- learning-rate schedules ----------------------------------------------------------------------- */
+enum orr_schedule_kind { ORR_SCHEDULE_COSINE, ORR_SCHEDULE_LINEAR, ORR_SCHEDULE_CONSTANT };
+
+struct orr_schedule {
+    enum orr_schedule_kind kind;
+    double lr, min_lr;
+    int64_t warmup, steps;
+};
+
+/* "cosine", "linear", "constant". ORR_EINVAL otherwise. */
+int orr_schedule_parse(const char *name, enum orr_schedule_kind *kind);
+const char *orr_schedule_name(enum orr_schedule_kind kind);
+
+/* The learning rate of step s, counted from 0: lr (s+1) / warmup for s < warmup; then with x = (s - warmup) /
+ * (steps - warmup), at most 1: cosine min_lr + (lr - min_lr) (1 + cos(pi x)) / 2, linear lr + (min_lr - lr) x,
+ * constant lr. Pure. */
+double orr_schedule_rate(const struct orr_schedule *schedule, int64_t step);
+
+/* ---- the step -------------------------------------------------------------------------------------- */
+
+struct orr_training;
+
+struct orr_training_options {
+    int batch, micro_batch, seq;        /* sequences of a step and of a microbatch; tokens of a sequence */
+    struct orr_slot_policy slots;
+    struct orr_optimizer optimizer;
+    struct orr_schedule schedule;
+    uint64_t seed;                      /* of dropout */
+};
+
+/* What a finished step says of itself. */
+struct orr_step {
+    int64_t step;               /* from 1                                                     */
+    double loss;                /* mean over labels, nats                                     */
+    double grad_norm;           /* global norm of the mean loss' gradient, before clipping     */
+    double lr;
+    int64_t labels;             /* tokens that counted                                        */
+    double seconds;             /* since the step before ended (or since submission)          */
+};
+
+/* Prepares training of a built model: slots, gradients, optimizer state (zero). The model is borrowed and
+ * must outlive it. Errors: ORR_EINVAL (the microbatch times dp does not divide the batch), ORR_ENOMEM. */
+struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options);
+
+/* Waits for the tasks in flight. */
+void orr_training_destroy(struct orr_training *training);
+
+/* Submits one step: for every microbatch the input, all forward, then all backward passes, then the updates. It
+ * reads the samples batch * step .. of the source. Returns before the step is done; waits only where two steps are
+ * in flight already. After a failure it does nothing and returns the failure's code. */
+int orr_training_submit(struct orr_training *training, const struct orr_source *source);
+
+/* One step without its updates: counts as a step, waits for it, and leaves the gradient to be read. Reports of steps
+ * before it that were not taken are dropped. */
+int orr_training_gradients(struct orr_training *training, const struct orr_source *source, struct orr_step *report);
+
+/* The last step's gradient of the mean loss by parameter `index`, unclipped, into values[count]. Waits for it. */
+int orr_training_read_gradient(struct orr_training *training, int index, float *values);
+
+/* Takes the report of the oldest finished step not yet taken: 1, or 0 where there is none. With `wait` it waits for
+ * one as long as steps are in flight. A negative code once a task has failed. */
+int orr_training_next(struct orr_training *training, struct orr_step *report, bool wait);
+
+/* Steps submitted so far, those before a resumed checkpoint included. */
+int64_t orr_training_steps(const struct orr_training *training);
+
+/* Tasks that one step submits; 0 before the first. */
+int64_t orr_training_tasks_per_step(const struct orr_training *training);
+
+/* The optimizer's state, for checkpoints. State `which` (0 .. state count - 1) of parameter `index`, fp32 in the
+ * parameter's shape; its name ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", as PyTorch calls them).
+ * Waits for the updates in flight. */
+const char *orr_training_state_name(const struct orr_training *training, int which);
+int orr_training_read_state(struct orr_training *training, int index, int which, float *values);
+int orr_training_write_state(struct orr_training *training, int index, int which, const float *values);
+
+/* Continues as if `steps` steps had been made (after the parameters and state were written). */
+void orr_training_resume(struct orr_training *training, int64_t steps);
+
+/* ---- evaluation ------------------------------------------------------------------------------------ */
+
+/* The loss over `count` samples of the source, in microbatches of the shape given when the evaluation was
+ * created; the last may run over the end of the source, which must then give labels of ORR_IGNORE. */
+struct orr_evaluation;
+struct orr_evaluation *orr_evaluation_create(struct orr_model *model, int micro_batch, int seq);
+void orr_evaluation_destroy(struct orr_evaluation *evaluation);
+int orr_evaluation_run(struct orr_evaluation *evaluation, const struct orr_source *source, int64_t count,
+                       struct orr_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef ORRI_TRAIN_H
+#define ORRI_TRAIN_H
+
+#include <pthread.h>
+
+#include <orrery/train.h>
+
+#include "graph/graph.h"
+
+enum { ORRI_IN_FLIGHT = 2 };    /* steps */
+
+/* What all updates of a step share: one tile, written when the losses (and, when clipping, the norms) are known. */
+struct orri_control {
+    double loss;        /* sum over labels              */
+    int64_t labels;
+    double scale;       /* of the gradient sums         */
+    double norm;        /* known here when clipping     */
+};
+
+struct orr_training {
+    struct orr_model *model;
+    struct orr_training_options options;
+    struct orr_slots *slots;
+    int microbatches;
+    int64_t steps;                      /* made so far, those before a resumed checkpoint too   */
+    int64_t submitted;                  /* by this run                                         */
+    int64_t tasks_per_step;
+    struct orr_tile *state;             /* [parameters]                                        */
+    struct orr_tile *squares;           /* [parameters] sum of squares of a gradient, double   */
+    struct orr_tile control;
+    /* Finished steps, handed from report tasks to the host. */
+    pthread_mutex_t lock;
+    pthread_cond_t finished;
+    int64_t reported, taken;            /* of those submitted                                  */
+    struct orr_step ring[ORRI_IN_FLIGHT + 1];
+    double last_end;
+};
+
+/* update.c: each submits the tasks of one step and returns. */
+int orri_reduce_submit(struct orr_training *t, int parameter);
+int orri_control_submit(struct orr_training *t);
+int orri_update_submit(struct orr_training *t, int parameter, double lr);
+int orri_report_submit(struct orr_training *t, double lr);
+
+/* optimizer.c: one pass over a view of `count` parameters; g is scaled by `scale`. state has the optimizer's
+ * floats, each `stride` apart. t counts from 1. */
+void orri_optimizer_update(const struct orr_optimizer *optimizer, bool decay, double lr, int64_t t, float scale,
+                           int64_t count, const float *g, float *p, float *state, int64_t stride);
+double orri_sum_squares(int64_t count, const float *x);
+void orri_sum_tiles(int64_t count, const float *x, float *y);
+
+#endif
