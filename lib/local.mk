@@ -1,8 +1,15 @@
 apiorrery_HEADERS += \
+	lib/orrery/data.h \
+	lib/orrery/dtype.h \
 	lib/orrery/error.h \
-	lib/orrery/rng.h
+	lib/orrery/orrery.h \
+	lib/orrery/rng.h \
+	lib/orrery/safetensors.h \
+	lib/orrery/tokenizer.h
 
 liborri_la_SOURCES += \
 	lib/core/core.h \
 	lib/core/error.c \
-	lib/core/memory.c
+	lib/core/memory.c \
+	lib/io/io.h \
+	lib/io/json.h

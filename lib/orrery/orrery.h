@@ -15,7 +15,11 @@
 #ifndef ORRERY_ORRERY_H
 #define ORRERY_ORRERY_H
 
+#include <orrery/data.h>
+#include <orrery/dtype.h>
 #include <orrery/error.h>
 #include <orrery/rng.h>
+#include <orrery/safetensors.h>
+#include <orrery/tokenizer.h>
 
 #endif

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Element types of tensors, in memory and in files. */
+#ifndef ORRERY_DTYPE_H
+#define ORRERY_DTYPE_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* IEEE 754 binary64, binary32 and binary16; bfloat16 (the upper half of a binary32); two's
+ * complement integers; BOOL is one byte, 0 or 1. */
+enum orr_dtype {
+    ORR_F32,
+    ORR_BF16,
+    ORR_F16,
+    ORR_F64,
+    ORR_I64,
+    ORR_I32,
+    ORR_I16,
+    ORR_I8,
+    ORR_U64,
+    ORR_U32,
+    ORR_U16,
+    ORR_U8,
+    ORR_BOOL,
+    ORR_DTYPES  /* how many there are */
+};
+
+/* Bytes of one element; 0 for a value that is not one of the above. Pure; any thread. */
+size_t orr_dtype_size(enum orr_dtype dtype);
+
+/* The name that safetensors gives it ("F32", "BF16", "BOOL"); "?" for a value that is not one of the
+ * above. Pure; any thread. */
+const char *orr_dtype_name(enum orr_dtype dtype);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
