@@ -9,7 +9,11 @@ apiorrery_HEADERS += \
 
 liborri_la_SOURCES += \
 	lib/core/core.h \
+	lib/core/dtype.c \
 	lib/core/error.c \
 	lib/core/memory.c \
+	lib/io/file.c \
 	lib/io/io.h \
-	lib/io/json.h
+	lib/io/json.c \
+	lib/io/json.h \
+	lib/io/safetensors.c

@@ -4,7 +4,8 @@
  *
  * Reading fails with ORR_ENOENT (not there, not readable, not a regular file), writing with ORR_EIO;
  * messages begin with the path. What is being written to PATH is called PATH.tmp until it is whole:
- * one writer at a time per path, and what a killed one left is replaced by the next. */
+ * one writer at a time per path, and what a killed one left is replaced by the next. A program that
+ * wants to see the file size limit as an error (EFBIG) ignores SIGXFSZ. */
 #ifndef ORRI_IO_H
 #define ORRI_IO_H
 
@@ -30,17 +31,20 @@ void orri_map_close(struct orri_map *map);
 struct orri_output {
     char *path, *temp;
     int fd;
+    _Atomic bool failed;
 };
 
-/* All three leave nothing behind on failure: neither PATH.tmp nor a changed PATH. */
+/* A failure of any of these leaves nothing behind, neither PATH.tmp nor a changed PATH, with one
+ * exception: where only the last sync of the folder fails, PATH is new and whole. */
 int orri_output_open(struct orri_output *out, const char *path);
+int orri_output_reserve(struct orri_output *out, size_t bytes);     /* the file is that long, of zeros */
 int orri_output_write(struct orri_output *out, size_t offset, const void *data, size_t bytes);   /* any thread */
 int orri_output_commit(struct orri_output *out);    /* syncs, renames to PATH, syncs the folder, and ends *out */
 
-/* Closes and removes PATH.tmp; legal after any of the above, and twice. */
+/* Closes and removes PATH.tmp; legal after any of the above, twice, and on an all-zero struct. */
 void orri_output_abort(struct orri_output *out);
 
-/* The four above for a file that is in memory. */
+/* Writes a file that is in memory. */
 int orri_write_file(const char *path, const void *data, size_t bytes);
 
 /* ---- folders and links -------------------------------------------------------------------------- */
@@ -59,11 +63,12 @@ struct orri_folder {
 /* Makes an empty PATH.tmp (and the folders above it). */
 int orri_folder_begin(struct orri_folder *folder, const char *path);
 
-/* Syncs every file and folder below, renames to PATH (where that exists it is exchanged at once and then
- * removed), syncs the folder above, and ends *folder. A failure leaves no PATH.tmp and PATH as it was. */
+/* Syncs every file and folder below, renames to PATH, syncs the folder above, and ends *folder. An older
+ * PATH is exchanged at once (renameat2) and then removed; a file system that cannot do so, such as NFS,
+ * has it as PATH.old for a moment. Failures as for a file. */
 int orri_folder_commit(struct orri_folder *folder);
 
-/* Removes PATH.tmp; legal after either of the above, and twice. */
+/* Removes PATH.tmp; legal after either of the above, twice, and on an all-zero struct. */
 void orri_folder_abort(struct orri_folder *folder);
 
 /* Makes `path` a symbolic link to `target` (text, relative to the link's folder), at once replacing a

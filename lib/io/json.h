@@ -23,9 +23,9 @@ bool orri_json_has(const json_t *object, const char *key);
  * or null, ORR_EFORMAT for another type or a value outside [min, max]; the remedy says what to write.
  * An integer is written without a point; a number may have one or not. A string is borrowed from the
  * object and not empty. */
-int orri_json_int(const char *file, const json_t *object, const char *key, int64_t min, int64_t max, int64_t *value);
-int orri_json_double(const char *file, const json_t *object, const char *key, double min, double max, double *value);
-int orri_json_bool(const char *file, const json_t *object, const char *key, bool *value);
-int orri_json_string(const char *file, const json_t *object, const char *key, const char **value);
+int orri_json_int(const char *file, const json_t *object, const char *key, int64_t min, int64_t max, int64_t *out);
+int orri_json_double(const char *file, const json_t *object, const char *key, double min, double max, double *out);
+int orri_json_bool(const char *file, const json_t *object, const char *key, bool *out);
+int orri_json_string(const char *file, const json_t *object, const char *key, const char **out);
 
 #endif
