@@ -3,3 +3,16 @@ tests_test_file_SOURCES = tests/io/test_file.c tests/io/faults.c tests/io/faults
 tests_test_file_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_file_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 TESTS += tests/test_file
+
+check_PROGRAMS += tests/test_json
+tests_test_json_SOURCES = tests/io/test_json.c tests/io/faults.c tests/io/faults.h tests/check_main.h tests/files.h
+tests_test_json_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_json_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+TESTS += tests/test_json
+
+check_PROGRAMS += tests/test_safetensors
+tests_test_safetensors_SOURCES = tests/io/test_safetensors.c tests/io/faults.c tests/io/faults.h tests/check_main.h \
+	tests/files.h
+tests_test_safetensors_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_safetensors_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+TESTS += tests/test_safetensors
