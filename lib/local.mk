@@ -16,4 +16,7 @@ liborri_la_SOURCES += \
 	lib/io/io.h \
 	lib/io/json.c \
 	lib/io/json.h \
-	lib/io/safetensors.c
+	lib/io/safetensors.c \
+	lib/text/bytes.c \
+	lib/text/text.h \
+	lib/text/tokenizer.c

@@ -16,3 +16,9 @@ tests_test_safetensors_SOURCES = tests/io/test_safetensors.c tests/io/faults.c t
 tests_test_safetensors_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_safetensors_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 TESTS += tests/test_safetensors
+
+check_PROGRAMS += tests/test_tokenizer
+tests_test_tokenizer_SOURCES = tests/text/test_tokenizer.c tests/check_main.h
+tests_test_tokenizer_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_tokenizer_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+TESTS += tests/test_tokenizer
