@@ -12,6 +12,8 @@ liborri_la_SOURCES += \
 	lib/core/dtype.c \
 	lib/core/error.c \
 	lib/core/memory.c \
+	lib/data/corpus.c \
+	lib/data/sampler.c \
 	lib/io/file.c \
 	lib/io/io.h \
 	lib/io/json.c \

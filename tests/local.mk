@@ -22,3 +22,15 @@ tests_test_tokenizer_SOURCES = tests/text/test_tokenizer.c tests/check_main.h
 tests_test_tokenizer_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_tokenizer_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 TESTS += tests/test_tokenizer
+
+check_PROGRAMS += tests/test_corpus
+tests_test_corpus_SOURCES = tests/data/test_corpus.c tests/check_main.h tests/files.h
+tests_test_corpus_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_corpus_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+TESTS += tests/test_corpus
+
+check_PROGRAMS += tests/test_sampler
+tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
+tests_test_sampler_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_sampler_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+TESTS += tests/test_sampler

@@ -28,8 +28,8 @@ struct orr_range {
 
 /* Opens `count` inputs in their order. Each path is
  *   a file, or
- *   a directory: every file below it in byte order of the paths, but those whose name, or whose
- *     directory's name, begins with a dot, or
+ *   a directory: every file below it in byte order of the paths, but what begins with a dot, leads
+ *     nowhere or is no regular file, or
  *   a glob pattern (glob(7)), where no file has that very name: its matches in byte order.
  * A file called *.bin holds tokens:
  *   with llm.c's header (dev/data/data_common.py): 256 int32, of which 20240520, version 1, count; then
