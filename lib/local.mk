@@ -1,5 +1,6 @@
 apiorrery_HEADERS += \
 	lib/orrery/block.h \
+	lib/orrery/data.h \
 	lib/orrery/dtype.h \
 	lib/orrery/error.h \
 	lib/orrery/infer.h \
@@ -8,7 +9,9 @@ apiorrery_HEADERS += \
 	lib/orrery/orrery.h \
 	lib/orrery/rng.h \
 	lib/orrery/runtime.h \
+	lib/orrery/safetensors.h \
 	lib/orrery/tile.h \
+	lib/orrery/tokenizer.h \
 	lib/orrery/train.h
 
 liborri_la_SOURCES += \
@@ -18,6 +21,8 @@ liborri_la_SOURCES += \
 	lib/core/memory.c \
 	lib/core/rng.c \
 	lib/core/runtime.c \
+	lib/data/corpus.c \
+	lib/data/sampler.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \
 	lib/graph/slots.c \
@@ -25,6 +30,14 @@ liborri_la_SOURCES += \
 	lib/graph/tape.c \
 	lib/infer/generate.c \
 	lib/infer/predict.c \
+	lib/io/file.c \
+	lib/io/io.h \
+	lib/io/json.c \
+	lib/io/json.h \
+	lib/io/safetensors.c \
+	lib/text/bytes.c \
+	lib/text/text.h \
+	lib/text/tokenizer.c \
 	lib/tile/mesh.c \
 	lib/tile/tile.c \
 	lib/train/evaluation.c \

@@ -209,5 +209,5 @@ int orr_attention(struct orr_model *model, int layer, const struct orr_attention
     if (config->heads < 1 || config->width % config->heads != 0)
         return orri_fail(ORR_EINVAL, "attention", "%d heads do not divide a width of %d", config->heads,
                          config->width);
-    return orr_block_append(model, &attention_class, layer, config) ? ORR_OK : ORR_EINVAL;
+    return orr_block_append(model, &attention_class, layer, config) ? ORR_OK : orr_error_code();
 }

@@ -94,5 +94,5 @@ static const struct orr_block_class embedding_class = {
 
 int orr_embedding(struct orr_model *model, const struct orr_embedding *config)
 {
-    return orr_block_append(model, &embedding_class, 0, config) ? ORR_OK : ORR_EINVAL;
+    return orr_block_append(model, &embedding_class, 0, config) ? ORR_OK : orr_error_code();
 }

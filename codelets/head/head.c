@@ -230,6 +230,6 @@ int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_
     struct orr_block *block = orr_block_append(model, &head_class, 0, &full);
 
     if (!block)
-        return ORR_EINVAL;
+        return orr_error_code();
     return tied ? orr_block_share(block, OUTPUT, tied, 0) : ORR_OK;
 }

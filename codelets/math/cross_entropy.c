@@ -67,7 +67,7 @@ void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, cons
     for (int r = 0; r < rows; r++) {
         float *row = logits + (size_t)r * (size_t)ld;
 
-        if (target[r] == ORRI_IGNORE) {
+        if (target[r] == ORR_IGNORE) {
             if (gradient)
                 memset(row, 0, (size_t)width * sizeof(*row));
             continue;

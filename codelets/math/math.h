@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <orrery/dtype.h>
 #include <orrery/rng.h>
 
 /* C[m,n] = op(A)[m,k] op(B)[k,n] + beta C, op(X) = X or X^T (trans_a, trans_b).
@@ -92,9 +93,8 @@ void orri_attention_backward(const struct orri_attention *a, float *q, float *k,
 
 /* ---- softmax cross-entropy over rows of logits -------------------------------------------------
  * For every row r with target[r] in 0..width-1: loss += logsumexp(row) - row[target]; count += 1; and, when
- * gradient is set, row = softmax(row) - onehot(target). A row whose target is ORRI_IGNORE counts for nothing
+ * gradient is set, row = softmax(row) - onehot(target). A row whose target is ORR_IGNORE counts for nothing
  * and its gradient is zero. loss and count are added to. Loss sums in double. */
-#define ORRI_IGNORE (-100)
 void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, bool gradient,
                                 double *loss, int64_t *count);
 #endif

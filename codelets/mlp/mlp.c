@@ -163,5 +163,5 @@ static const struct orr_block_class mlp_class = {
 
 int orr_mlp(struct orr_model *model, int layer, const struct orr_mlp *config)
 {
-    return orr_block_append(model, &mlp_class, layer, config) ? ORR_OK : ORR_EINVAL;
+    return orr_block_append(model, &mlp_class, layer, config) ? ORR_OK : orr_error_code();
 }

@@ -5,9 +5,9 @@ static const struct {
     const char *name;
     size_t size;
 } dtypes[ORR_DTYPES] = {
-    [ORR_F64] = {"F64", 8}, [ORR_F32] = {"F32", 4}, [ORR_F16] = {"F16", 2}, [ORR_BF16] = {"BF16", 2},
-    [ORR_I64] = {"I64", 8}, [ORR_I32] = {"I32", 4}, [ORR_I16] = {"I16", 2}, [ORR_I8] = {"I8", 1},
-    [ORR_U64] = {"U64", 8}, [ORR_U32] = {"U32", 4}, [ORR_U16] = {"U16", 2}, [ORR_U8] = {"U8", 1},
+    [ORR_F32] = {"F32", 4}, [ORR_BF16] = {"BF16", 2}, [ORR_F16] = {"F16", 2}, [ORR_F64] = {"F64", 8},
+    [ORR_I64] = {"I64", 8}, [ORR_I32] = {"I32", 4},   [ORR_I16] = {"I16", 2}, [ORR_I8] = {"I8", 1},
+    [ORR_U64] = {"U64", 8}, [ORR_U32] = {"U32", 4},   [ORR_U16] = {"U16", 2}, [ORR_U8] = {"U8", 1},
     [ORR_BOOL] = {"BOOL", 1},
 };
 

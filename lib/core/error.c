@@ -6,10 +6,24 @@
 
 static _Thread_local char message[1024];
 static _Thread_local char remedy[512];
+static _Thread_local int last_code;
+
+/* Names that come out of a file may hold anything; the message stays one line. */
+static void one_line(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = '?';
+}
 
 const char *orr_error(void)
 {
     return message;
+}
+
+int orr_error_code(void)
+{
+    return last_code;
 }
 
 const char *orr_error_remedy(void)
@@ -26,7 +40,9 @@ int orri_fail(int code, const char *where, const char *format, ...)
     vsnprintf(what, sizeof(what), format, args);
     va_end(args);
     snprintf(message, sizeof(message), "%s: %s", where, what);
+    one_line(message);
     remedy[0] = '\0';
+    last_code = code;
     return code;
 }
 
@@ -37,6 +53,7 @@ int orri_remedy(int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(remedy, sizeof(remedy), format, args);
     va_end(args);
+    one_line(remedy);
     return code;
 }
 

@@ -28,6 +28,9 @@ enum orr_dtype {
     ORR_DTYPES  /* how many there are */
 };
 
+/* The label of a position that counts for no loss, as in PyTorch. */
+#define ORR_IGNORE (-100)
+
 /* Bytes of one element; 0 for a value that is not one of the above. Pure; any thread. */
 size_t orr_dtype_size(enum orr_dtype dtype);
 

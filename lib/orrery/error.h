@@ -26,6 +26,9 @@ enum orr_status {
  * the first failure. Borrowed: valid until the same thread's next failure. Any thread. */
 const char *orr_error(void);
 
+/* The code of that failure, for callers of pointer functions; ORR_OK before the first. Any thread. */
+int orr_error_code(void);
+
 /* The remedy that goes with orr_error(), one sentence, or "" where there is none. Same lifetime. */
 const char *orr_error_remedy(void);
 

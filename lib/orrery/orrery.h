@@ -15,7 +15,20 @@
 #ifndef ORRERY_ORRERY_H
 #define ORRERY_ORRERY_H
 
+#include <orrery/data.h>
+#include <orrery/dtype.h>
+#include <orrery/block.h>
+#include <orrery/data.h>
+#include <orrery/dtype.h>
 #include <orrery/error.h>
+#include <orrery/infer.h>
+#include <orrery/mesh.h>
+#include <orrery/model.h>
 #include <orrery/rng.h>
+#include <orrery/runtime.h>
+#include <orrery/safetensors.h>
+#include <orrery/tile.h>
+#include <orrery/tokenizer.h>
+#include <orrery/train.h>
 
 #endif
