@@ -1,5 +1,7 @@
 apiorrery_HEADERS += \
 	lib/orrery/block.h \
+	lib/orrery/checkpoint.h \
+	lib/orrery/config.h \
 	lib/orrery/data.h \
 	lib/orrery/dtype.h \
 	lib/orrery/error.h \
@@ -30,6 +32,7 @@ liborri_la_SOURCES += \
 	lib/graph/tape.c \
 	lib/infer/generate.c \
 	lib/infer/predict.c \
+	lib/io/config.c \
 	lib/io/file.c \
 	lib/io/io.h \
 	lib/io/json.c \
@@ -40,6 +43,7 @@ liborri_la_SOURCES += \
 	lib/text/tokenizer.c \
 	lib/tile/mesh.c \
 	lib/tile/tile.c \
+	lib/train/checkpoint.c \
 	lib/train/evaluation.c \
 	lib/train/optimizer.c \
 	lib/train/schedule.c \

@@ -15,9 +15,13 @@
 #ifndef ORRERY_ORRERY_H
 #define ORRERY_ORRERY_H
 
+#include <orrery/checkpoint.h>
+#include <orrery/config.h>
 #include <orrery/data.h>
 #include <orrery/dtype.h>
 #include <orrery/block.h>
+#include <orrery/checkpoint.h>
+#include <orrery/config.h>
 #include <orrery/data.h>
 #include <orrery/dtype.h>
 #include <orrery/error.h>

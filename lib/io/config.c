@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <orrery/config.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/core.h"
+#include "io/json.h"
+
+struct orr_config {
+    char *name;
+    json_t *object;
+};
+
+static struct orr_config *wrap(const char *name, json_t *object)
+{
+    struct orr_config *config = orri_calloc(1, sizeof(*config));
+
+    if (config && object && (config->name = orri_strdup(name)) != NULL) {
+        config->object = object;
+        return config;
+    }
+    free(config);
+    json_decref(object);
+    return NULL;
+}
+
+struct orr_config *orr_config_create(const char *name)
+{
+    return wrap(name, json_object());
+}
+
+struct orr_config *orr_config_open(const char *path)
+{
+    json_t *object;
+
+    return orri_json_load(path, &object) == 0 ? wrap(path, object) : NULL;
+}
+
+void orr_config_destroy(struct orr_config *config)
+{
+    if (!config)
+        return;
+    json_decref(config->object);
+    free(config->name);
+    free(config);
+}
+
+int orr_config_set(struct orr_config *config, const char *assignment)
+{
+    const char *equals = strchr(assignment, '=');
+
+    if (!equals || equals == assignment)
+        return orri_remedy(orri_fail(ORR_EINVAL, "config", "'%s' sets nothing", assignment),
+                           "write key=value, as in n_layer=6");
+    char *key = strndup(assignment, (size_t)(equals - assignment));
+    json_t *value = json_loads(equals + 1, JSON_DECODE_ANY, NULL);
+    if (!value)
+        value = json_string(equals + 1);
+    int failed = !key || !value || json_object_set_new(config->object, key, value) != 0;
+    free(key);
+    return failed ? orri_fail(ORR_EINVAL, "config", "'%s' cannot be set: it is not UTF-8", assignment) : ORR_OK;
+}
+
+int orr_config_save(const struct orr_config *config, const char *path)
+{
+    return orri_json_save(path, config->object);
+}
+
+bool orr_config_has(const struct orr_config *config, const char *key)
+{
+    return orri_json_has(config->object, key);
+}
+
+int orr_config_int(const struct orr_config *config, const char *key, int64_t min, int64_t max, int64_t *value)
+{
+    return orri_json_int(config->name, config->object, key, min, max, value);
+}
+
+int orr_config_double(const struct orr_config *config, const char *key, double min, double max, double *value)
+{
+    return orri_json_double(config->name, config->object, key, min, max, value);
+}
+
+int orr_config_bool(const struct orr_config *config, const char *key, bool *value)
+{
+    return orri_json_bool(config->name, config->object, key, value);
+}
+
+int orr_config_string(const struct orr_config *config, const char *key, const char **value)
+{
+    return orri_json_string(config->name, config->object, key, value);
+}
+
+const char *orr_config_name(const struct orr_config *config)
+{
+    return config->name;
+}

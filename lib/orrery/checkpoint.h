@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Checkpoints: directories in Hugging Face's layout, with the optimizer and the trainer beside the model.
+ *
+ *     OUT/step-00000100/config.json             the model's configuration
+ *                       model.safetensors       its parameters, under Hugging Face's names, fp32
+ *                       optimizer.safetensors   NAME.STATE ("transformer.wte.weight.exp_avg"), fp32
+ *                       trainer.json            step, data position, seed, arguments
+ *     OUT/latest -> step-00000100               moves when the directory is complete and on disk
+ *
+ * A directory appears whole or not at all. It knows nothing of the layout that wrote it. */
+#ifndef ORRERY_CHECKPOINT_H
+#define ORRERY_CHECKPOINT_H
+
+#include <orrery/config.h>
+#include <orrery/train.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The directory that `path` means: path/latest where there is one, else path itself. malloc'ed, the caller's to
+ * free(). NULL with ORR_ENOENT where neither is a directory. */
+char *orr_checkpoint_resolve(const char *path);
+
+/* Reads all parameters from directory/model.safetensors, or from the shards that
+ * directory/model.safetensors.index.json names. fp32, fp16, bf16 and fp64 are taken. Names with and without the
+ * leading "transformer." are known; buffers that old files hold (attn.bias, attn.masked_bias) and the stored copy of
+ * a tied head are passed over. ORR_ENOENT for a missing file or tensor, ORR_EFORMAT for a wrong shape, dtype or a tensor that the
+ * model does not have. The parameters are undefined after a failure. */
+int orr_weights_load(struct orr_model *model, const char *directory);
+
+/* Writes them to directory/model.safetensors, whole or not at all. ORR_EIO. */
+int orr_weights_save(struct orr_model *model, const char *directory);
+
+/* Writes the checkpoint of the last submitted step below `out` (made where missing), waiting for the step; `trainer`
+ * becomes trainer.json with its "step" set. Moves `latest`, then removes the oldest step directories until `keep` are left
+ * (0: all stay). ORR_EIO leaves what was there as it was. */
+int orr_checkpoint_save(const char *out, struct orr_training *training, const struct orr_config *config,
+                        struct orr_config *trainer, int keep);
+
+/* Reads parameters, optimizer state and step from a checkpoint's directory. ORR_ENOENT, ORR_EFORMAT as
+ * orr_weights_load(), also where the optimizer is another one. */
+int orr_checkpoint_load(const char *directory, struct orr_training *training);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <orrery/checkpoint.h>
+
+#include <dirent.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <orrery/safetensors.h>
+
+#include "io/io.h"
+#include "io/json.h"
+#include "train/train.h"
+
+static const char PREFIX[] = "transformer.";
+
+static bool is_directory(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+char *orr_checkpoint_resolve(const char *path)
+{
+    char *latest = orri_format("%s/latest", path);
+
+    if (!latest)
+        return NULL;
+    if (is_directory(latest))
+        return latest;
+    free(latest);
+    if (is_directory(path))
+        return orri_strdup(path);
+    orri_remedy(orri_fail(ORR_ENOENT, path, "is no checkpoint directory"),
+                "name the directory given as --out, or one of its step-* directories");
+    return NULL;
+}
+
+/* ---- files of named tensors ---------------------------------------------------------------------------- */
+
+/* A model's tensors may lie in several files; where[] is parallel to file[]. */
+struct shards {
+    char *directory;
+    int count;
+    struct orr_safetensors **file;
+};
+
+static void shards_close(struct shards *s)
+{
+    for (int i = 0; i < s->count; i++)
+        orr_safetensors_destroy(s->file[i]);
+    free(s->file);
+    free(s->directory);
+}
+
+static int shards_add(struct shards *s, const char *name)
+{
+    char *path = orri_format("%s/%s", s->directory, name);
+    struct orr_safetensors **more = realloc(s->file, (size_t)(s->count + 1) * sizeof(*more));
+
+    if (!path || !more) {
+        free(path);
+        if (more)
+            s->file = more;
+        return orri_fail(ORR_ENOMEM, name, "no room for its name");
+    }
+    s->file = more;
+    for (int i = 0; i < s->count; i++) {
+        if (strcmp(orr_safetensors_path(s->file[i]), path) == 0) {
+            free(path);
+            return ORR_OK;
+        }
+    }
+    s->file[s->count] = orr_safetensors_open(path);
+    free(path);
+    if (!s->file[s->count])
+        return orr_error_code();
+    s->count++;
+    return ORR_OK;
+}
+
+static int shards_add_index(struct shards *s, const char *index)
+{
+    json_t *object, *value;
+    const char *name;
+    int status = orri_json_load(index, &object);
+
+    if (status != 0)
+        return status;
+    json_t *map = json_object_get(object, "weight_map");
+    if (!json_is_object(map))
+        status = orri_fail(ORR_EFORMAT, index, "has no object 'weight_map'");
+    json_object_foreach(map, name, value) {
+        if (status != 0)
+            break;
+        const char *shard = json_string_value(value);
+        if (!shard || strchr(shard, '/'))
+            status = orri_fail(ORR_EFORMAT, index, "weight_map of '%s' names no file beside it", name);
+        else
+            status = shards_add(s, shard);
+    }
+    json_decref(object);
+    return status;
+}
+
+static int shards_open(struct shards *s, const char *directory, const char *name)
+{
+    *s = (struct shards){.directory = orri_strdup(directory)};
+    char *index = orri_format("%s/%s.index.json", directory, name);
+    struct stat st;
+    int status = s->directory && index ? ORR_OK : ORR_ENOMEM;
+
+    if (status == 0)
+        status = stat(index, &st) == 0 ? shards_add_index(s, index) : shards_add(s, name);
+    free(index);
+    if (status != 0)
+        shards_close(s);
+    return status;
+}
+
+static const struct orr_tensor_info *lookup(const struct orr_safetensors *file, const char *name)
+{
+    for (int i = 0; i < orr_safetensors_count(file); i++)
+        if (strcmp(orr_safetensors_get(file, i)->name, name) == 0)
+            return orr_safetensors_get(file, i);
+    return NULL;
+}
+
+static const struct orr_tensor_info *shards_find(const struct shards *s, const char *name,
+                                                 const struct orr_safetensors **file)
+{
+    const char *bare = strncmp(name, PREFIX, sizeof(PREFIX) - 1) == 0 ? name + sizeof(PREFIX) - 1 : NULL;
+
+    for (int i = 0; i < s->count; i++) {
+        const struct orr_tensor_info *tensor = lookup(s->file[i], name);
+        if (!tensor && bare)
+            tensor = lookup(s->file[i], bare);
+        if (tensor) {
+            *file = s->file[i];
+            return tensor;
+        }
+    }
+    return NULL;
+}
+
+static void describe_shape(char *text, size_t size, int ndim, const int64_t *shape)
+{
+    int n = snprintf(text, size, "[");
+
+    for (int i = 0; i < ndim && n < (int)size; i++)
+        n += snprintf(text + n, size - (size_t)n, "%s%lld", i ? "," : "", (long long)shape[i]);
+    if (n < (int)size)
+        snprintf(text + n, size - (size_t)n, "]");
+}
+
+/* Reads the tensor called `name`, which must have the view's shape, to `out`. */
+static int read_view(const struct shards *s, const char *name, const struct orr_view *view, float *out)
+{
+    const struct orr_safetensors *file = NULL;
+    const struct orr_tensor_info *tensor = shards_find(s, name, &file);
+
+    if (!tensor)
+        return orri_remedy(orri_fail(ORR_ENOENT, orr_safetensors_path(s->file[0]), "tensor '%s' is missing", name),
+                           "the file belongs to another model than config.json describes");
+    if (tensor->ndim != view->ndim || memcmp(tensor->shape, view->shape, (size_t)view->ndim * sizeof(int64_t)) != 0) {
+        char found[96], wanted[96];
+        describe_shape(found, sizeof(found), tensor->ndim, tensor->shape);
+        describe_shape(wanted, sizeof(wanted), view->ndim, view->shape);
+        return orri_remedy(orri_fail(ORR_EFORMAT, orr_safetensors_path(file), "tensor '%s' has shape %s, not %s", name,
+                                     found, wanted),
+                           "the file belongs to another model than config.json describes");
+    }
+    return orr_safetensors_read_f32(file, tensor, 0, orri_view_count(view), out);
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* Masks that older versions of transformers stored, and the copy of a tied head. */
+static bool passed_over(const struct orr_model *model, const char *name)
+{
+    return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias") ||
+           (strcmp(name, "lm_head.weight") == 0 && orr_model_find(model, name) < 0);
+}
+
+static int check_leftovers(const struct orr_model *model, const struct shards *s)
+{
+    for (int f = 0; f < s->count; f++) {
+        for (int i = 0; i < orr_safetensors_count(s->file[f]); i++) {
+            const char *name = orr_safetensors_get(s->file[f], i)->name;
+            char full[512];
+            snprintf(full, sizeof(full), "%s%s", PREFIX, name);
+            if (orr_model_find(model, name) < 0 && orr_model_find(model, full) < 0 && !passed_over(model, name))
+                return orri_remedy(orri_fail(ORR_EFORMAT, orr_safetensors_path(s->file[f]),
+                                             "tensor '%s' is none of this model's", name),
+                                   "the file belongs to another model than config.json describes");
+        }
+    }
+    return ORR_OK;
+}
+
+int orr_weights_load(struct orr_model *model, const char *directory)
+{
+    struct shards shards;
+    int status = shards_open(&shards, directory, "model.safetensors");
+
+    if (status != 0)
+        return status;
+    status = check_leftovers(model, &shards);
+    for (int p = 0; status == 0 && p < model->parameters; p++) {
+        struct orri_parameter *parameter = model->parameter[p];
+        float *tile = orr_tile_acquire(&parameter->value, true);
+        for (int v = 0; status == 0 && v < parameter->views; v++)
+            status = read_view(&shards, parameter->name[v], &parameter->view[v], tile + parameter->view[v].offset);
+        orr_tile_release(&parameter->value);
+    }
+    shards_close(&shards);
+    return status;
+}
+
+/* ---- writing ----------------------------------------------------------------------------------------------- */
+
+/* Writes, for every view and each of `copies` layers of its tile, one tensor; names[view * copies + copy]. */
+static int write_tiles(struct orr_model *model, struct orr_tile *(*tile_of)(void *self, int parameter), void *self,
+                       int copies, char *const *names, const char *path)
+{
+    int count = model->views * copies, status = ORR_OK;
+    struct orr_tensor_spec *specs = orri_calloc((size_t)count, sizeof(*specs));
+
+    if (!specs)
+        return ORR_ENOMEM;
+    for (int i = 0; i < count; i++) {
+        struct orr_parameter_info info;
+        orr_model_parameter(model, i / copies, &info);
+        specs[i] = (struct orr_tensor_spec){names[i], ORR_F32, info.ndim, {info.shape[0], info.shape[1]}};
+    }
+    struct orr_safetensors_writer *writer = orr_safetensors_writer_create(path, specs, count);
+    free(specs);
+    if (!writer)
+        return orr_error_code();
+    for (int p = 0; status == 0 && p < model->parameters; p++) {
+        const struct orri_parameter *parameter = model->parameter[p];
+        struct orr_tile *tile = tile_of(self, p);
+        const float *data = orr_tile_acquire(tile, false);
+        for (int v = 0; status == 0 && v < parameter->views; v++)
+            for (int c = 0; status == 0 && c < copies; c++)
+                status = orr_safetensors_write(writer, (parameter->first_view + v) * copies + c, 0,
+                                               data + c * parameter->count + parameter->view[v].offset,
+                                               (size_t)orri_view_count(&parameter->view[v]) * sizeof(*data));
+        orr_tile_release(tile);
+    }
+    if (status == 0)
+        status = orr_safetensors_writer_finish(writer);
+    orr_safetensors_writer_destroy(writer);
+    return status;
+}
+
+static void free_names(char **names, int count)
+{
+    for (int i = 0; names && i < count; i++)
+        free(names[i]);
+    free(names);
+}
+
+static struct orr_tile *value_tile(void *self, int parameter)
+{
+    return &((struct orr_model *)self)->parameter[parameter]->value;
+}
+
+static struct orr_tile *state_tile(void *self, int parameter)
+{
+    return &((struct orr_training *)self)->state[parameter];
+}
+
+int orr_weights_save(struct orr_model *model, const char *directory)
+{
+    char **names = orri_calloc((size_t)model->views, sizeof(*names));
+    char *path = orri_format("%s/model.safetensors", directory);
+    int status = names && path ? ORR_OK : ORR_ENOMEM;
+
+    for (int i = 0; status == 0 && i < model->views; i++) {
+        struct orr_parameter_info info;
+        orr_model_parameter(model, i, &info);
+        names[i] = orri_strdup(info.name);
+        status = names[i] ? ORR_OK : ORR_ENOMEM;
+    }
+    if (status == 0)
+        status = write_tiles(model, value_tile, model, 1, names, path);
+    free_names(names, model->views);
+    free(path);
+    return status;
+}
+
+static char *state_name(const struct orr_training *t, int index, int which)
+{
+    struct orr_parameter_info info;
+
+    orr_model_parameter(t->model, index, &info);
+    return orri_format("%s.%s", info.name, orr_training_state_name(t, which));
+}
+
+static int optimizer_save(struct orr_training *t, const char *directory)
+{
+    int states = orr_optimizer_state_count(t->options.optimizer.kind), count = t->model->views * states;
+    char **names = orri_calloc((size_t)count, sizeof(*names));
+    char *path = orri_format("%s/optimizer.safetensors", directory);
+    int status = names && path ? ORR_OK : ORR_ENOMEM;
+
+    for (int i = 0; status == 0 && i < count; i++) {
+        names[i] = state_name(t, i / states, i % states);
+        status = names[i] ? ORR_OK : ORR_ENOMEM;
+    }
+    if (status == 0)
+        status = write_tiles(t->model, state_tile, t, states, names, path);
+    free_names(names, count);
+    free(path);
+    return status;
+}
+
+static int json_beside(const struct orr_config *config, const char *directory, const char *name)
+{
+    char *path = orri_format("%s/%s", directory, name);
+    int status = path ? orr_config_save(config, path) : ORR_ENOMEM;
+
+    free(path);
+    return status;
+}
+
+static int write_parts(const char *directory, struct orr_training *t, const struct orr_config *config,
+                       struct orr_config *trainer)
+{
+    char step[32];
+
+    snprintf(step, sizeof(step), "step=%lld", (long long)t->steps);
+    ORR_TRY(orr_config_set(trainer, step));
+    ORR_TRY(json_beside(config, directory, "config.json"));
+    ORR_TRY(orr_weights_save(t->model, directory));
+    ORR_TRY(optimizer_save(t, directory));
+    return json_beside(trainer, directory, "trainer.json");
+}
+
+/* The number of a directory called step-N, or -1. */
+static int64_t step_of(const char *name)
+{
+    long long step;
+    int end = 0;
+
+    return sscanf(name, "step-%lld%n", &step, &end) == 1 && name[end] == '\0' ? step : -1;
+}
+
+/* Removes the oldest checkpoints until `keep` are left. Those that a crash left half-written are called *.tmp, are
+ * no checkpoints, and go too. */
+static int prune(const char *out, int keep)
+{
+    for (;;) {
+        DIR *dir = opendir(out);
+        int64_t oldest = INT64_MAX;
+        int count = 0;
+        if (!dir)
+            return ORR_OK;
+        for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+            int64_t step = step_of(entry->d_name);
+            count += step >= 0;
+            if (step >= 0 && step < oldest)
+                oldest = step;
+        }
+        closedir(dir);
+        if (keep == 0 || count <= keep)
+            return ORR_OK;
+        char *path = orri_format("%s/step-%08lld", out, (long long)oldest);
+        int status = path ? orri_remove_tree(path) : ORR_ENOMEM;
+        free(path);
+        ORR_TRY(status);
+    }
+}
+
+int orr_checkpoint_save(const char *out, struct orr_training *t, const struct orr_config *config,
+                        struct orr_config *trainer, int keep)
+{
+    struct orri_folder folder;
+    char name[40];
+    snprintf(name, sizeof(name), "step-%08lld", (long long)t->steps);
+    char *path = orri_format("%s/%s", out, name), *latest = orri_format("%s/latest", out);
+    int status = path && latest ? orri_folder_begin(&folder, path) : ORR_ENOMEM;
+
+    if (status == 0) {
+        status = write_parts(folder.temp, t, config, trainer);
+        if (status == 0)
+            status = orr_model_status(t->model);    /* a step that failed meanwhile must not be kept */
+        if (status == 0)
+            status = orri_folder_commit(&folder);
+        orri_folder_abort(&folder);
+    }
+    if (status == 0)
+        status = orri_symlink(name, latest);
+    if (status == 0)
+        status = prune(out, keep);
+    free(path);
+    free(latest);
+    return status;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------- */
+
+static int optimizer_load(struct orr_training *t, const char *directory)
+{
+    int states = orr_optimizer_state_count(t->options.optimizer.kind);
+    struct shards shards;
+    int status = shards_open(&shards, directory, "optimizer.safetensors");
+
+    if (status != 0)
+        return status;
+    for (int p = 0; status == 0 && p < t->model->parameters; p++) {
+        struct orri_parameter *parameter = t->model->parameter[p];
+        float *tile = orr_tile_acquire(&t->state[p], true);
+        for (int i = 0; status == 0 && i < parameter->views * states; i++) {
+            int v = i / states, which = i % states;
+            char *name = state_name(t, parameter->first_view + v, which);
+            status = name ? read_view(&shards, name, &parameter->view[v],
+                                      tile + which * parameter->count + parameter->view[v].offset)
+                          : ORR_ENOMEM;
+            free(name);
+        }
+        orr_tile_release(&t->state[p]);
+    }
+    shards_close(&shards);
+    return status == ORR_ENOENT ? orri_remedy(status, "resume with the --optimizer that wrote the checkpoint") : status;
+}
+
+int orr_checkpoint_load(const char *directory, struct orr_training *t)
+{
+    char *path = orri_format("%s/trainer.json", directory);
+    struct orr_config *trainer = path ? orr_config_open(path) : NULL;
+    int64_t step = 0;
+    int status = trainer ? orr_config_int(trainer, "step", 0, INT64_MAX, &step) : orr_error_code();
+
+    free(path);
+    orr_config_destroy(trainer);
+    if (status != 0)
+        return status;
+    ORR_TRY(orr_weights_load(t->model, directory));
+    ORR_TRY(optimizer_load(t, directory));
+    orr_training_resume(t, step);
+    return ORR_OK;
+}
