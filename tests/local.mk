@@ -70,3 +70,8 @@ check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
 tests_test_sampler_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_sampler_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_gpt2
+tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h
+tests_test_gpt2_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_gpt2_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests

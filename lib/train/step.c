@@ -85,9 +85,30 @@ void orr_training_destroy(struct orr_training *t)
     orr_tile_destroy(&t->control);
     free(t->state);
     free(t->squares);
+    free(t->queue);
     pthread_cond_destroy(&t->finished);
     pthread_mutex_destroy(&t->lock);
     free(t);
+}
+
+/* Makes the queue long enough for the reports not taken and one more; each keeps its place modulo the size. */
+static int make_queue_room(struct orr_training *t)
+{
+    int64_t size = t->queue_size ? 2 * t->queue_size : 4;
+
+    if (t->submitted - t->taken < t->queue_size)
+        return ORR_OK;
+    struct orr_step *queue = orri_alloc((size_t)size * sizeof(*queue));
+    if (!queue)
+        return ORR_ENOMEM;
+    pthread_mutex_lock(&t->lock);
+    for (int64_t i = t->taken; i < t->reported; i++)
+        queue[i % size] = t->queue[i % t->queue_size];
+    free(t->queue);
+    t->queue = queue;
+    t->queue_size = size;
+    pthread_mutex_unlock(&t->lock);
+    return ORR_OK;
 }
 
 /* The loop that a textbook would print; StarPU makes the graph of it. */
@@ -123,6 +144,7 @@ static int step_submit(struct orr_training *t, const struct orr_source *source, 
 
     wait_for_reports(t, ORRI_IN_FLIGHT - 1);
     ORR_TRY(orr_model_status(t->model));
+    ORR_TRY(make_queue_room(t));
     if (t->last_end == 0)
         t->last_end = orri_seconds();
     ORR_TRY(gradients_submit(t, source));
@@ -174,7 +196,7 @@ int orr_training_next(struct orr_training *t, struct orr_step *report, bool wait
     while (wait && t->taken == t->reported && t->reported < t->submitted)
         pthread_cond_wait(&t->finished, &t->lock);
     if (t->taken < t->reported) {
-        *report = t->ring[t->taken % (ORRI_IN_FLIGHT + 1)];
+        *report = t->queue[t->taken % t->queue_size];
         t->taken++;
         taken = 1;
     }

@@ -33,7 +33,8 @@ struct orr_training {
     pthread_mutex_t lock;
     pthread_cond_t finished;
     int64_t reported, taken;            /* of those submitted                                  */
-    struct orr_step ring[ORRI_IN_FLIGHT + 1];
+    struct orr_step *queue;             /* [queue_size], those between taken and submitted     */
+    int64_t queue_size;
     double last_end;
 };
 

@@ -274,7 +274,7 @@ static void report_cpu(void *buffers[], void *argument)
     pthread_mutex_lock(&t->lock);
     if (!orri_model_failed(t->model)) {
         double norm = report->parameters ? norm_of(buffers + 1, report->parameters, control->labels) : control->norm;
-        t->ring[t->reported % (ORRI_IN_FLIGHT + 1)] = (struct orr_step){
+        t->queue[t->reported % t->queue_size] = (struct orr_step){
             .step = report->step,
             .loss = control->loss / (double)control->labels,
             .grad_norm = norm,
