@@ -75,3 +75,8 @@ check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h
 tests_test_gpt2_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_gpt2_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_fuzz_readers
+tests_test_fuzz_readers_SOURCES = tests/fuzz/test_fuzz_readers.c tests/check_main.h tests/files.h
+tests_test_fuzz_readers_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_fuzz_readers_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests

@@ -81,7 +81,9 @@ struct orr_safetensors_writer;
 /* Begins a file of the `count` tensors in their order: lays them out, reserves the space and writes
  * the header, padded with spaces so that the data begins at a multiple of 8, with __metadata__
  * {"format": "pt"}, without which transformers refuses the file. The bytes go to PATH.tmp until
- * orr_safetensors_writer_finish(); one writer at a time per path. Tensors never written read as zero.
+ * orr_safetensors_writer_finish(); one writer at a time per path. Bytes never written read as zero.
+ * No padding is allowed between tensors, and PyTorch views only aligned ones: where dtypes are mixed, the
+ * wider ones go first.
  * The specifications are borrowed for the call. NULL with ORR_EINVAL (a name twice, "__metadata__",
  * not UTF-8; a bad dtype or shape), ORR_EIO, ORR_ENOMEM. */
 struct orr_safetensors_writer *orr_safetensors_writer_create(const char *path, const struct orr_tensor_spec *tensors,
