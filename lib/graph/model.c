@@ -148,13 +148,19 @@ int orr_model_build(struct orr_model *model, const struct orr_parameter_name *na
     ORR_TRY(name_views(model, names, count));
     ORR_TRY(assign_stages(model));
     ORR_TRY(assign_owners(model));
+    model->built = true;
+    return ORR_OK;
+}
+
+int orr_model_allocate(struct orr_model *model)
+{
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
         struct orr_coord owner = {parameter->owner, parameter->block->stage, 0};
-        ORR_TRY(orr_tile_create(&parameter->value, ORR_PARAMETER, ORR_F32, parameter->count,
-                                orr_mesh_rank(&model->mesh, owner), true));
+        if (!parameter->value.handle)
+            ORR_TRY(orr_tile_create(&parameter->value, ORR_PARAMETER, ORR_F32, parameter->count,
+                                    orr_mesh_rank(&model->mesh, owner), true));
     }
-    model->built = true;
     return ORR_OK;
 }
 
@@ -184,6 +190,7 @@ static struct orri_parameter *find_view(const struct orr_model *model, int index
 
 int orr_model_randomize(struct orr_model *model, uint64_t seed)
 {
+    ORR_TRY(orr_model_allocate(model));
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
         float *values = orr_tile_acquire(&parameter->value, true);
@@ -278,9 +285,19 @@ double orr_model_flops_per_token(const struct orr_model *model, int layers, int 
     return 6.0 * (double)orr_model_size(model) + 12.0 * layers * width * seq;
 }
 
+int orr_model_block_count(const struct orr_model *model)
+{
+    return model->blocks;
+}
+
 struct orr_block *orr_model_block(struct orr_model *model, int index)
 {
     return model->block[index];
+}
+
+const struct orr_block_class *orr_block_class_of(const struct orr_block *block)
+{
+    return block->cls;
 }
 
 const struct orr_mesh *orr_model_mesh(const struct orr_model *model)

@@ -21,8 +21,10 @@ struct orr_predictor *orr_predictor_create(struct orr_model *model, int vocab, i
 {
     struct orr_predictor *p = orri_calloc(1, sizeof(*p));
 
-    if (!p)
+    if (!p || orr_model_allocate(model) != 0) {
+        free(p);
         return NULL;
+    }
     *p = (struct orr_predictor){.model = model, .vocab = vocab, .width = width, .positions = positions};
     p->row = orri_alloc((size_t)positions * sizeof(*p->row));
     if (!p->row) {

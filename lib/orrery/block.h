@@ -154,6 +154,9 @@ struct orr_block *orr_block_append(struct orr_model *model, const struct orr_blo
 struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct orr_block_class *cls, int layer,
                                           const void *config, int count, struct orr_block *const inputs[]);
 
+/* The class that a block was appended with. */
+const struct orr_block_class *orr_block_class_of(const struct orr_block *block);
+
 /* Makes group `group` of `block` the group `of_group` of `of` (tied weights): one tile, two readers, a
  * gradient tile each. The block's spec must have left the group without views. */
 int orr_block_share(struct orr_block *block, int group, struct orr_block *of, int of_group);

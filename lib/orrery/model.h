@@ -27,13 +27,17 @@ struct orr_parameter_name {
 struct orr_model *orr_model_create(const struct orr_mesh *mesh);
 void orr_model_destroy(struct orr_model *model);
 
-/* Block number `index` of the tape, borrowed: what orr_block_share() and orr_block_append_inputs() name. */
+/* The blocks of the tape in order, borrowed: what orr_block_share() and orr_block_append_inputs() name. */
+int orr_model_block_count(const struct orr_model *model);
 struct orr_block *orr_model_block(struct orr_model *model, int index);
 
-/* Ends the description: cuts the tape into stages by cost, chooses owners, and allocates the
- * parameters, zeroed. names[] (static) gives every parameter its name in files. Errors: ORR_EINVAL for a
+/* Ends the description: cuts the tape into stages by cost and chooses owners. names[] (static) gives every parameter its name in files. Errors: ORR_EINVAL for a
  * mesh that this model or this version cannot have, ORR_ENOMEM. */
 int orr_model_build(struct orr_model *model, const struct orr_parameter_name *names, int count);
+
+/* Allocates the parameters, zeroed, where that has not been done: what follows and orr_weights_load() call it. Between
+ * orr_model_build() and here the memory that a run needs can be asked for without using any. ORR_ENOMEM. */
+int orr_model_allocate(struct orr_model *model);
 
 /* Draws every parameter as its block says, from Philox streams named by parameter and element, so that
  * the values depend on the seed alone. */
@@ -90,7 +94,7 @@ struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slo
 void orr_slots_destroy(struct orr_slots *slots);
 
 /* Bytes that a model needs with these options: parameters + gradients + optimizer state (state_tiles
- * times the parameters) + slots + scratch of the workers. Pure, usable before orr_model_build(). */
+ * times the parameters) + slots + scratch of the workers. Of a built model, before or after it is allocated. */
 struct orr_memory_need {
     int64_t parameters, gradients, state, slots, scratch, total;
 };

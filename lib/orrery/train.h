@@ -89,7 +89,7 @@ struct orr_training *orr_training_create(struct orr_model *model, const struct o
 void orr_training_destroy(struct orr_training *training);
 
 /* Submits one step: for every microbatch the input, all forward, then all backward passes, then the updates. It
- * reads the samples batch * step .. of the source. Returns before the step is done; waits only where two steps are
+ * reads the next `batch` samples of the source. Returns before the step is done; waits only where two steps are
  * in flight already. After a failure it does nothing and returns the failure's code. */
 int orr_training_submit(struct orr_training *training, const struct orr_source *source);
 
@@ -107,6 +107,9 @@ int orr_training_next(struct orr_training *training, struct orr_step *report, bo
 /* Steps submitted so far, those before a resumed checkpoint included. */
 int64_t orr_training_steps(const struct orr_training *training);
 
+/* Samples read by them: the number of the next one. */
+int64_t orr_training_samples(const struct orr_training *training);
+
 /* Tasks that one step submits; 0 before the first. */
 int64_t orr_training_tasks_per_step(const struct orr_training *training);
 
@@ -117,8 +120,13 @@ const char *orr_training_state_name(const struct orr_training *training, int whi
 int orr_training_read_state(struct orr_training *training, int index, int which, float *values);
 int orr_training_write_state(struct orr_training *training, int index, int which, const float *values);
 
-/* Continues as if `steps` steps had been made (after the parameters and state were written). */
-void orr_training_resume(struct orr_training *training, int64_t steps);
+/* Continues as if `steps` steps had been made that read `samples` samples (after the parameters and state were
+ * written). */
+void orr_training_resume(struct orr_training *training, int64_t steps, int64_t samples);
+
+/* The memory that orr_training_create() and the parameters need. Of a built model, before or after it is allocated. */
+void orr_training_memory(const struct orr_model *model, const struct orr_training_options *options,
+                         struct orr_memory_need *need);
 
 /* ---- evaluation ------------------------------------------------------------------------------------ */
 

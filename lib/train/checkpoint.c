@@ -214,6 +214,8 @@ int orr_weights_load(struct orr_model *model, const char *directory)
     if (status != 0)
         return status;
     status = check_leftovers(model, &shards);
+    if (status == 0)
+        status = orr_model_allocate(model);
     for (int p = 0; status == 0 && p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
         float *tile = orr_tile_acquire(&parameter->value, true);
@@ -336,10 +338,12 @@ static int json_beside(const struct orr_config *config, const char *directory, c
 static int write_parts(const char *directory, struct orr_training *t, const struct orr_config *config,
                        struct orr_config *trainer)
 {
-    char step[32];
+    char number[48];
 
-    snprintf(step, sizeof(step), "step=%lld", (long long)t->steps);
-    ORR_TRY(orr_config_set(trainer, step));
+    snprintf(number, sizeof(number), "step=%lld", (long long)t->steps);
+    ORR_TRY(orr_config_set(trainer, number));
+    snprintf(number, sizeof(number), "samples=%lld", (long long)t->samples);
+    ORR_TRY(orr_config_set(trainer, number));
     ORR_TRY(json_beside(config, directory, "config.json"));
     ORR_TRY(orr_weights_save(t->model, directory));
     ORR_TRY(optimizer_save(t, directory));
@@ -438,8 +442,11 @@ int orr_checkpoint_load(const char *directory, struct orr_training *t)
 {
     char *path = orri_format("%s/trainer.json", directory);
     struct orr_config *trainer = path ? orr_config_open(path) : NULL;
-    int64_t step = 0;
+    int64_t step = 0, samples = 0;
     int status = trainer ? orr_config_int(trainer, "step", 0, INT64_MAX, &step) : orr_error_code();
+
+    if (status == 0)
+        status = orr_config_int(trainer, "samples", 0, INT64_MAX, &samples);
 
     free(path);
     orr_config_destroy(trainer);
@@ -447,6 +454,6 @@ int orr_checkpoint_load(const char *directory, struct orr_training *t)
         return status;
     ORR_TRY(orr_weights_load(t->model, directory));
     ORR_TRY(optimizer_load(t, directory));
-    orr_training_resume(t, step);
+    orr_training_resume(t, step, samples);
     return ORR_OK;
 }

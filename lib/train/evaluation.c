@@ -16,8 +16,10 @@ struct orr_evaluation *orr_evaluation_create(struct orr_model *model, int micro_
     struct orr_evaluation *e = orri_calloc(1, sizeof(*e));
     struct orr_slots_options options = {.batch = micro_batch, .seq = seq, .microbatches = GROUP};
 
-    if (!e)
+    if (!e || orr_model_allocate(model) != 0) {
+        free(e);
         return NULL;
+    }
     e->model = model;
     e->slots = orr_slots_create(model, &options);
     if (!e->slots) {

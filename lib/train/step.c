@@ -34,9 +34,29 @@ static int create_tiles(struct orr_training *t)
     return ORR_OK;
 }
 
+static struct orr_slots_options slots_options(const struct orr_training_options *o)
+{
+    return (struct orr_slots_options){
+        .batch = o->micro_batch,
+        .seq = o->seq,
+        .microbatches = o->batch / o->micro_batch,
+        .policy = o->slots,
+        .training = true,
+        .seed = o->seed,
+    };
+}
+
+void orr_training_memory(const struct orr_model *model, const struct orr_training_options *options,
+                         struct orr_memory_need *need)
+{
+    struct orr_slots_options slots = slots_options(options);
+
+    orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), need);
+}
+
 struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options)
 {
-    if (check_options(model, options) != 0)
+    if (check_options(model, options) != 0 || orr_model_allocate(model) != 0)
         return NULL;
     struct orr_training *t = orri_calloc(1, sizeof(*t));
     if (!t)
@@ -46,14 +66,7 @@ struct orr_training *orr_training_create(struct orr_model *model, const struct o
     t->microbatches = options->batch / options->micro_batch;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->finished, NULL);
-    struct orr_slots_options slots = {
-        .batch = options->micro_batch,
-        .seq = options->seq,
-        .microbatches = t->microbatches,
-        .policy = options->slots,
-        .training = true,
-        .seed = options->seed,
-    };
+    struct orr_slots_options slots = slots_options(options);
     t->slots = orr_slots_create(model, &slots);
     if (!t->slots || create_tiles(t) != 0) {
         orr_training_destroy(t);
@@ -115,11 +128,10 @@ static int make_queue_room(struct orr_training *t)
 static int gradients_submit(struct orr_training *t, const struct orr_source *source)
 {
     struct orr_model *model = t->model;
-    uint64_t sample = (uint64_t)t->steps * (uint64_t)t->options.batch;
 
     for (int m = 0; m < t->microbatches; m++) {
         struct orri_microbatch mb = {t->steps, m, (uint64_t)m * (uint64_t)t->options.micro_batch};
-        ORR_TRY(orri_input_submit(t->slots, &mb, source, sample + mb.first_sample));
+        ORR_TRY(orri_input_submit(t->slots, &mb, source, (uint64_t)t->samples + mb.first_sample));
         for (int l = 0; l < model->blocks; l++)
             ORR_TRY(orri_forward_submit(t->slots, &mb, model->block[l]));
         for (int l = model->blocks - 1; l >= 0; l--)
@@ -153,6 +165,7 @@ static int step_submit(struct orr_training *t, const struct orr_source *source, 
     ORR_TRY(orri_report_submit(t, lr));
     t->tasks_per_step = t->model->tasks - tasks;
     t->steps++;
+    t->samples += t->options.batch;
     t->submitted++;
     return ORR_OK;
 }
@@ -210,6 +223,11 @@ int64_t orr_training_steps(const struct orr_training *t)
     return t->steps;
 }
 
+int64_t orr_training_samples(const struct orr_training *t)
+{
+    return t->samples;
+}
+
 int64_t orr_training_tasks_per_step(const struct orr_training *t)
 {
     return t->tasks_per_step;
@@ -254,7 +272,8 @@ int orr_training_write_state(struct orr_training *t, int index, int which, const
     return orri_tile_copy_in(tile, offset, info.count, values);
 }
 
-void orr_training_resume(struct orr_training *t, int64_t steps)
+void orr_training_resume(struct orr_training *t, int64_t steps, int64_t samples)
 {
     t->steps = steps;
+    t->samples = samples;
 }

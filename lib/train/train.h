@@ -24,6 +24,7 @@ struct orr_training {
     struct orr_slots *slots;
     int microbatches;
     int64_t steps;                      /* made so far, those before a resumed checkpoint too   */
+    int64_t samples;                    /* read so far: the number of the next               */
     int64_t submitted;                  /* by this run                                         */
     int64_t tasks_per_step;
     struct orr_tile *state;             /* [parameters]                                        */
