@@ -9,12 +9,14 @@ apiorrery_HEADERS += \
 	lib/orrery/mesh.h \
 	lib/orrery/model.h \
 	lib/orrery/orrery.h \
+	lib/orrery/report.h \
 	lib/orrery/rng.h \
 	lib/orrery/runtime.h \
 	lib/orrery/safetensors.h \
 	lib/orrery/tile.h \
 	lib/orrery/tokenizer.h \
-	lib/orrery/train.h
+	lib/orrery/train.h \
+	lib/orrery/trainer.h
 
 liborri_la_SOURCES += \
 	lib/core/core.h \
@@ -38,6 +40,9 @@ liborri_la_SOURCES += \
 	lib/io/json.c \
 	lib/io/json.h \
 	lib/io/safetensors.c \
+	lib/report/memory.c \
+	lib/report/metrics.c \
+	lib/report/progress.c \
 	lib/text/bytes.c \
 	lib/text/text.h \
 	lib/text/tokenizer.c \
@@ -49,4 +54,5 @@ liborri_la_SOURCES += \
 	lib/train/schedule.c \
 	lib/train/step.c \
 	lib/train/train.h \
+	lib/train/trainer.c \
 	lib/train/update.c

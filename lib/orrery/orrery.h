@@ -28,11 +28,13 @@
 #include <orrery/infer.h>
 #include <orrery/mesh.h>
 #include <orrery/model.h>
+#include <orrery/report.h>
 #include <orrery/rng.h>
 #include <orrery/runtime.h>
 #include <orrery/safetensors.h>
 #include <orrery/tile.h>
 #include <orrery/tokenizer.h>
 #include <orrery/train.h>
+#include <orrery/trainer.h>
 
 #endif

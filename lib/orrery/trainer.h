@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The training run: steps, evaluation, metrics, checkpoints, resuming. */
+#ifndef ORRERY_TRAINER_H
+#define ORRERY_TRAINER_H
+
+#include <signal.h>
+#include <stdio.h>
+
+#include <orrery/checkpoint.h>
+#include <orrery/data.h>
+#include <orrery/train.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a run consists of. Everything is borrowed. */
+struct orr_trainer {
+    struct orr_model *model;
+    const struct orr_config *config;            /* becomes config.json                                  */
+    struct orr_training_options options;        /* schedule.steps is the length of the run              */
+    const struct orr_corpus *corpus;
+    struct orr_range train;                     /* tokens that are trained on                           */
+    const struct orr_corpus *validation_corpus; /* NULL: no evaluation                                  */
+    struct orr_range validation;
+    int64_t eval_every, eval_samples;           /* steps (0: at the end only); samples at most (0: all)   */
+    const char *out;                            /* NULL: no checkpoints                                 */
+    int64_t save_every;                         /* steps (0: at the end only)                            */
+    int keep;                                   /* checkpoints (0: all)                                 */
+    const char *resume;                         /* a checkpoint's directory, or NULL                    */
+    const char *metrics;                        /* a file, or NULL                                      */
+    const char *const *arguments;               /* saved in trainer.json                                */
+    int argument_count;
+    const volatile sig_atomic_t *stop;          /* set by a signal: finish the step, save, ORR_EINTR     */
+    FILE *progress;                             /* NULL: silent                                         */
+    double flops_per_token;
+};
+
+struct orr_trainer_result {
+    int64_t steps, tokens;          /* of the whole run, also before it was resumed         */
+    double loss;                    /* of the last step                                     */
+    double validation_loss;         /* the last one; NaN where nothing was evaluated        */
+    double tokens_per_s;            /* of this process, evaluation and saving left out      */
+    double step_ms_median;
+};
+
+/* Runs to the end (or the signal). A run resumed with equal options continues bit for bit. Errors of
+ * orr_training_create(), orr_checkpoint_load() and orr_checkpoint_save(); ORR_EINVAL where the checkpoint was trained on other
+ * data, with another seed or sequence length, or already has all the steps; ORR_ENONFINITE; ORR_EINTR. *result is filled
+ * as far as the run went. */
+int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result *result);
+
+/* The arguments that a checkpoint's trainer.json holds: a malloc'ed array, ended by NULL, whose strings are freed with it
+ * by one free(). NULL with ORR_ENOENT or ORR_EFORMAT. */
+char **orr_trainer_arguments(const char *directory, int *count);
+
+/* The mean loss over the samples of a range, at most `samples` of them spread evenly (0: all). */
+int orr_evaluate(struct orr_model *model, const struct orr_corpus *corpus, struct orr_range range, int seq,
+                 int micro_batch, int64_t samples, struct orr_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

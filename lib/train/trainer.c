@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <orrery/trainer.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include <orrery/report.h>
+
+#include "io/json.h"
+#include "train/train.h"
+
+/* ---- sources ----------------------------------------------------------------------------------------------- */
+
+static void read_training(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+{
+    for (int i = 0; i < count; i++)
+        orr_sampler_read(self, (int64_t)first + i, tokens + i * seq, labels + i * seq);
+}
+
+/* `count` of a sequential sampler's windows, spread evenly; behind them nothing counts. */
+struct spread {
+    struct orr_sampler sampler;
+    int64_t count;
+};
+
+static void read_spread(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+{
+    const struct spread *s = self;
+
+    for (int i = 0; i < count; i++) {
+        int64_t n = (int64_t)first + i;
+        if (n < s->count) {
+            orr_sampler_read(&s->sampler, n * s->sampler.windows / s->count, tokens + i * seq, labels + i * seq);
+            continue;
+        }
+        for (int t = 0; t < seq; t++) {
+            tokens[i * seq + t] = 0;
+            labels[i * seq + t] = ORR_IGNORE;
+        }
+    }
+}
+
+static int spread_init(struct spread *s, const struct orr_corpus *corpus, struct orr_range range, int seq,
+                       int64_t samples)
+{
+    ORR_TRY(orr_sampler_init_sequential(&s->sampler, corpus, range, seq));
+    s->count = samples > 0 && samples < s->sampler.windows ? samples : s->sampler.windows;
+    return ORR_OK;
+}
+
+int orr_evaluate(struct orr_model *model, const struct orr_corpus *corpus, struct orr_range range, int seq,
+                 int micro_batch, int64_t samples, struct orr_result *result)
+{
+    struct spread spread;
+
+    ORR_TRY(spread_init(&spread, corpus, range, seq, samples));
+    struct orr_evaluation *evaluation = orr_evaluation_create(model, micro_batch, seq);
+    if (!evaluation)
+        return orr_error_code();
+    struct orr_source source = {read_spread, &spread};
+    int status = orr_evaluation_run(evaluation, &source, spread.count, result);
+    orr_evaluation_destroy(evaluation);
+    return status;
+}
+
+/* ---- trainer.json --------------------------------------------------------------------------------------------- */
+
+enum { FORMAT = 1 };
+
+static int describe(const struct orr_trainer *t, struct orr_config *state)
+{
+    json_t *arguments = json_array();
+    char line[96];
+
+    for (int i = 0; i < t->argument_count; i++)
+        json_array_append_new(arguments, json_string(t->arguments[i]));
+    char *text = json_dumps(arguments, 0);
+    char *assignment = text ? orri_format("arguments=%s", text) : NULL;
+    int status = assignment ? ORR_OK : ORR_ENOMEM;
+
+    const struct {
+        const char *key;
+        long long value;
+    } numbers[] = {{"format", FORMAT},
+                   {"seq", t->options.seq},
+                   {"batch", t->options.batch},
+                   {"seed", (long long)t->options.seed},
+                   {"train_first", t->train.first},
+                   {"train_last", t->train.last}};
+    for (size_t i = 0; status == 0 && i < ORRI_COUNT(numbers); i++) {
+        snprintf(line, sizeof(line), "%s=%lld", numbers[i].key, numbers[i].value);
+        status = orr_config_set(state, line);
+    }
+    if (status == 0) {
+        snprintf(line, sizeof(line), "corpus=\"%016llx\"", (unsigned long long)orr_corpus_fingerprint(t->corpus));
+        status = orr_config_set(state, line);
+    }
+    if (status == 0)
+        status = orr_config_set(state, assignment);
+    free(assignment);
+    free(text);
+    json_decref(arguments);
+    return status;
+}
+
+/* What must be as it was for the run to go on as if it had not been interrupted. */
+static int check_same(const struct orr_trainer *t, const struct orr_config *now, const struct orr_config *then)
+{
+    static const struct {
+        const char *key, *what, *remedy;
+    } keys[] = {
+        {"seq", "sequence length", "resume with the --seq of the checkpoint"},
+        {"seed", "seed", "resume with the --seed of the checkpoint"},
+        {"train_first", "training part of the data", "resume with the --data and --val-fraction of the checkpoint"},
+        {"train_last", "training part of the data", "resume with the --data and --val-fraction of the checkpoint"},
+    };
+    const char *corpus_then, *corpus_now;
+
+    for (size_t i = 0; i < ORRI_COUNT(keys); i++) {
+        int64_t a, b;
+        ORR_TRY(orr_config_int(now, keys[i].key, INT64_MIN, INT64_MAX, &a));
+        ORR_TRY(orr_config_int(then, keys[i].key, INT64_MIN, INT64_MAX, &b));
+        if (a != b)
+            return orri_remedy(orri_fail(ORR_EINVAL, t->resume, "was trained with another %s: %s %lld, not %lld",
+                                         keys[i].what, keys[i].key, (long long)b, (long long)a),
+                               "%s", keys[i].remedy);
+    }
+    ORR_TRY(orr_config_string(now, "corpus", &corpus_now));
+    ORR_TRY(orr_config_string(then, "corpus", &corpus_then));
+    if (strcmp(corpus_now, corpus_then) != 0)
+        return orri_remedy(orri_fail(ORR_EINVAL, t->resume, "was trained on other data (fingerprint %s, not %s)",
+                                     corpus_then, corpus_now),
+                           "resume with the --data of the checkpoint, or fine-tune from it with --model");
+    return ORR_OK;
+}
+
+char **orr_trainer_arguments(const char *directory, int *count)
+{
+    char *path = orri_format("%s/trainer.json", directory);
+    json_t *object = NULL;
+    char **result = NULL;
+
+    *count = 0;
+    if (path && orri_json_load(path, &object) == 0) {
+        json_t *list = json_object_get(object, "arguments");
+        size_t n = json_array_size(list), bytes = (n + 1) * sizeof(*result);
+        bool good = json_is_array(list);
+        for (size_t i = 0; i < n; i++) {
+            const char *text = json_string_value(json_array_get(list, i));
+            good = good && text;
+            bytes += text ? strlen(text) + 1 : 0;
+        }
+        if (!good)
+            orri_fail(ORR_EFORMAT, path, "'arguments' is no array of strings");
+        else if ((result = orri_alloc(bytes)) != NULL) {
+            char *next = (char *)(result + n + 1);
+            for (size_t i = 0; i < n; i++) {
+                result[i] = strcpy(next, json_string_value(json_array_get(list, i)));
+                next += strlen(next) + 1;
+            }
+            result[n] = NULL;
+            *count = (int)n;
+        }
+    }
+    json_decref(object);
+    free(path);
+    return result;
+}
+
+/* ---- the run ------------------------------------------------------------------------------------------------------ */
+
+struct run {
+    const struct orr_trainer *t;
+    struct orr_training *training;
+    struct orr_sampler sampler;
+    struct orr_config *state;
+    struct orr_metrics *metrics;
+    struct orr_progress progress;
+    struct orr_trainer_result *result;
+    double *seconds;                /* of the steps of this process that nothing interrupted */
+    int64_t timed;
+    int64_t skip_timing;            /* a step that waited for an evaluation or a checkpoint  */
+    int64_t saved;                  /* the last step in a checkpoint                          */
+    int64_t evaluated;
+};
+
+static int resume(struct run *r)
+{
+    char *path = orri_format("%s/trainer.json", r->t->resume);
+    struct orr_config *then = path ? orr_config_open(path) : NULL;
+    int status = then ? check_same(r->t, r->state, then) : orr_error_code();
+
+    free(path);
+    orr_config_destroy(then);
+    if (status != 0)
+        return status;
+    ORR_TRY(orr_checkpoint_load(r->t->resume, r->training));
+    r->saved = orr_training_steps(r->training);
+    if (r->saved >= r->t->options.schedule.steps)
+        return orri_remedy(orri_fail(ORR_EINVAL, r->t->resume, "has %lld steps already, of %lld", (long long)r->saved,
+                                     (long long)r->t->options.schedule.steps),
+                           "ask for more with --steps");
+    return ORR_OK;
+}
+
+static int start(struct run *r)
+{
+    const struct orr_trainer *t = r->t;
+
+    ORR_TRY(orr_sampler_init(&r->sampler, t->corpus, t->train, t->options.seq, t->options.seed));
+    r->state = orr_config_create("trainer.json");
+    if (!r->state)
+        return ORR_ENOMEM;
+    ORR_TRY(describe(t, r->state));
+    r->training = orr_training_create(t->model, &t->options);
+    if (!r->training)
+        return orr_error_code();
+    if (t->resume)
+        ORR_TRY(resume(r));
+    int64_t steps = t->options.schedule.steps - orr_training_steps(r->training);
+    r->seconds = orri_alloc((size_t)steps * sizeof(*r->seconds));
+    if (!r->seconds)
+        return ORR_ENOMEM;
+    if (t->metrics) {
+        r->metrics = orr_metrics_open(t->metrics, t->resume ? r->saved : -1);
+        if (!r->metrics)
+            return orr_error_code();
+    }
+    if (t->progress)
+        orr_progress_start(&r->progress, t->progress, t->options.schedule.steps, t->flops_per_token);
+    return ORR_OK;
+}
+
+static int take(struct run *r, const struct orr_step *step)
+{
+    const struct orr_training_options *o = &r->t->options;
+    int64_t ahead = orr_training_steps(r->training) - step->step;
+    struct orr_metric m = {
+        .step = step->step,
+        .loss = step->loss,
+        .lr = step->lr,
+        .grad_norm = step->grad_norm,
+        .tokens = (orr_training_samples(r->training) - ahead * o->batch) * o->seq,
+        .tokens_per_s = (double)(o->batch * o->seq) / step->seconds,
+        .step_ms = 1000 * step->seconds,
+    };
+
+    r->result->steps = m.step;
+    r->result->tokens = m.tokens;
+    r->result->loss = m.loss;
+    if (step->step != r->skip_timing)
+        r->seconds[r->timed++] = step->seconds;
+    if (r->metrics)
+        ORR_TRY(orr_metrics_step(r->metrics, &m));
+    if (r->t->progress)
+        orr_progress_step(&r->progress, &m);
+    return ORR_OK;
+}
+
+/* Takes the reports that are there; with `all`, waits for those of every step submitted. */
+static int take_reports(struct run *r, bool all)
+{
+    struct orr_step step;
+    int taken;
+
+    while ((taken = orr_training_next(r->training, &step, all)) == 1)
+        ORR_TRY(take(r, &step));
+    return taken;
+}
+
+static int evaluate(struct run *r)
+{
+    const struct orr_trainer *t = r->t;
+    struct orr_result result;
+
+    ORR_TRY(take_reports(r, true));
+    ORR_TRY(orr_evaluate(t->model, t->validation_corpus, t->validation, t->options.seq, t->options.micro_batch,
+                         t->eval_samples, &result));
+    r->evaluated = orr_training_steps(r->training);
+    r->skip_timing = r->evaluated + 1;
+    r->result->validation_loss = result.loss / (double)result.labels;
+    if (r->metrics)
+        ORR_TRY(orr_metrics_validation(r->metrics, r->evaluated, r->result->validation_loss));
+    if (t->progress)
+        orr_progress_validation(&r->progress, r->evaluated, r->result->validation_loss);
+    return ORR_OK;
+}
+
+static int save(struct run *r)
+{
+    ORR_TRY(take_reports(r, true));
+    ORR_TRY(orr_checkpoint_save(r->t->out, r->training, r->t->config, r->state, r->t->keep));
+    r->saved = orr_training_steps(r->training);
+    r->skip_timing = r->saved + 1;
+    return ORR_OK;
+}
+
+static bool due(int64_t step, int64_t every)
+{
+    return every > 0 && step % every == 0;
+}
+
+static int steps(struct run *r)
+{
+    const struct orr_trainer *t = r->t;
+    struct orr_source source = {read_training, &r->sampler};
+    bool stopped = false;
+
+    while (orr_training_steps(r->training) < t->options.schedule.steps && !stopped) {
+        ORR_TRY(orr_training_submit(r->training, &source));
+        ORR_TRY(take_reports(r, false));
+        int64_t step = orr_training_steps(r->training);
+        stopped = t->stop && *t->stop;
+        if (t->validation_corpus && due(step, t->eval_every))
+            ORR_TRY(evaluate(r));
+        if (t->out && due(step, t->save_every))
+            ORR_TRY(save(r));
+    }
+    ORR_TRY(take_reports(r, true));
+    if (t->validation_corpus && !stopped && r->evaluated != orr_training_steps(r->training))
+        ORR_TRY(evaluate(r));
+    if (t->out && r->saved != orr_training_steps(r->training))
+        ORR_TRY(save(r));
+    return stopped ? orri_remedy(orri_fail(ORR_EINTR, "train", "interrupted after step %lld%s",
+                                           (long long)orr_training_steps(r->training), t->out ? ", saved" : ""),
+                                 "%s", t->out ? "continue with --resume" : "")
+                   : ORR_OK;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* The first step of a process warms caches and memory up. */
+static void summarise(struct run *r)
+{
+    int64_t first = r->timed > 1;
+    double sum = 0;
+
+    for (int64_t i = first; i < r->timed; i++)
+        sum += r->seconds[i];
+    if (sum <= 0)
+        return;
+    r->result->tokens_per_s =
+        (double)(r->timed - first) * r->t->options.batch * r->t->options.seq / sum;
+    qsort(r->seconds + first, (size_t)(r->timed - first), sizeof(*r->seconds), ascending);
+    r->result->step_ms_median = 1000 * r->seconds[first + (r->timed - first) / 2];
+}
+
+int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result *result)
+{
+    struct run r = {.t = trainer, .result = result, .saved = -1, .evaluated = -1};
+
+    *result = (struct orr_trainer_result){.loss = NAN, .validation_loss = NAN};
+    int status = start(&r);
+    if (status == 0)
+        status = steps(&r);
+    if (r.seconds)
+        summarise(&r);
+    /* What follows must not replace the message of a failure. */
+    orr_training_destroy(r.training);
+    orr_metrics_destroy(r.metrics);
+    orr_config_destroy(r.state);
+    free(r.seconds);
+    return status;
+}
