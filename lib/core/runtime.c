@@ -94,6 +94,8 @@ int orr_init(const struct orr_runtime_options *options)
         return orri_fail(ORR_EDEVICE, "StarPU", "starpu_init failed: %s", strerror(-status));
     }
     runtime.running = true;
+    /* A worker's first interval is only right when it began with profiling on. */
+    starpu_profiling_status_set(STARPU_PROFILING_ENABLE);
     if (orr_worker_count() == 0) {
         orr_shutdown();
         return orri_remedy(orri_fail(ORR_EDEVICE, "StarPU", "no CPU worker to run on"),
@@ -177,7 +179,6 @@ size_t orr_memory_peak(void)
 
 void orr_profile_start(void)
 {
-    starpu_profiling_status_set(STARPU_PROFILING_ENABLE);
     for (unsigned w = 0; w < starpu_worker_get_count(); w++)
         starpu_profiling_worker_get_info((int)w, NULL);
     runtime.profile_since = orri_seconds();

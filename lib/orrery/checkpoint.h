@@ -38,6 +38,9 @@ int orr_weights_save(struct orr_model *model, const char *directory);
 int orr_checkpoint_save(const char *out, struct orr_training *training, const struct orr_config *config,
                         struct orr_config *trainer, int keep);
 
+/* Makes the directory `out`, and tries whether files can be written there. ORR_EINVAL where not. */
+int orr_checkpoint_prepare(const char *out);
+
 /* Reads parameters, optimizer state and step from a checkpoint's directory. ORR_ENOENT, ORR_EFORMAT as
  * orr_weights_load(), also where the optimizer is another one. */
 int orr_checkpoint_load(const char *directory, struct orr_training *training);

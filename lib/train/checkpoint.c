@@ -385,6 +385,19 @@ static int prune(const char *out, int keep)
     }
 }
 
+int orr_checkpoint_prepare(const char *out)
+{
+    char *probe = orri_format("%s/.writable", out);
+    int status = probe ? orri_make_folder(out) : ORR_ENOMEM;
+
+    if (status == 0)
+        status = orri_write_file(probe, "", 0);
+    if (status == 0)
+        status = orri_remove_tree(probe);
+    free(probe);
+    return status == ORR_EIO ? orri_remedy(ORR_EINVAL, "name a directory that can be written with --out") : status;
+}
+
 int orr_checkpoint_save(const char *out, struct orr_training *t, const struct orr_config *config,
                         struct orr_config *trainer, int keep)
 {

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "tools/tools.h"
+
+enum { WARM_UP = 2, TOKEN_STREAM = 0x62656e };
+
+static int64_t batch = 4, micro_batch, seq = 256, steps = 8;
+static bool json;
+
+static struct setting table[] = {
+    SETTING("batch", "B", "sequences per step (4)", OPTION_INT, &batch, 1, 1 << 24, false),
+    SETTING("micro-batch", "b", "sequences per task (default: enough microbatches for the workers)", OPTION_INT, &micro_batch,
+     1, 1 << 24, true),
+    SETTING("seq", "T", "tokens of a sequence (256)", OPTION_INT, &seq, 1, 1 << 24, false),
+    SETTING("steps", "N", "steps to time, after two that are not (8)", OPTION_INT, &steps, 1, 1e6, false),
+    SETTING("json", NULL, "print a JSON object", OPTION_FLAG, &json, 0, 0, false),
+    {0},
+};
+
+static struct setting *const tables[] = {model_table, table, layout_table, NULL};
+
+struct random_tokens {
+    uint64_t seed;
+    int vocab;
+};
+
+static void read_random(void *self, uint64_t first, int count, int length, int32_t *tokens, int32_t *labels)
+{
+    const struct random_tokens *r = self;
+    struct orr_rng rng = {r->seed, TOKEN_STREAM, 0};
+
+    for (int i = 0; i < count; i++) {
+        uint64_t at = (first + (uint64_t)i) * (uint64_t)(length + 1);
+        for (int t = 0; t <= length; t++) {
+            uint32_t word;
+            orr_rng_words(&rng, at + (uint64_t)t, 1, &word);
+            int32_t id = (int32_t)(word % (uint32_t)r->vocab);
+            if (t < length)
+                tokens[i * length + t] = id;
+            if (t > 0)
+                labels[i * length + t - 1] = id;
+        }
+    }
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static int print(const struct opened *o, const struct orr_training_options *t, double *seconds,
+                 const struct orr_profile *profile, int64_t tasks)
+{
+    double tokens = (double)t->batch * t->seq;
+    double per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->seq);
+
+    qsort(seconds, (size_t)steps, sizeof(*seconds), ascending);
+    double median = steps % 2 ? seconds[steps / 2] : (seconds[steps / 2 - 1] + seconds[steps / 2]) / 2;
+    json_t *object = json_pack(
+        "{s:f,s:f,s:f,s:f,s:I,s:f,s:f,s:I,s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s}", "tokens_per_s", tokens / median,
+        "best_tokens_per_s", tokens / seconds[0], "step_ms", 1000 * median, "gflops", tokens * per_token / median / 1e9,
+        "tasks_per_step", (json_int_t)tasks, "overhead_pct", 100 * profile->runtime / profile->wall, "idle_pct",
+        100 * profile->idle / profile->wall, "peak_rss_mib", (json_int_t)(orr_memory_peak() >> 20), "model",
+        model_options.model, "dtype", layout_options.dtype, "parameters", (json_int_t)orr_model_size(o->model), "batch",
+        t->batch, "micro_batch", t->micro_batch, "seq", t->seq, "dp", o->mesh.dp, "pp", o->mesh.pp, "tp", o->mesh.tp,
+        "workers", orr_worker_count(), "scheduler", orr_scheduler());
+    if (json)
+        return print_json(object);
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value) {
+        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(5));
+        printf("%-18s %s\n", key, text ? text : "?");
+        free(text);
+    }
+    json_decref(object);
+    return ORR_OK;
+}
+
+static int take(struct orr_training *training, int64_t count, double *seconds)
+{
+    struct orr_step step;
+    int taken = 1;
+
+    for (int64_t i = 0; i < count && taken == 1; i++) {
+        taken = orr_training_next(training, &step, true);
+        if (taken == 1 && seconds)
+            seconds[i] = step.seconds;
+    }
+    return taken < 0 ? taken : ORR_OK;
+}
+
+static int measure(struct orr_training *training, const struct orr_source *source, double *seconds,
+                   struct orr_profile *profile)
+{
+    for (int i = 0; i < WARM_UP; i++)
+        ORR_TRY(orr_training_submit(training, source));
+    ORR_TRY(take(training, WARM_UP, NULL));
+    orr_profile_start();
+    for (int64_t i = 0; i < steps; i++)
+        ORR_TRY(orr_training_submit(training, source));
+    ORR_TRY(take(training, steps, seconds));
+    orr_profile_read(profile);
+    return ORR_OK;
+}
+
+static int run(struct opened *o)
+{
+    struct orr_training_options t = {
+        .batch = (int)batch,
+        .micro_batch = micro_batch ? (int)micro_batch : default_micro_batch((int)batch, o->mesh.dp),
+        .seq = (int)seq,
+        .slots = o->slots,
+        .optimizer = orr_optimizer_default(ORR_ADAMW),
+        .schedule = {.kind = ORR_SCHEDULE_CONSTANT, .lr = 1e-4},
+        .seed = (uint64_t)layout_options.seed,
+    };
+    struct random_tokens random = {(uint64_t)layout_options.seed, o->gpt.vocab_size};
+    struct orr_source source = {read_random, &random};
+    struct orr_memory_need need;
+    struct orr_profile profile;
+
+    if (t.seq > o->gpt.n_positions)
+        return command_remedy(command_fail(ORR_EINVAL, "--seq: %d tokens are more than the model's %d positions", t.seq,
+                                           o->gpt.n_positions),
+                              "choose --seq of at most %d", o->gpt.n_positions);
+    orr_training_memory(o->model, &t, &need);
+    ORR_TRY(orr_memory_check(&need));
+    ORR_TRY(fill_model(o));
+    struct orr_training *training = orr_training_create(o->model, &t);
+    double *seconds = malloc((size_t)steps * sizeof(*seconds));
+    int status = !training ? orr_error_code() : !seconds ? command_fail(ORR_ENOMEM, "no room for the times") : ORR_OK;
+    if (status == 0)
+        status = measure(training, &source, seconds, &profile);
+    if (status == 0)
+        status = print(o, &t, seconds, &profile, orr_training_tasks_per_step(training));
+    orr_training_destroy(training);
+    free(seconds);
+    return status;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    struct opened o = {0};
+    int status = options_parse("bench", "Times training steps on random tokens.", tables, argc, argv);
+
+    if (status == 0)
+        status = open_model(&o, NULL);
+    if (status == 0)
+        status = run(&o);
+    close_model(&o);
+    return status;
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tools/tools.h"
+
+static int64_t steps, batch = 16, micro_batch, seq, warmup = 100, save_every, keep = 3, eval_every, eval_samples = 512;
+static double epochs, lr = 3e-4, min_lr = -1, weight_decay, beta1, beta2, eps, clip = 1, dropout;
+static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics;
+static bool quiet, json;
+
+static struct setting table[] = {
+    SETTING("steps", "N", "optimizer steps", OPTION_INT, &steps, 1, 1e12, false),
+    SETTING("epochs", "E", "passes over the training data, instead of --steps", OPTION_REAL, &epochs, 1e-6, 1e9, false),
+    SETTING("batch", "B", "sequences per step, all replicas together (16)", OPTION_INT, &batch, 1, 1 << 24, false),
+    SETTING("micro-batch", "b", "sequences per task (default: enough microbatches for the workers)", OPTION_INT, &micro_batch,
+     1, 1 << 24, true),
+    SETTING("seq", "T", "tokens of a sequence (default: the model's positions)", OPTION_INT, &seq, 1, 1 << 24, false),
+    SETTING("lr", "RATE", "peak learning rate (3e-4)", OPTION_REAL, &lr, 0, 1e3, false),
+    SETTING("warmup", "N", "steps of linear warm-up (100)", OPTION_INT, &warmup, 0, 1e12, false),
+    SETTING("schedule", "NAME", "cosine (default), linear or constant", OPTION_TEXT, &schedule, 0, 0, false),
+    SETTING("min-lr", "RATE", "learning rate at the end (a tenth of --lr)", OPTION_REAL, &min_lr, 0, 1e3, false),
+    SETTING("optimizer", "NAME", "adamw (default), adam, sgd or rmsprop", OPTION_TEXT, &optimizer, 0, 0, false),
+    SETTING("weight-decay", "W", "on matrices (adamw 0.1, others 0)", OPTION_REAL, &weight_decay, 0, 1e3, false),
+    SETTING("beta1", "B", "first moment (0.9); sgd: momentum", OPTION_REAL, &beta1, 0, 0.999999, false),
+    SETTING("beta2", "B", "second moment (adamw 0.95, adam 0.999, rmsprop 0.99)", OPTION_REAL, &beta2, 0, 0.999999999, false),
+    SETTING("eps", "E", "added to the root of the second moment (1e-8)", OPTION_REAL, &eps, 0, 1, false),
+    SETTING("clip", "NORM", "largest gradient norm (1; 0 = off)", OPTION_REAL, &clip, 0, 1e30, false),
+    SETTING("dropout", "P", "all the model's dropout rates (default: those of its config.json)", OPTION_REAL, &dropout, 0,
+     0.99, false),
+    SETTING("out", "DIR", "where checkpoints go", OPTION_TEXT, &out, 0, 0, false),
+    SETTING("save-every", "N", "steps between checkpoints (default: at the end)", OPTION_INT, &save_every, 1, 1e12, false),
+    SETTING("keep", "K", "checkpoints to keep (3; 0 = all)", OPTION_INT, &keep, 0, 1e9, false),
+    SETTING("eval-every", "N", "steps between evaluations (default: at the end)", OPTION_INT, &eval_every, 1, 1e12, false),
+    SETTING("eval-samples", "N", "sequences of an evaluation, spread over the validation data (512; 0 = all)", OPTION_INT,
+     &eval_samples, 0, 1e12, false),
+    SETTING("resume", "DIR", "continue a run from its --out or one of its checkpoints; the options it was started with hold "
+                      "where none are given", OPTION_TEXT, &resume_from, 0, 0, false),
+    SETTING("metrics", "FILE", "append a JSON object per step", OPTION_TEXT, &metrics, 0, 0, false),
+    SETTING("quiet", NULL, "no progress", OPTION_FLAG, &quiet, 0, 0, false),
+    SETTING("json", NULL, "print a summary as a JSON object, last", OPTION_FLAG, &json, 0, 0, false),
+    {0},
+};
+
+static struct setting *const tables[] = {model_table, data_table, table, layout_table, NULL};
+
+static volatile sig_atomic_t stop;
+
+static void on_signal(int number)
+{
+    (void)number;
+    stop = 1;
+}
+
+static void change(struct orr_gpt2 *gpt)
+{
+    if (options_given(table, "dropout"))
+        gpt->embd_pdrop = gpt->attn_pdrop = gpt->resid_pdrop = (float)dropout;
+}
+
+/* Everything that the command line decides about the optimizer and its schedule. */
+static int read_training(const struct opened *o, struct orr_training_options *t)
+{
+    *t = (struct orr_training_options){
+        .batch = (int)batch, .seq = (int)(seq ? seq : o->gpt.n_positions), .slots = o->slots,
+        .seed = (uint64_t)layout_options.seed};
+    t->micro_batch = micro_batch ? (int)micro_batch : default_micro_batch(t->batch, o->mesh.dp);
+    ORR_TRY(orr_optimizer_parse(optimizer, &t->optimizer.kind));
+    t->optimizer = orr_optimizer_default(t->optimizer.kind);
+    if (options_given(table, "weight-decay"))
+        t->optimizer.weight_decay = (float)weight_decay;
+    if (options_given(table, "beta1"))
+        t->optimizer.beta1 = (float)beta1;
+    if (options_given(table, "beta2"))
+        t->optimizer.beta2 = (float)beta2;
+    if (options_given(table, "eps"))
+        t->optimizer.eps = (float)eps;
+    t->optimizer.clip = (float)clip;
+    t->schedule = (struct orr_schedule){.lr = lr, .min_lr = min_lr < 0 ? lr / 10 : min_lr, .warmup = warmup};
+    ORR_TRY(orr_schedule_parse(schedule, &t->schedule.kind));
+    if (t->seq > o->gpt.n_positions)
+        return command_remedy(command_fail(ORR_EINVAL, "--seq: %d tokens are more than the model's %d positions", t->seq,
+                                           o->gpt.n_positions),
+                              "choose --seq of at most %d", o->gpt.n_positions);
+    return ORR_OK;
+}
+
+static int count_steps(const struct orr_trainer *t, int64_t *count)
+{
+    struct orr_sampler sampler;
+
+    if (steps > 0 && epochs > 0)
+        return command_fail(ORR_EINVAL, "give either --steps or --epochs");
+    if (steps == 0 && epochs == 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--steps is missing"), "say how long to train, as in --steps 1000");
+    ORR_TRY(orr_sampler_init(&sampler, t->corpus, t->train, t->options.seq, 0));
+    *count = steps > 0 ? steps : (int64_t)ceil(epochs * (double)sampler.windows / (double)t->options.batch);
+    return ORR_OK;
+}
+
+static int open_corpora(const struct opened *o, struct orr_trainer *t, struct orr_corpus **corpus,
+                        struct orr_corpus **validation)
+{
+    if (data_options.data.count == 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--data is missing"), "name a text file, a folder or a .bin file");
+    *corpus = open_data(o, &data_options.data);
+    if (!*corpus)
+        return orr_error_code();
+    t->corpus = *corpus;
+    bool separate = data_options.validation.count > 0;
+    ORR_TRY(orr_corpus_split(*corpus, separate ? 0 : data_options.validation_fraction, &t->train, &t->validation));
+    if (separate) {
+        *validation = open_data(o, &data_options.validation);
+        if (!*validation)
+            return orr_error_code();
+        t->validation_corpus = *validation;
+        t->validation = (struct orr_range){0, orr_corpus_size(*validation)};
+    } else if (t->validation.last - t->validation.first >= 2) {
+        t->validation_corpus = *corpus;
+    }
+    return ORR_OK;
+}
+
+/* Fails before hours of training, not after them. */
+static int check_out(void)
+{
+    struct stat st;
+
+    if (!out)
+        return ORR_OK;
+    if (stat(out, &st) == 0 && !S_ISDIR(st.st_mode))
+        return command_remedy(command_fail(ORR_EINVAL, "%s: is no directory", out), "name another one with --out");
+    return orr_checkpoint_prepare(out);
+}
+
+/* JSON has no NaN: what was not evaluated is null. */
+static json_t *real_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static int print_summary(const struct orr_trainer_result *r, double flops_per_token)
+{
+    return print_json(json_pack("{s:I,s:o,s:o,s:I,s:f,s:f,s:f,s:I,s:s?}", "steps", (json_int_t)r->steps, "loss",
+                                real_or_null(r->loss), "val_loss", real_or_null(r->validation_loss), "tokens",
+                                (json_int_t)r->tokens, "tokens_per_s", r->tokens_per_s, "step_ms_median",
+                                r->step_ms_median, "gflops", r->tokens_per_s * flops_per_token / 1e9, "peak_rss_mib",
+                                (json_int_t)(orr_memory_peak() >> 20), "out", out));
+}
+
+/* The progress goes to standard output, or, where that is to end in a JSON object, to standard error. */
+static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_result *result)
+{
+    struct orr_memory_need need;
+    char text[256];
+
+    t->progress = quiet ? NULL : json ? stderr : stdout;
+    t->flops_per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->options.seq);
+    orr_training_memory(o->model, &t->options, &need);
+    ORR_TRY(orr_memory_check(&need));
+    if (t->progress)
+        fprintf(t->progress, "%s: %.1f M parameters, %lld tokens, %d workers, dp %d x pp %d, %d microbatches of %d x %d\n"
+                             "memory: %s\n",
+                model_options.model, (double)orr_model_size(o->model) / 1e6,
+                (long long)(t->train.last - t->train.first), orr_worker_count(), o->mesh.dp, o->mesh.pp,
+                t->options.batch / t->options.micro_batch, t->options.micro_batch, t->options.seq,
+                orr_memory_describe(&need, text, sizeof(text)));
+    if (!t->resume)
+        ORR_TRY(fill_model(o));
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    return orr_trainer_run(t, result);
+}
+
+/* The options that a checkpoint was trained with come first, those of the command line after them. Without --out
+ * the run goes on where it was. */
+static int parse(int argc, char **argv, char ***held, char **directory)
+{
+    static const char summary[] = "Trains or fine-tunes a model on text or tokens.";
+    int saved = 0;
+
+    ORR_TRY(options_parse("train", summary, tables, argc, argv));
+    if (!resume_from)
+        return ORR_OK;
+    *directory = orr_checkpoint_resolve(resume_from);
+    if (!*directory)
+        return orr_error_code();
+    *held = orr_trainer_arguments(*directory, &saved);
+    if (!*held)
+        return orr_error_code();
+    char **all = calloc((size_t)(saved + argc + 1), sizeof(*all));
+    if (!all)
+        return command_fail(ORR_ENOMEM, "no room for the options");
+    all[0] = argv[0];
+    memcpy(all + 1, *held, (size_t)saved * sizeof(*all));
+    memcpy(all + 1 + saved, argv + 1, (size_t)argc * sizeof(*all));
+    options_reset(tables);
+    int status = options_parse("train", summary, tables, saved + argc, all);
+    free(all);
+    return status;
+}
+
+int cmd_train(int argc, char **argv)
+{
+    struct opened o = {0};
+    struct orr_trainer t = {0};
+    struct orr_trainer_result result;
+    struct orr_corpus *corpus = NULL, *validation = NULL;
+    struct arguments arguments = {0};
+    char **held = NULL, *directory = NULL;
+    int status = parse(argc, argv, &held, &directory);
+
+    if (status == 0)
+        status = open_model(&o, change);
+    if (status == 0)
+        status = read_training(&o, &t.options);
+    if (status == 0)
+        status = open_corpora(&o, &t, &corpus, &validation);
+    if (status == 0)
+        status = count_steps(&t, &t.options.schedule.steps);
+    if (status == 0)
+        status = check_out();
+    if (status == 0)
+        status = arguments_collect(&arguments, tables, "resume");
+    if (status == 0) {
+        t.model = o.model;
+        t.config = o.config;
+        t.eval_every = eval_every;
+        t.eval_samples = eval_samples;
+        t.out = out;
+        t.save_every = save_every;
+        t.keep = (int)keep;
+        t.resume = directory;
+        t.metrics = metrics;
+        t.arguments = arguments.item;
+        t.argument_count = arguments.count;
+        t.stop = &stop;
+        status = train(&o, &t, &result);
+        if (json && (status == 0 || status == ORR_EINTR) && print_summary(&result, t.flops_per_token) != 0)
+            status = ORR_EIO;
+    }
+    arguments_free(&arguments);
+    orr_corpus_destroy(validation);
+    orr_corpus_destroy(corpus);
+    close_model(&o);
+    free(held);
+    free(directory);
+    return status;
+}

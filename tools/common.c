@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tools/tools.h"
+
+struct model_options model_options;
+struct data_options data_options = {.validation_fraction = 0.01};
+struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .dtype = "fp32"};
+
+struct setting model_table[] = {
+    SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
+                   "gpt2-large, gpt2-xl", OPTION_TEXT, &model_options.model, 0, 0, false),
+    SETTING("set", "KEY=VALUE", "override a key of config.json, by its Hugging Face name", OPTION_LIST, &model_options.set, 0,
+     0, false),
+    SETTING("tokenizer", "T", "bytes (default)", OPTION_TEXT, &model_options.tokenizer, 0, 0, false),
+    {0},
+};
+
+struct setting data_table[] = {
+    SETTING("data", "PATH", "text, a directory or pattern of text files, or a .bin file of tokens; repeatable", OPTION_LIST,
+     &data_options.data, 0, 0, false),
+    SETTING("val", "PATH", "validation data, likewise", OPTION_LIST, &data_options.validation, 0, 0, false),
+    SETTING("val-fraction", "F", "without --val, the last part of the data that is held out (0.01; 0 = none)", OPTION_REAL,
+     &data_options.validation_fraction, 0, 0.999, false),
+    SETTING("task", "TASK", "lm (language modelling), the only one in this version", OPTION_TEXT, &data_options.task, 0, 0,
+     false),
+    {0},
+};
+
+struct setting layout_table[] = {
+    SETTING("dp", "D", "replicas (data parallel)", OPTION_INT, &layout_options.dp, 1, 1 << 20, true),
+    SETTING("pp", "P", "pipeline stages", OPTION_INT, &layout_options.pp, 1, 1 << 20, true),
+    SETTING("tp", "T", "tensor-parallel shards (1 in this version)", OPTION_INT, &layout_options.tp, 1, 1 << 20, true),
+    SETTING("slots", "POLICY", "microbatches in flight: gpipe, 1f1b, h1, zb or a number", OPTION_TEXT, &layout_options.slots, 0,
+     0, true),
+    SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
+     4096, true),
+    SETTING("dtype", "TYPE", "fp32, the only one in this version", OPTION_TEXT, &layout_options.dtype, 0, 0, true),
+    SETTING("seed", "S", "of initialisation, data order, dropout and sampling (1)", OPTION_INT, &layout_options.seed, 0, 1e15,
+     true),
+    {0},
+};
+
+const char *ids_text, *ids_path;
+
+struct setting sequences_table[] = {
+    SETTING("ids", "IDS", "token sequences, as in \"5 6 7; 8 9 1\"", OPTION_TEXT, &ids_text, 0, 0, false),
+    SETTING("ids-file", "FILE", "a token sequence per line", OPTION_TEXT, &ids_path, 0, 0, false),
+    {0},
+};
+
+/* ---- models ---------------------------------------------------------------------------------------------- */
+
+static bool is_directory(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static char *join(const char *directory, const char *name)
+{
+    char *path = NULL;
+
+    return asprintf(&path, "%s/%s", directory, name) < 0 ? NULL : path;
+}
+
+static bool exists(const char *directory, const char *name)
+{
+    struct stat st;
+    char *path = join(directory, name);
+    bool there = path && stat(path, &st) == 0;
+
+    free(path);
+    return there;
+}
+
+static int open_config(struct opened *o, const char *name)
+{
+    struct stat st;
+
+    if (is_directory(name)) {
+        o->directory = orr_checkpoint_resolve(name);
+        if (!o->directory)
+            return orr_error_code();
+        o->weights = exists(o->directory, "model.safetensors") || exists(o->directory, "model.safetensors.index.json");
+        char *path = join(o->directory, "config.json");
+        o->config = path ? orr_config_open(path) : NULL;
+        free(path);
+    } else if (stat(name, &st) == 0) {
+        o->config = orr_config_open(name);
+    } else {
+        o->config = orr_gpt2_preset(name);
+        if (!o->config)
+            return command_remedy(command_fail(ORR_ENOENT, "%s: there is no such directory, config.json or preset", name),
+                                  "presets are tiny-gpt2, gpt2, gpt2-medium, gpt2-large and gpt2-xl");
+    }
+    return o->config ? ORR_OK : orr_error_code();
+}
+
+static int check_type(const struct orr_config *config)
+{
+    const char *type = "gpt2";
+
+    if (orr_config_has(config, "model_type"))
+        ORR_TRY(orr_config_string(config, "model_type", &type));
+    if (strcmp(type, "gpt2") != 0)
+        return command_remedy(command_fail(ORR_EFORMAT, "%s: model_type '%s' is not known to this version",
+                                           orr_config_name(config), type),
+                              "this version trains gpt2 models");
+    return ORR_OK;
+}
+
+static int check_layout(struct opened *o)
+{
+    const struct layout_options *l = &layout_options;
+
+    if (strcmp(l->dtype, "fp32") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--dtype: '%s' is not known to this version", l->dtype),
+                              "use fp32");
+    if (data_options.task && strcmp(data_options.task, "lm") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--task: '%s' is not known to this version", data_options.task),
+                              "use lm");
+    if (l->slots)
+        ORR_TRY(orr_slot_policy_parse(l->slots, &o->slots));
+    return ORR_OK;
+}
+
+int open_model(struct opened *o, void (*change)(struct orr_gpt2 *gpt))
+{
+    struct orr_runtime_options runtime = {.threads = (int)layout_options.threads};
+
+    *o = (struct opened){0};
+    if (!model_options.model)
+        return command_remedy(command_fail(ORR_EINVAL, "--model is missing"),
+                              "name a directory, a config.json or a preset such as tiny-gpt2");
+    ORR_TRY(check_layout(o));
+    ORR_TRY(open_config(o, model_options.model));
+    for (int i = 0; i < model_options.set.count; i++)
+        ORR_TRY(orr_config_set(o->config, model_options.set.item[i]));
+    ORR_TRY(check_type(o->config));
+    ORR_TRY(orr_gpt2_read(o->config, &o->gpt));
+    if (change)
+        change(&o->gpt);
+    o->tokenizer = orr_tokenizer_create(model_options.tokenizer ? model_options.tokenizer : "bytes");
+    if (!o->tokenizer)
+        return orr_error_code();
+    ORR_TRY(orr_init(&runtime));
+    o->mesh = (struct orr_mesh){(int)layout_options.dp, (int)layout_options.pp, (int)layout_options.tp, orr_rank_count()};
+    o->model = orr_gpt2_create(&o->gpt, &o->mesh);
+    return o->model ? ORR_OK : orr_error_code();
+}
+
+int fill_model(struct opened *o)
+{
+    return o->weights ? orr_weights_load(o->model, o->directory)
+                      : orr_model_randomize(o->model, (uint64_t)layout_options.seed);
+}
+
+void close_model(struct opened *o)
+{
+    orr_model_destroy(o->model);
+    orr_tokenizer_destroy(o->tokenizer);
+    orr_config_destroy(o->config);
+    free(o->directory);
+}
+
+int default_micro_batch(int batch, int dp)
+{
+    int per_replica = batch / dp, wanted = 2 * orr_worker_count() / dp;
+    int micro = wanted > 0 ? per_replica / wanted : per_replica;
+
+    if (micro < 1)
+        micro = 1;
+    while (per_replica % micro != 0)
+        micro--;
+    return micro;
+}
+
+/* ---- data ------------------------------------------------------------------------------------------------- */
+
+struct orr_corpus *open_data(const struct opened *o, const struct list *paths)
+{
+    struct orr_corpus *corpus = orr_corpus_open(paths->item, paths->count, o->tokenizer, 0);
+
+    if (corpus && orr_corpus_check_vocab(corpus, o->gpt.vocab_size) != 0) {
+        orr_corpus_destroy(corpus);
+        return NULL;
+    }
+    return corpus;
+}
+
+int add_sequence(struct sequences *s, char *text, const char *where)
+{
+    int32_t *ids = malloc((strlen(text) / 2 + 1) * sizeof(*ids));
+    int n = 0;
+
+    while (ids) {
+        char *end;
+        while (isspace((unsigned char)*text) || *text == ',')
+            text++;
+        if (*text == '\0')
+            break;
+        errno = 0;
+        long id = strtol(text, &end, 10);
+        if (end == text || errno != 0 || id < 0 || id > INT32_MAX ||
+            (*end && *end != ',' && !isspace((unsigned char)*end))) {
+            free(ids);
+            return command_remedy(command_fail(ORR_EINVAL, "%s: '%.20s' is no token id", where, text),
+                                  "write whole numbers from 0, separated by blanks");
+        }
+        ids[n++] = (int32_t)id;
+        text = end;
+    }
+    if (!ids)
+        return command_fail(ORR_ENOMEM, "%s: no room for the ids", where);
+    if (n == 0) {       /* an empty line is no sequence */
+        free(ids);
+        return ORR_OK;
+    }
+    int *length = realloc(s->length, (size_t)(s->count + 1) * sizeof(*length));
+    int32_t **all = realloc(s->ids, (size_t)(s->count + 1) * sizeof(*all));
+    if (length)
+        s->length = length;
+    if (all)
+        s->ids = all;
+    if (!length || !all) {
+        free(ids);
+        return command_fail(ORR_ENOMEM, "%s: no room for the ids", where);
+    }
+    s->length[s->count] = n;
+    s->ids[s->count++] = ids;
+    if (n > s->longest)
+        s->longest = n;
+    return ORR_OK;
+}
+
+static int read_lines(const char *path, struct sequences *out)
+{
+    FILE *f = is_directory(path) ? (errno = EISDIR, NULL) : fopen(path, "r");
+    char *line = NULL, where[512];
+    size_t size = 0;
+    int status = ORR_OK;
+
+    if (!f)
+        return command_fail(ORR_ENOENT, "%s: cannot be opened: %s", path, strerror(errno));
+    for (long number = 1; status == 0 && getline(&line, &size, f) >= 0; number++) {
+        snprintf(where, sizeof(where), "%s:%ld", path, number);
+        status = add_sequence(out, line, where);
+    }
+    free(line);
+    fclose(f);
+    return status;
+}
+
+int read_sequences(const char *text, const char *path, struct sequences *out)
+{
+    int status = ORR_OK;
+
+    *out = (struct sequences){0};
+    if (!text == !path)
+        return command_remedy(command_fail(ORR_EINVAL, "give either --ids or --ids-file"),
+                              "as in --ids \"5 6 7; 8 9 1\"");
+    if (path) {
+        status = read_lines(path, out);
+    } else {
+        char *copy = strdup(text), *rest = copy;
+        for (char *part; status == 0 && (part = strsep(&rest, ";")) != NULL;)
+            status = add_sequence(out, part, "--ids");
+        free(copy);
+    }
+    if (status == 0 && out->count == 0)
+        status = command_fail(ORR_EINVAL, "%s: holds no token ids", path ? path : "--ids");
+    if (status != 0)
+        free_sequences(out);
+    return status;
+}
+
+int check_sequences(const struct sequences *s, const struct orr_gpt2 *gpt, int shortest)
+{
+    for (int i = 0; i < s->count; i++) {
+        if (s->length[i] < shortest || s->length[i] - (shortest - 1) > gpt->n_positions)
+            return command_fail(ORR_EINVAL, "sequence %d has %d tokens; the model takes %d to %d", i + 1, s->length[i],
+                                shortest, gpt->n_positions + shortest - 1);
+        for (int t = 0; t < s->length[i]; t++)
+            if (s->ids[i][t] >= gpt->vocab_size)
+                return command_fail(ORR_EINVAL, "sequence %d, position %d: token id %d is outside the vocabulary of %d",
+                                    i + 1, t + 1, s->ids[i][t], gpt->vocab_size);
+    }
+    return ORR_OK;
+}
+
+void free_sequences(struct sequences *s)
+{
+    for (int i = 0; i < s->count; i++)
+        free(s->ids[i]);
+    free(s->ids);
+    free(s->length);
+    *s = (struct sequences){0};
+}
+
+/* ---- output ------------------------------------------------------------------------------------------------ */
+
+int print_json(json_t *object)
+{
+    int failed = !object || json_dumpf(object, stdout, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9)) != 0;
+
+    json_decref(object);
+    putchar('\n');
+    return failed ? command_fail(ORR_EIO, "standard output: cannot be written") : ORR_OK;
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tools/options.h"
+
+#include <argp.h>
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <orrery/error.h>
+
+#include "tools/tools.h"
+
+enum { FIRST_KEY = 1000 };
+
+struct parse {
+    struct setting **option;     /* by key */
+    int count;
+    int status;
+};
+
+static int bad_number(const struct setting *o, const char *where, const char *text)
+{
+    return command_fail(ORR_EINVAL, "%s: '%s' is no %s from %.12g to %.12g", where, text,
+                        o->kind == OPTION_INT ? "whole number" : "number", o->min, o->max);
+}
+
+static int set(struct setting *o, const char *where, const char *text)
+{
+    char *end;
+
+    errno = 0;
+    switch (o->kind) {
+    case OPTION_INT: {
+        long long value = strtoll(text, &end, 10);
+        if (*text == '\0' || *end != '\0' || errno != 0 || (double)value < o->min || (double)value > o->max)
+            return bad_number(o, where, text);
+        *(int64_t *)o->target = value;
+        break;
+    }
+    case OPTION_REAL: {
+        double value = strtod(text, &end);
+        if (*text == '\0' || *end != '\0' || !(value >= o->min && value <= o->max))
+            return bad_number(o, where, text);
+        *(double *)o->target = value;
+        break;
+    }
+    case OPTION_TEXT: *(const char **)o->target = text; break;
+    case OPTION_FLAG: *(bool *)o->target = true; break;
+    case OPTION_LIST: {
+        struct list *list = o->target;
+        const char **more = realloc(list->item, (size_t)(list->count + 1) * sizeof(*more));
+        if (!more)
+            return command_fail(ORR_ENOMEM, "%s: no room for another", where);
+        list->item = more;
+        list->item[list->count++] = text;
+        break;
+    }
+    }
+    o->given = true;
+    o->text = text;
+    return 0;
+}
+
+static error_t parse_one(int key, char *arg, struct argp_state *state)
+{
+    struct parse *p = state->input;
+
+    if (key == ARGP_KEY_ARG) {
+        p->status = command_fail(ORR_EINVAL, "'%s' is no option", arg);
+        return EINVAL;
+    }
+    if (key < FIRST_KEY || key >= FIRST_KEY + p->count)
+        return ARGP_ERR_UNKNOWN;
+    struct setting *o = p->option[key - FIRST_KEY];
+    char where[80];
+    snprintf(where, sizeof(where), "--%s", o->name);
+    p->status = set(o, where, arg);
+    return p->status ? EINVAL : 0;
+}
+
+static int read_environment(struct parse *p)
+{
+    for (int i = 0; i < p->count; i++) {
+        struct setting *o = p->option[i];
+        char name[80] = "ORRERY_";
+        size_t n = strlen(name);
+        if (!o->environment)
+            continue;
+        for (const char *c = o->name; *c && n < sizeof(name) - 1; c++)
+            name[n++] = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
+        const char *text = getenv(name);
+        if (text && set(o, name, text) != 0)
+            return ORR_EINVAL;
+    }
+    return 0;
+}
+
+/* argp prints "COMMAND: unrecognized option ..." itself and ends with the status of bad usage. */
+int options_parse(const char *command, const char *summary, struct setting *const tables[], int argc, char **argv)
+{
+    struct parse p = {0};
+    int count = 0;
+
+    for (int t = 0; tables[t]; t++)
+        for (struct setting *o = tables[t]; o->name; o++)
+            count++;
+    p.option = calloc((size_t)count, sizeof(*p.option));
+    struct argp_option *known = calloc((size_t)count + 1, sizeof(*known));
+    if (!p.option || !known) {
+        free(p.option);
+        free(known);
+        return command_fail(ORR_ENOMEM, "no room for the options");
+    }
+    for (int t = 0; tables[t]; t++) {
+        for (struct setting *o = tables[t]; o->name; o++) {
+            known[p.count] = (struct argp_option){.name = o->name,
+                                                  .key = FIRST_KEY + p.count,
+                                                  .arg = o->kind == OPTION_FLAG ? NULL : o->value,
+                                                  .doc = o->help,
+                                                  .group = t + 1};
+            p.option[p.count++] = o;
+        }
+    }
+    char name[64];
+    snprintf(name, sizeof(name), "orrery %s", command);
+    char *program = argv[0];
+    argv[0] = name;
+    argp_err_exit_status = 2;
+    struct argp argp = {.options = known, .parser = parse_one, .doc = summary};
+    int status = read_environment(&p);
+    if (status == 0 && argp_parse(&argp, argc, argv, 0, NULL, &p) != 0)
+        status = p.status ? p.status : ORR_EINVAL;
+    argv[0] = program;
+    free(p.option);
+    free(known);
+    return status;
+}
+
+bool options_given(const struct setting *table, const char *name)
+{
+    while (table->name && strcmp(table->name, name) != 0)
+        table++;
+    return table->name && table->given;
+}
+
+void options_reset(struct setting *const tables[])
+{
+    for (int t = 0; tables[t]; t++) {
+        for (struct setting *o = tables[t]; o->name; o++) {
+            o->given = false;
+            if (o->kind == OPTION_LIST)
+                ((struct list *)o->target)->count = 0;
+        }
+    }
+}
+
+static int add_argument(struct arguments *a, const char *name, const char *text)
+{
+    const char **more = realloc(a->item, (size_t)(a->count + 1) * sizeof(*more));
+    char *argument = NULL;
+
+    if (more)
+        a->item = more;
+    if (!more || asprintf(&argument, text ? "--%s=%s" : "--%s", name, text) < 0)
+        return command_fail(ORR_ENOMEM, "no room for the arguments");
+    a->item[a->count++] = argument;
+    return 0;
+}
+
+int arguments_collect(struct arguments *a, struct setting *const tables[], const char *except)
+{
+    for (int t = 0; tables[t]; t++) {
+        for (const struct setting *o = tables[t]; o->name; o++) {
+            const struct list *list = o->target;
+            if (!o->given || strcmp(o->name, except) == 0)
+                continue;
+            for (int i = 0; i < (o->kind == OPTION_LIST ? list->count : 1); i++)
+                ORR_TRY(add_argument(a, o->name, o->kind == OPTION_LIST ? list->item[i] : o->text));
+        }
+    }
+    return 0;
+}
+
+void arguments_free(struct arguments *a)
+{
+    for (int i = 0; i < a->count; i++)
+        free((char *)a->item[i]);
+    free(a->item);
+}

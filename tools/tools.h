@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the sub-commands of `orrery` share. */
+#ifndef TOOLS_H
+#define TOOLS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <jansson.h>
+
+#include <models/gpt2.h>
+#include <orrery/orrery.h>
+
+#include "tools/options.h"
+
+/* Records the command's own error, as the library does its own, and returns `code`. */
+int command_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int command_remedy(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- options that several commands share: defaults, then what was given -------------------------- */
+
+struct model_options {
+    const char *model, *tokenizer;
+    struct list set;
+};
+
+struct data_options {
+    struct list data, validation;
+    double validation_fraction;
+    const char *task;
+};
+
+struct layout_options {
+    int64_t dp, pp, tp, threads, seed;
+    const char *slots, *dtype;
+};
+
+extern struct model_options model_options;
+extern struct data_options data_options;
+extern struct layout_options layout_options;
+extern struct setting model_table[], data_table[], layout_table[];
+
+/* ---- what they open ------------------------------------------------------------------------------- */
+
+/* A model as the command line names it: a directory (a checkpoint, or one with `latest`), a config.json, a preset. */
+struct opened {
+    char *directory;            /* NULL for a preset or a bare config.json          */
+    bool weights;               /* the directory has parameters                     */
+    struct orr_config *config;
+    struct orr_gpt2 gpt;
+    struct orr_tokenizer *tokenizer;
+    struct orr_mesh mesh;
+    struct orr_slot_policy slots;
+    struct orr_model *model;
+};
+
+/* Checks the layout options, reads the configuration with --set, starts the runtime and builds the model, without
+ * allocating it. change, unless NULL, may alter the hyper-parameters before. */
+int open_model(struct opened *o, void (*change)(struct orr_gpt2 *gpt));
+
+/* Allocates it: with the directory's parameters, or random ones from --seed. */
+int fill_model(struct opened *o);
+void close_model(struct opened *o);
+
+/* Opens a list of inputs and checks every token against the vocabulary. NULL on failure. */
+struct orr_corpus *open_data(const struct opened *o, const struct list *paths);
+
+/* The ids of "--ids", "5 6 7; 8 9 1", or of a file with a sequence per line. */
+struct sequences {
+    int count, longest;
+    int *length;
+    int32_t **ids;
+};
+int add_sequence(struct sequences *s, char *text, const char *where);    /* one line's; an empty one adds none */
+int check_sequences(const struct sequences *s, const struct orr_gpt2 *gpt, int shortest);
+int read_sequences(const char *text, const char *path, struct sequences *out);
+void free_sequences(struct sequences *s);
+extern struct setting sequences_table[];
+extern const char *ids_text, *ids_path;
+
+/* The default microbatch: enough of them that every worker of a replica has one and another waits. */
+int default_micro_batch(int batch, int dp);
+
+/* Prints an object as one line and releases it. */
+int print_json(json_t *object);
+
+/* ---- the commands ----------------------------------------------------------------------------------- */
+int cmd_train(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
+int cmd_generate(int argc, char **argv);
+int cmd_logits(int argc, char **argv);
+int cmd_grads(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+
+#endif
