@@ -13,7 +13,7 @@ enum { LOGITS_BYTES = 32 << 20 };               /* of a chunk of rows, the most 
 /* The class is one for both kinds of head, told apart by the configuration. */
 struct config {
     struct orr_head head;
-    bool tied;
+    int tied;                                   /* as wide as the rest: no padding, which would be hashed */
 };
 
 static void specify(const void *config, struct orr_block_spec *spec)

@@ -97,7 +97,8 @@ struct orr_result {
 
 struct orr_block_class {
     const char *name;                               /* "attention"                                        */
-    size_t config_size;                             /* bytes of its configuration struct                  */
+    size_t config_size;                             /* bytes of its configuration struct, which is hashed for
+                                                       performance models and so must have no padding       */
     void (*specify)(const void *config, struct orr_block_spec *spec);
     /* Floats that F saves for microbatches of shape [batch, seq]. */
     int64_t (*saved_floats)(const void *config, int batch, int seq);
