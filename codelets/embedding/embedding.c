@@ -47,6 +47,7 @@ static void forward(const struct orr_operands *o)
     const struct orr_embedding *e = o->config;
     const struct orri_dropout d = orri_block_dropout(o, e->dropout, DROPOUT_PLACE);
     size_t width = (size_t)e->width;
+
     for (int r = 0; r < o->batch * o->seq; r++) {
         const float *token = o->param[TOKEN] + (size_t)o->ids[r] * width;
         const float *position = o->param[POSITION] + (size_t)(r % o->seq) * width;
@@ -62,14 +63,9 @@ static void weights(const struct orr_operands *o)
 {
     const struct orr_embedding *e = o->config;
     const struct orri_dropout d = orri_block_dropout(o, e->dropout, DROPOUT_PLACE);
-    size_t width = (size_t)e->width, count = (size_t)(o->batch * o->seq) * width;
-    const float *dy = o->dy;
-    if (d.p > 0) {
-        float *masked = orri_scratch(count * sizeof(*masked));
-        memcpy(masked, o->dy, count * sizeof(*masked));
-        orri_dropout_apply(&d, orri_first_element(o, e->width), count, masked);
-        dy = masked;
-    }
+    size_t width = (size_t)e->width;
+    const float *dy = orri_branch_gradient(o, &d, e->width, orri_scratch(scratch_bytes(e, o->batch, o->seq)));
+
     if (o->first_gradient) {
         memset(o->grad[TOKEN], 0, (size_t)e->vocab * width * sizeof(float));
         memset(o->grad[POSITION], 0, (size_t)e->positions * width * sizeof(float));
