@@ -206,8 +206,10 @@ static const struct orr_block_class attention_class = {
 
 int orr_attention(struct orr_model *model, int layer, const struct orr_attention *config)
 {
-    if (config->heads < 1 || config->width % config->heads != 0)
+    if (config->heads < 1 || config->width < 1 || config->width % config->heads != 0)
         return orri_fail(ORR_EINVAL, "attention", "%d heads do not divide a width of %d", config->heads,
                          config->width);
+    ORR_TRY(orri_check_dropout("attention", config->attention_dropout));
+    ORR_TRY(orri_check_dropout("attention", config->dropout));
     return orr_block_append(model, &attention_class, layer, config) ? ORR_OK : orr_error_code();
 }

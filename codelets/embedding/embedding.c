@@ -90,5 +90,9 @@ static const struct orr_block_class embedding_class = {
 
 int orr_embedding(struct orr_model *model, const struct orr_embedding *config)
 {
+    if (config->vocab < 1 || config->positions < 1 || config->width < 1)
+        return orri_fail(ORR_EINVAL, "embedding", "%d tokens, %d positions and a width of %d are not all positive",
+                         config->vocab, config->positions, config->width);
+    ORR_TRY(orri_check_dropout("embedding", config->dropout));
     return orr_block_append(model, &embedding_class, 0, config) ? ORR_OK : orr_error_code();
 }

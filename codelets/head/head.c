@@ -240,8 +240,11 @@ static const struct orr_block_class head_class = {
 int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_block *tied)
 {
     struct config full = {*config, tied != NULL};
-    struct orr_block *block = orr_block_append(model, &head_class, 0, &full);
 
+    if (config->vocab < 1 || config->width < 1)
+        return orri_fail(ORR_EINVAL, "head", "a vocabulary of %d and a width of %d are not both positive",
+                         config->vocab, config->width);
+    struct orr_block *block = orr_block_append(model, &head_class, 0, &full);
     if (!block)
         return orr_error_code();
     return tied ? orr_block_share(block, OUTPUT, tied, 0) : ORR_OK;

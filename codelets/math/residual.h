@@ -10,6 +10,9 @@
 /* The dropout of rate p at a place of the block (orr_dropout_stream()); off outside training. */
 struct orri_dropout orri_block_dropout(const struct orr_operands *o, float p, int place);
 
+/* ORR_EINVAL, as an error of `block`, unless 0 <= p < 1. */
+int orri_check_dropout(const char *block, float p);
+
 /* The number, in the step, of the first element of the microbatch's [B,T,width] activation. */
 uint64_t orri_first_element(const struct orr_operands *o, int width);
 

@@ -165,5 +165,9 @@ static const struct orr_block_class mlp_class = {
 
 int orr_mlp(struct orr_model *model, int layer, const struct orr_mlp *config)
 {
+    if (config->width < 1 || config->hidden < 1)
+        return orri_fail(ORR_EINVAL, "mlp", "a width of %d and a hidden width of %d are not both positive",
+                         config->width, config->hidden);
+    ORR_TRY(orri_check_dropout("mlp", config->dropout));
     return orr_block_append(model, &mlp_class, layer, config) ? ORR_OK : orr_error_code();
 }

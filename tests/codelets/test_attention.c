@@ -235,7 +235,7 @@ START_TEST(microbatches)
 }
 END_TEST
 
-START_TEST(heads_divide_the_width)
+START_TEST(refuses_what_it_cannot_be)
 {
     struct orr_attention config = {.width = 30, .heads = 4};
     struct orr_model *model = harness_model(30);
@@ -243,6 +243,13 @@ START_TEST(heads_divide_the_width)
     ck_assert_int_eq(orr_attention(model, 0, &config), ORR_EINVAL);
     ck_assert_str_eq(orr_error(), "attention: 4 heads do not divide a width of 30");
     config.heads = 0;
+    ck_assert_int_eq(orr_attention(model, 0, &config), ORR_EINVAL);
+    config.heads = 3;
+    config.dropout = 1;
+    ck_assert_int_eq(orr_attention(model, 0, &config), ORR_EINVAL);
+    ck_assert_str_eq(orr_error(), "attention: a dropout of 1 is not in 0 <= p < 1");
+    config.dropout = 0;
+    config.attention_dropout = NAN;
     ck_assert_int_eq(orr_attention(model, 0, &config), ORR_EINVAL);
     ck_assert_int_eq(model->blocks, 1);
     orr_model_destroy(model);
@@ -259,7 +266,7 @@ Suite *suite(void)
     tcase_add_test(c, views);
     tcase_add_test(c, evaluation);
     tcase_add_test(c, microbatches);
-    tcase_add_test(c, heads_divide_the_width);
+    tcase_add_test(c, refuses_what_it_cannot_be);
     suite_add_tcase(s, c);
     return s;
 }

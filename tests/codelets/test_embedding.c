@@ -151,6 +151,18 @@ START_TEST(has_no_backward_to_tokens)
 }
 END_TEST
 
+START_TEST(refuses_what_it_cannot_be)
+{
+    struct orr_embedding empty = {.vocab = 5, .width = 30}, dropout = {5, 5, 30, 1, 0};
+    struct orr_model *model = orr_model_create(&one);
+
+    ck_assert_int_eq(orr_embedding(model, &empty), ORR_EINVAL);
+    ck_assert_int_eq(orr_embedding(model, &dropout), ORR_EINVAL);
+    ck_assert_int_eq(model->blocks, 0);
+    orr_model_destroy(model);
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("embedding");
@@ -162,6 +174,7 @@ Suite *suite(void)
     tcase_add_test(c, evaluation);
     tcase_add_test(c, microbatches);
     tcase_add_test(c, has_no_backward_to_tokens);
+    tcase_add_test(c, refuses_what_it_cannot_be);
     suite_add_tcase(s, c);
     return s;
 }

@@ -190,6 +190,18 @@ START_TEST(microbatches)
 }
 END_TEST
 
+START_TEST(refuses_what_it_cannot_be)
+{
+    struct orr_mlp empty = {.width = 30}, dropout = {.width = 30, .hidden = 4, .dropout = -0.1f};
+    struct orr_model *model = harness_model(30);
+
+    ck_assert_int_eq(orr_mlp(model, 0, &empty), ORR_EINVAL);
+    ck_assert_int_eq(orr_mlp(model, 0, &dropout), ORR_EINVAL);
+    ck_assert_int_eq(model->blocks, 1);
+    orr_model_destroy(model);
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("mlp");
@@ -200,6 +212,7 @@ Suite *suite(void)
     tcase_add_test(c, views);
     tcase_add_test(c, evaluation);
     tcase_add_test(c, microbatches);
+    tcase_add_test(c, refuses_what_it_cannot_be);
     suite_add_tcase(s, c);
     return s;
 }
