@@ -19,6 +19,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
         .view = {{{"token.weight", 2, {e->vocab, e->width}, ORR_INITIAL_NORMAL, e->std, 0, 1, 1, 0}},
                  {{"position.weight", 2, {e->positions, e->width}, ORR_INITIAL_NORMAL, e->std, -1, 1, 1, 0}}},
         .width = e->width,
+        .longest = e->positions,
     };
 }
 

@@ -21,7 +21,7 @@ struct orr_head {
  * that block (an embedding's token.weight [V,C]).
  * ORR_PREDICT writes V logits and C values of norm(x) for each row asked for.
  * A loss that is not finite fails the run with ORR_ENONFINITE.
- * Errors: ORR_EINVAL (a size below 1; `tied` has no such group), ORR_ENOMEM. */
+ * Errors: ORR_EINVAL (a size below 1; `tied` is of another shape), ORR_ENOMEM. */
 int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_block *tied);
 
 #ifdef __cplusplus

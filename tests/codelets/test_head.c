@@ -302,6 +302,21 @@ START_TEST(predict)
 }
 END_TEST
 
+START_TEST(refuses_what_it_cannot_be)
+{
+    struct orr_embedding embedding = {.vocab = 61, .positions = 4, .width = 30};
+    struct orr_head empty = {.width = 30}, other = {.vocab = 60, .width = 30};
+    struct orr_model *model = orr_model_create(&one);
+
+    ck_assert_int_eq(orr_embedding(model, &embedding), 0);
+    ck_assert_int_eq(orr_head(model, &empty, NULL), ORR_EINVAL);
+    ck_assert_int_eq(orr_head(model, &other, orr_model_block(model, 0)), ORR_EINVAL);
+    ck_assert_str_eq(orr_error(), "model: group 0 of block 'embedding' is not the output.weight [60,30] that block "
+                                  "'head' shares");
+    orr_model_destroy(model);
+}
+END_TEST
+
 /* ---- a loss that is not finite stops the run ---------------------------------------------------------------- */
 
 static void read_ones(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
@@ -311,7 +326,7 @@ static void read_ones(void *self, uint64_t first, int count, int seq, int32_t *t
         tokens[i] = labels[i] = 1;
 }
 
-START_TEST(non_finite)
+START_TEST(stops_at_a_loss_that_is_not_finite)
 {
     static const struct orr_parameter_name names[] = {
         {"embedding.token.weight", "token"}, {"embedding.position.weight", "position"},
@@ -334,6 +349,10 @@ START_TEST(non_finite)
         ones[c] = 1;
     }
     ck_assert_int_eq(orr_model_write(model, orr_model_find(model, "beta"), bad), 0);
+    options.seq = 5;
+    ck_assert_ptr_null(orr_training_create(model, &options));
+    ck_assert_str_eq(orr_error(), "model: block 'embedding' takes 4 tokens at most, not 5");
+    options.seq = 4;
     struct orr_training *training = orr_training_create(model, &options);
     ck_assert_msg(training != NULL, "%s", orr_error());
     ck_assert_int_eq(orr_training_submit(training, &source), 0);
@@ -364,7 +383,8 @@ Suite *suite(void)
     tcase_add_loop_test(c, whole, 0, (int)ORRI_COUNT(cases));
     tcase_add_test(c, chunks);
     tcase_add_loop_test(c, predict, 0, 2);
-    tcase_add_test(c, non_finite);
+    tcase_add_test(c, stops_at_a_loss_that_is_not_finite);
+    tcase_add_test(c, refuses_what_it_cannot_be);
     suite_add_tcase(s, c);
     return s;
 }
