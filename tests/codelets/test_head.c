@@ -317,7 +317,30 @@ START_TEST(refuses_what_it_cannot_be)
 }
 END_TEST
 
-/* ---- a loss that is not finite stops the run ---------------------------------------------------------------- */
+/* ---- in a run ------------------------------------------------------------------------------------------------ */
+
+/* Starts StarPU for a model of four positions. */
+static struct orr_model *start(void)
+{
+    static const struct orr_parameter_name names[] = {
+        {"embedding.token.weight", "token"}, {"embedding.position.weight", "position"},
+        {"head.norm.weight", "gamma"},       {"head.norm.bias", "beta"},
+        {"head.output.weight", "output"},
+    };
+
+    ck_assert_msg(orr_init(NULL) == 0, "%s", orr_error());
+    struct orr_model *model = model_of(10, 61, false);
+    ck_assert_msg(orr_model_build(model, names, (int)ORRI_COUNT(names)) == 0, "%s", orr_error());
+    ck_assert_int_eq(orr_model_randomize(model, 1), 0);
+    return model;
+}
+
+static struct orr_training_options options_of(int seq)
+{
+    return (struct orr_training_options){.batch = 2, .micro_batch = 1, .seq = seq,
+                                         .optimizer = orr_optimizer_default(ORR_ADAMW),
+                                         .schedule = {.kind = ORR_SCHEDULE_CONSTANT, .lr = 0.1}};
+}
 
 static void read_ones(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
 {
@@ -328,31 +351,17 @@ static void read_ones(void *self, uint64_t first, int count, int seq, int32_t *t
 
 START_TEST(stops_at_a_loss_that_is_not_finite)
 {
-    static const struct orr_parameter_name names[] = {
-        {"embedding.token.weight", "token"}, {"embedding.position.weight", "position"},
-        {"head.norm.weight", "gamma"},       {"head.norm.bias", "beta"},
-        {"head.output.weight", "output"},
-    };
-    struct orr_training_options options = {
-        .batch = 2, .micro_batch = 1, .seq = 4, .optimizer = orr_optimizer_default(ORR_ADAMW),
-        .schedule = {.kind = ORR_SCHEDULE_CONSTANT, .lr = 0.1}};
+    struct orr_training_options options = options_of(4);
     const struct orr_source source = {read_ones, NULL};
+    struct orr_model *model = start();
     float bad[10], gamma[10], ones[10];
     struct orr_step report;
 
-    ck_assert_msg(orr_init(NULL) == 0, "%s", orr_error());
-    struct orr_model *model = model_of(10, 61, false);
-    ck_assert_msg(orr_model_build(model, names, (int)ORRI_COUNT(names)) == 0, "%s", orr_error());
-    ck_assert_int_eq(orr_model_randomize(model, 1), 0);
     for (int c = 0; c < 10; c++) {
         bad[c] = c == 3 ? NAN : 0;
         ones[c] = 1;
     }
     ck_assert_int_eq(orr_model_write(model, orr_model_find(model, "beta"), bad), 0);
-    options.seq = 5;
-    ck_assert_ptr_null(orr_training_create(model, &options));
-    ck_assert_str_eq(orr_error(), "model: block 'embedding' takes 4 tokens at most, not 5");
-    options.seq = 4;
     struct orr_training *training = orr_training_create(model, &options);
     ck_assert_msg(training != NULL, "%s", orr_error());
     ck_assert_int_eq(orr_training_submit(training, &source), 0);
@@ -364,6 +373,18 @@ START_TEST(stops_at_a_loss_that_is_not_finite)
     ck_assert_int_eq(orr_model_read(model, orr_model_find(model, "gamma"), gamma), 0);
     ck_assert_mem_eq(gamma, ones, sizeof(ones));
     orr_training_destroy(training);
+    orr_model_destroy(model);
+    orr_shutdown();
+}
+END_TEST
+
+START_TEST(refuses_sequences_longer_than_positions)
+{
+    struct orr_model *model = start();
+    struct orr_training_options options = options_of(5);
+
+    ck_assert_ptr_null(orr_training_create(model, &options));
+    ck_assert_str_eq(orr_error(), "model: block 'embedding' takes 4 tokens at most, not 5");
     orr_model_destroy(model);
     orr_shutdown();
 }
@@ -385,6 +406,7 @@ Suite *suite(void)
     tcase_add_loop_test(c, predict, 0, 2);
     tcase_add_test(c, stops_at_a_loss_that_is_not_finite);
     tcase_add_test(c, refuses_what_it_cannot_be);
+    tcase_add_test(c, refuses_sequences_longer_than_positions);
     suite_add_tcase(s, c);
     return s;
 }
