@@ -80,3 +80,27 @@ check_PROGRAMS += tests/test_fuzz_readers
 tests_test_fuzz_readers_SOURCES = tests/fuzz/test_fuzz_readers.c tests/check_main.h tests/files.h
 tests_test_fuzz_readers_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_fuzz_readers_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_embedding
+tests_test_embedding_SOURCES = tests/codelets/test_embedding.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
+	tests/math/reference.h tests/check_main.h
+tests_test_embedding_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_embedding_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_attention
+tests_test_attention_SOURCES = tests/codelets/test_attention.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
+	tests/math/reference.h tests/check_main.h
+tests_test_attention_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_attention_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_mlp
+tests_test_mlp_SOURCES = tests/codelets/test_mlp.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
+	tests/math/reference.h tests/check_main.h
+tests_test_mlp_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_mlp_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_head
+tests_test_head_SOURCES = tests/codelets/test_head.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
+	tests/math/reference.h tests/check_main.h
+tests_test_head_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_head_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests

@@ -100,15 +100,15 @@ static struct orri_attention kernel_of(const struct orr_operands *o)
     return k;
 }
 
-/* Outside training the forward pass keeps in scratch what it would save, beside norm(x) and the kernel's own; B
- * keeps the gradients of the heads, of norm(x) and of what was dropped out. */
+/* The forward pass outside training is the hungriest: it keeps what it would save, beside norm(x) and the kernel's
+ * own. B keeps three of [N,C], the gradients of the heads, of norm(x) and of what was dropped out. */
 static size_t scratch_bytes(const void *config, int batch, int seq)
 {
     const struct orr_attention *a = config;
     struct orri_attention k = kernel(a, batch, seq);
     size_t count = (size_t)batch * (size_t)seq * (size_t)a->width;
 
-    return sizeof(float) * ((size_t)saved_floats(config, batch, seq) + 3 * count) + orri_attention_scratch(&k);
+    return sizeof(float) * ((size_t)saved_floats(config, batch, seq) + count) + orri_attention_scratch(&k);
 }
 
 static double flops(const void *config, int batch, int seq, enum orr_pass pass)
@@ -206,8 +206,10 @@ static const struct orr_block_class attention_class = {
 
 int orr_attention(struct orr_model *model, int layer, const struct orr_attention *config)
 {
-    if (config->heads < 1 || config->width % config->heads != 0)
+    if (config->heads < 1 || config->width < 1 || config->width % config->heads != 0)
         return orri_fail(ORR_EINVAL, "attention", "%d heads do not divide a width of %d", config->heads,
                          config->width);
+    ORR_TRY(orri_check_dropout("attention", config->attention_dropout));
+    ORR_TRY(orri_check_dropout("attention", config->dropout));
     return orr_block_append(model, &attention_class, layer, config) ? ORR_OK : orr_error_code();
 }

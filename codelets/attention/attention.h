@@ -20,7 +20,8 @@ struct orr_attention {
 /* Appends y = x + dropout(concat_h(dropout(softmax(q_h k_h^T / sqrt(C/H) + causal mask)) v_h) Wproj + bproj), with
  * q, k, v = split(norm(x) Wqkv + bqkv), pre-norm as in GPT-2 (Vaswani et al. 2017, Radford et al. 2019). The
  * T x T matrix is never stored. Group 0: norm.weight [C], norm.bias [C], qkv.weight [C,3C], qkv.bias [3C],
- * proj.weight [C,C], proj.bias [C]; matrices are [in,out], q, k and v follow each other, each by heads. */
+ * proj.weight [C,C], proj.bias [C]; matrices are [in,out], q, k and v follow each other, each by heads.
+ * Errors: ORR_EINVAL (H does not divide C, a dropout not in 0 <= p < 1), ORR_ENOMEM. */
 int orr_attention(struct orr_model *model, int layer, const struct orr_attention *config);
 
 #ifdef __cplusplus

@@ -19,6 +19,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
         .view = {{{"token.weight", 2, {e->vocab, e->width}, ORR_INITIAL_NORMAL, e->std, 0, 1, 1, 0}},
                  {{"position.weight", 2, {e->positions, e->width}, ORR_INITIAL_NORMAL, e->std, -1, 1, 1, 0}}},
         .width = e->width,
+        .longest = e->positions,
     };
 }
 
@@ -47,6 +48,7 @@ static void forward(const struct orr_operands *o)
     const struct orr_embedding *e = o->config;
     const struct orri_dropout d = orri_block_dropout(o, e->dropout, DROPOUT_PLACE);
     size_t width = (size_t)e->width;
+
     for (int r = 0; r < o->batch * o->seq; r++) {
         const float *token = o->param[TOKEN] + (size_t)o->ids[r] * width;
         const float *position = o->param[POSITION] + (size_t)(r % o->seq) * width;
@@ -62,14 +64,9 @@ static void weights(const struct orr_operands *o)
 {
     const struct orr_embedding *e = o->config;
     const struct orri_dropout d = orri_block_dropout(o, e->dropout, DROPOUT_PLACE);
-    size_t width = (size_t)e->width, count = (size_t)(o->batch * o->seq) * width;
-    const float *dy = o->dy;
-    if (d.p > 0) {
-        float *masked = orri_scratch(count * sizeof(*masked));
-        memcpy(masked, o->dy, count * sizeof(*masked));
-        orri_dropout_apply(&d, orri_first_element(o, e->width), count, masked);
-        dy = masked;
-    }
+    size_t width = (size_t)e->width;
+    const float *dy = orri_branch_gradient(o, &d, e->width, orri_scratch(scratch_bytes(e, o->batch, o->seq)));
+
     if (o->first_gradient) {
         memset(o->grad[TOKEN], 0, (size_t)e->vocab * width * sizeof(float));
         memset(o->grad[POSITION], 0, (size_t)e->positions * width * sizeof(float));
@@ -94,5 +91,9 @@ static const struct orr_block_class embedding_class = {
 
 int orr_embedding(struct orr_model *model, const struct orr_embedding *config)
 {
+    if (config->vocab < 1 || config->positions < 1 || config->width < 1)
+        return orri_fail(ORR_EINVAL, "embedding", "%d tokens, %d positions and a width of %d are not all positive",
+                         config->vocab, config->positions, config->width);
+    ORR_TRY(orri_check_dropout("embedding", config->dropout));
     return orr_block_append(model, &embedding_class, 0, config) ? ORR_OK : orr_error_code();
 }

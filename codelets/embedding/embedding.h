@@ -17,7 +17,8 @@ struct orr_embedding {
 
 /* Appends y[b,t] = dropout(wte[token[b,t]] + wpe[t]), the first block of a tape.
  * Groups: 0 token.weight [V,C], which a tied head shares; 1 position.weight [positions,C].
- * Dropout is inverted (divides by 1 - p). Token ids must be in 0..V-1. */
+ * Dropout is inverted (divides by 1 - p). Token ids must be in 0..V-1.
+ * Errors: ORR_EINVAL (a size below 1, a dropout not in 0 <= p < 1), ORR_ENOMEM. */
 int orr_embedding(struct orr_model *model, const struct orr_embedding *config);
 
 #ifdef __cplusplus

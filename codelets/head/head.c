@@ -13,8 +13,15 @@ enum { LOGITS_BYTES = 32 << 20 };               /* of a chunk of rows, the most 
 /* The class is one for both kinds of head, told apart by the configuration. */
 struct config {
     struct orr_head head;
-    bool tied;
+    int tied;                                   /* as wide as the rest: no padding, which would be hashed */
 };
+
+static const struct orr_head *head_of(const struct orr_operands *o)
+{
+    const struct config *config = o->config;
+
+    return &config->head;
+}
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
@@ -31,7 +38,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
     };
 }
 
-/* What F leaves for B and W. */
+/* What F leaves, with the gradient of norm(x), because only F has the logits. B fills dgamma and dbeta. */
 struct saved {
     float *mean, *rstd;         /* [N]       */
     float *dnorm;               /* [N,C]     */
@@ -66,6 +73,7 @@ static int chunk_rows(int vocab, int rows)
     return (rows + chunks - 1) / chunks;
 }
 
+/* FBW is the hungriest: it keeps what F would save, beside norm(x) and the logits of a chunk. */
 static size_t scratch_bytes(const void *config, int batch, int seq)
 {
     const struct config *h = config;
@@ -95,7 +103,7 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
 static void chunks(const struct orr_operands *o, const float *norm, float *logits, float *dnorm, float *dw,
                    struct orr_result *result)
 {
-    const struct orr_head *h = &((const struct config *)o->config)->head;
+    const struct orr_head *h = head_of(o);
     const float *w = o->param[OUTPUT];
     int rows = o->batch * o->seq, c = h->width, v = h->vocab;
     int chunk = chunk_rows(v, rows);
@@ -124,7 +132,7 @@ static void add_result(const struct orr_operands *o, const struct orr_result *mi
 
 static void forward(const struct orr_operands *o)
 {
-    const struct orr_head *h = &((const struct config *)o->config)->head;
+    const struct orr_head *h = head_of(o);
     const float *gamma = o->param[NORM], *beta = gamma + h->width;
     int rows = o->batch * o->seq, c = h->width;
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
@@ -137,18 +145,24 @@ static void forward(const struct orr_operands *o)
     add_result(o, &mine);
 }
 
-static void backward(const struct orr_operands *o)
+static void input_gradient(const struct orr_operands *o, const struct saved *s)
 {
-    const struct orr_head *h = &((const struct config *)o->config)->head;
-    int rows = o->batch * o->seq, c = h->width;
-    struct saved s = saved_at(c, rows, o->saved);
+    const float *before = o->add_input_gradient[0] ? o->dx[0] : NULL;
 
-    orri_layernorm_backward(rows, c, s.dnorm, o->x[0], o->param[NORM], s.mean, s.rstd,
-                            o->add_input_gradient[0] ? o->dx[0] : NULL, o->dx[0], s.dgamma, s.dbeta);
+    orri_layernorm_backward(o->batch * o->seq, head_of(o)->width, s->dnorm, o->x[0], o->param[NORM], s->mean, s->rstd,
+                            before, o->dx[0], s->dgamma, s->dbeta);
 }
 
-static void norm_gradient(const struct orr_operands *o, const struct saved *s, int c)
+static void backward(const struct orr_operands *o)
 {
+    struct saved s = saved_at(head_of(o)->width, o->batch * o->seq, o->saved);
+
+    input_gradient(o, &s);
+}
+
+static void norm_gradient(const struct orr_operands *o, const struct saved *s)
+{
+    int c = head_of(o)->width;
     float beta = o->first_gradient ? 0 : 1;
 
     orri_bias_backward(1, c, s->dgamma, c, beta, o->grad[NORM]);
@@ -157,7 +171,7 @@ static void norm_gradient(const struct orr_operands *o, const struct saved *s, i
 
 static void weights(const struct orr_operands *o)
 {
-    const struct orr_head *h = &((const struct config *)o->config)->head;
+    const struct orr_head *h = head_of(o);
     const float *gamma = o->param[NORM], *beta = gamma + h->width;
     int rows = o->batch * o->seq, c = h->width;
     struct saved s = saved_at(c, rows, o->saved);
@@ -166,12 +180,12 @@ static void weights(const struct orr_operands *o)
 
     orri_layernorm_again(rows, c, o->x[0], gamma, beta, s.mean, s.rstd, norm);
     chunks(o, norm, norm + (size_t)rows * (size_t)c, NULL, o->grad[OUTPUT], &again);
-    norm_gradient(o, &s, c);
+    norm_gradient(o, &s);
 }
 
 static void whole(const struct orr_operands *o)
 {
-    const struct orr_head *h = &((const struct config *)o->config)->head;
+    const struct orr_head *h = head_of(o);
     const float *gamma = o->param[NORM], *beta = gamma + h->width;
     int rows = o->batch * o->seq, c = h->width;
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
@@ -182,14 +196,13 @@ static void whole(const struct orr_operands *o)
     orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
     chunks(o, norm, room + saved_floats(o->config, o->batch, o->seq), s.dnorm, o->grad[OUTPUT], &mine);
     add_result(o, &mine);
-    orri_layernorm_backward(rows, c, s.dnorm, o->x[0], gamma, s.mean, s.rstd,
-                            o->add_input_gradient[0] ? o->dx[0] : NULL, o->dx[0], s.dgamma, s.dbeta);
-    norm_gradient(o, &s, c);
+    input_gradient(o, &s);
+    norm_gradient(o, &s);
 }
 
 static void predict(const struct orr_operands *o)
 {
-    const struct orr_head *h = &((const struct config *)o->config)->head;
+    const struct orr_head *h = head_of(o);
     const float *gamma = o->param[NORM], *beta = gamma + h->width;
     int n = o->rows.count, c = h->width, v = h->vocab;
     float *x = orri_scratch(((size_t)n * (size_t)c + 2 * (size_t)n) * sizeof(*x));
@@ -227,8 +240,11 @@ static const struct orr_block_class head_class = {
 int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_block *tied)
 {
     struct config full = {*config, tied != NULL};
-    struct orr_block *block = orr_block_append(model, &head_class, 0, &full);
 
+    if (config->vocab < 1 || config->width < 1)
+        return orri_fail(ORR_EINVAL, "head", "a vocabulary of %d and a width of %d are not both positive",
+                         config->vocab, config->width);
+    struct orr_block *block = orr_block_append(model, &head_class, 0, &full);
     if (!block)
         return orr_error_code();
     return tied ? orr_block_share(block, OUTPUT, tied, 0) : ORR_OK;

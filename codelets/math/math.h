@@ -20,7 +20,7 @@ void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, 
 
 /* ---- LayerNorm (Ba, Kiros, Hinton 2016), per row of `width` ----------------------------------
  * y = (x - mean) rstd gamma + beta, rstd = 1 / sqrt(var + eps), var the biased variance.
- * Writes mean[rows], rstd[rows]. */
+ * Writes mean[rows], rstd[rows]. y may equal x. */
 void orri_layernorm(int rows, int width, const float *x, const float *gamma, const float *beta, float eps, float *y,
                     float *mean, float *rstd);
 

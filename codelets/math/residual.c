@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "core/core.h"
+
 static size_t count_of(const struct orr_operands *o, int width)
 {
     return (size_t)o->batch * (size_t)o->seq * (size_t)width;
@@ -11,6 +13,11 @@ static size_t count_of(const struct orr_operands *o, int width)
 struct orri_dropout orri_block_dropout(const struct orr_operands *o, float p, int place)
 {
     return (struct orri_dropout){o->training ? p : 0, orr_dropout_stream(o, place)};
+}
+
+int orri_check_dropout(const char *block, float p)
+{
+    return p >= 0 && p < 1 ? ORR_OK : orri_fail(ORR_EINVAL, block, "a dropout of %g is not in 0 <= p < 1", p);
 }
 
 uint64_t orri_first_element(const struct orr_operands *o, int width)

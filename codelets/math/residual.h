@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The branch of a residual block, x + dropout(branch), seen from both ends. */
+/* Dropout of a block's output, and the branch of a residual block, x + dropout(branch), seen from both ends. */
 #ifndef ORRI_RESIDUAL_H
 #define ORRI_RESIDUAL_H
 
@@ -10,6 +10,9 @@
 /* The dropout of rate p at a place of the block (orr_dropout_stream()); off outside training. */
 struct orri_dropout orri_block_dropout(const struct orr_operands *o, float p, int place);
 
+/* ORR_EINVAL, as an error of `block`, unless 0 <= p < 1. */
+int orri_check_dropout(const char *block, float p);
+
 /* The number, in the step, of the first element of the microbatch's [B,T,width] activation. */
 uint64_t orri_first_element(const struct orr_operands *o, int width);
 
@@ -19,7 +22,7 @@ void orri_branch_begin(const struct orr_operands *o, const struct orri_dropout *
 /* Makes y = x + dropout(branch) of what the product left there. */
 void orri_branch_end(const struct orr_operands *o, const struct orri_dropout *d, int width);
 
-/* The gradient of the branch: dy, or, with dropout, dy behind it in `room` [B*T,width]. */
+/* The gradient of the branch: dy, or, with dropout, dy through it, in `room` [B*T,width]. */
 const float *orri_branch_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width, float *room);
 
 /* The end of B: dx = dy + layernorm_backward(dnorm), or added to dx where another reader was first.

@@ -68,14 +68,16 @@ static int64_t saved_floats(const void *config, int batch, int seq)
     return (int64_t)batch * seq * (2 + 2 * m->hidden) + 2 * m->width;
 }
 
-/* The forward pass outside training keeps what it would save, beside norm(x), in scratch; B keeps the gradient of
- * h beside those of norm(x) and of what was dropped out. */
+/* The forward pass outside training keeps what it would save, beside norm(x); B keeps the gradient of h beside
+ * those of norm(x) and of what was dropped out. */
 static size_t scratch_bytes(const void *config, int batch, int seq)
 {
     const struct orr_mlp *m = config;
-    size_t rows = (size_t)batch * (size_t)seq;
+    size_t rows = (size_t)batch * (size_t)seq, width = (size_t)m->width;
+    size_t forward = (size_t)saved_floats(config, batch, seq) + rows * width;
+    size_t backward = rows * ((size_t)m->hidden + 2 * width);
 
-    return sizeof(float) * ((size_t)saved_floats(config, batch, seq) + 2 * rows * (size_t)m->width);
+    return sizeof(float) * (forward > backward ? forward : backward);
 }
 
 static double flops(const void *config, int batch, int seq, enum orr_pass pass)
@@ -163,5 +165,9 @@ static const struct orr_block_class mlp_class = {
 
 int orr_mlp(struct orr_model *model, int layer, const struct orr_mlp *config)
 {
+    if (config->width < 1 || config->hidden < 1)
+        return orri_fail(ORR_EINVAL, "mlp", "a width of %d and a hidden width of %d are not both positive",
+                         config->width, config->hidden);
+    ORR_TRY(orri_check_dropout("mlp", config->dropout));
     return orr_block_append(model, &mlp_class, layer, config) ? ORR_OK : orr_error_code();
 }

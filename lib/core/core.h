@@ -30,6 +30,8 @@ char *orri_format(const char *format, ...) __attribute__((format(printf, 1, 2)))
  * by orri_scratch_free_all() once no worker runs. A codelet cannot fail half-way, so running out of
  * memory here, which the memory prediction is there to prevent, says so and aborts. */
 void *orri_scratch(size_t bytes);
+/* Bytes of that buffer as it is now. */
+size_t orri_scratch_size(void);
 void orri_scratch_free_all(void);
 
 /* Monotonic seconds. */

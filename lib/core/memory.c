@@ -70,9 +70,20 @@ static unsigned scratch_generation;
 static _Thread_local struct scratch *mine;
 static _Thread_local unsigned mine_generation;
 
+/* False where the calling thread has no buffer, or had one that orri_scratch_free_all() took. */
+static bool have_scratch(void)
+{
+    return mine && mine_generation == __atomic_load_n(&scratch_generation, __ATOMIC_RELAXED);
+}
+
+size_t orri_scratch_size(void)
+{
+    return have_scratch() ? mine->bytes : 0;
+}
+
 void *orri_scratch(size_t bytes)
 {
-    if (!mine || mine_generation != __atomic_load_n(&scratch_generation, __ATOMIC_RELAXED)) {
+    if (!have_scratch()) {
         mine = calloc(1, sizeof(*mine));
         if (!mine)
             abort();

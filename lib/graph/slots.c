@@ -135,10 +135,21 @@ static int create_rings(struct orr_slots *slots)
     return ORR_OK;
 }
 
+static int check_length(const struct orr_model *model, int seq)
+{
+    for (int l = 0; l < model->blocks; l++)
+        if (model->block[l]->spec.longest > 0 && seq > model->block[l]->spec.longest)
+            return orri_remedy(orri_fail(ORR_EINVAL, "model", "block '%s' takes %d tokens at most, not %d",
+                                         model->block[l]->cls->name, model->block[l]->spec.longest, seq),
+                               "choose shorter sequences");
+    return ORR_OK;
+}
+
 struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slots_options *options)
 {
+    if (check_length(model, options->seq) != 0)
+        return NULL;
     struct orr_slots *slots = orri_calloc(1, sizeof(*slots));
-
     if (!slots)
         return NULL;
     slots->model = model;

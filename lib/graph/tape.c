@@ -100,6 +100,12 @@ int orr_block_share(struct orr_block *block, int group, struct orr_block *of, in
     if (group >= block->spec.groups || block->parameter[group] || !parameter || parameter->users == ORRI_MAX_USERS)
         return orri_fail(ORR_EINVAL, "model", "block '%s' cannot share group %d of block '%s'", block->cls->name,
                          of_group, of->cls->name);
+    const struct orr_view *wanted = &block->spec.view[group][0];
+    if (wanted->name && (parameter->views != 1 || parameter->view[0].shape[0] != wanted->shape[0] ||
+                         parameter->view[0].shape[1] != wanted->shape[1]))
+        return orri_fail(ORR_EINVAL, "model", "group %d of block '%s' is not the %s [%lld,%lld] that block '%s' shares",
+                         of_group, of->cls->name, wanted->name, (long long)wanted->shape[0],
+                         (long long)wanted->shape[1], block->cls->name);
     block->parameter[group] = parameter;
     block->user[group] = parameter->users;
     parameter->user[parameter->users++] = block;

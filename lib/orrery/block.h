@@ -77,9 +77,11 @@ struct orr_view orr_view_shard(const struct orr_view *view, int tp, int t);
 struct orr_block_spec {
     int groups;                                     /* parameter groups, each one flat tile               */
     int views[ORR_MAX_GROUPS];                      /* how many views each has; 0: the group is another
-                                                       block's, handed over with orr_block_share()        */
+                                                       block's, handed over with orr_block_share(), and
+                                                       must have the shape of view[][0] if that is named */
     struct orr_view view[ORR_MAX_GROUPS][ORR_MAX_VIEWS];
     int64_t width;                                  /* C of the output value; the loss block: of its input */
+    int longest;                                    /* T that it takes at most; 0: any                      */
 };
 
 /* Rows and shape of what ORR_PREDICT writes: for every row r of `count` (positions b*T + t in rows[]),
@@ -97,7 +99,8 @@ struct orr_result {
 
 struct orr_block_class {
     const char *name;                               /* "attention"                                        */
-    size_t config_size;                             /* bytes of its configuration struct                  */
+    size_t config_size;                             /* bytes of its configuration struct, which is hashed for
+                                                       performance models and so must have no padding       */
     void (*specify)(const void *config, struct orr_block_spec *spec);
     /* Floats that F saves for microbatches of shape [batch, seq]. */
     int64_t (*saved_floats)(const void *config, int batch, int seq);
@@ -158,7 +161,8 @@ struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct 
 const struct orr_block_class *orr_block_class_of(const struct orr_block *block);
 
 /* Makes group `group` of `block` the group `of_group` of `of` (tied weights): one tile, two readers, a
- * gradient tile each. The block's spec must have left the group without views. */
+ * gradient tile each. The block's spec must have left the group without views. Errors: ORR_EINVAL (another
+ * group or shape than the spec asks for). */
 int orr_block_share(struct orr_block *block, int group, struct orr_block *of, int of_group);
 
 #ifdef __cplusplus

@@ -20,10 +20,6 @@
 #include <orrery/data.h>
 #include <orrery/dtype.h>
 #include <orrery/block.h>
-#include <orrery/checkpoint.h>
-#include <orrery/config.h>
-#include <orrery/data.h>
-#include <orrery/dtype.h>
 #include <orrery/error.h>
 #include <orrery/infer.h>
 #include <orrery/mesh.h>
