@@ -33,7 +33,6 @@ struct orri_parameter {
     int users;
     struct orr_block *user[ORRI_MAX_USERS];
     struct orr_tile *gradient;                  /* [users][dp]                                           */
-    int64_t *gradient_step;                     /* [users][dp]: the step + 1 that last wrote it          */
 };
 
 struct orr_block {
@@ -86,13 +85,12 @@ struct orr_slots {
     bool split;                     /* B and W are tasks of their own                          */
     struct orri_ring *ring;         /* [dp][pp]                                                */
     struct orr_tile *result;        /* [ORRI_PARITIES][dp]                                     */
-    int64_t *result_step;           /* [ORRI_PARITIES][dp]: the step + 1 that last wrote it    */
 };
 
 /* One microbatch on its way. */
 struct orri_microbatch {
-    int64_t step;                   /* chooses gradients' first write, parity and dropout     */
-    int index;                      /* in the step                                            */
+    int64_t step;                   /* chooses parity and dropout                             */
+    int index;                      /* in the step; the first of a replica overwrites sums    */
     uint64_t first_sample;          /* its first sequence, counted from the step's first      */
 };
 

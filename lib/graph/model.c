@@ -28,7 +28,6 @@ void orr_model_destroy(struct orr_model *model)
         for (int i = 0; parameter->gradient && i < parameter->users * model->mesh.dp; i++)
             orr_tile_destroy(&parameter->gradient[i]);
         free(parameter->gradient);
-        free(parameter->gradient_step);
         orr_tile_destroy(&parameter->value);
         for (int v = 0; v < parameter->views; v++)
             free(parameter->name[v]);
@@ -57,6 +56,7 @@ struct orr_view orr_view_shard(const struct orr_view *view, int tp, int t)
 
 static int name_views(struct orr_model *model, const struct orr_parameter_name *names, int count)
 {
+    model->views = 0;
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
         parameter->first_view = model->views;
@@ -130,6 +130,9 @@ static int check_complete(const struct orr_model *model)
             if (!block->parameter[g])
                 return orri_fail(ORR_EINVAL, "model", "group %d of block '%s' is shared with nothing", g,
                                  block->cls->name);
+        if (!block->cls->is_loss && block->readers == 0)
+            return orri_fail(ORR_EINVAL, "model", "nothing reads what block '%s' of layer %d writes", block->cls->name,
+                             block->layer);
     }
     if (model->mesh.tp > 1)
         return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "tp %d: this version has no tensor parallelism",

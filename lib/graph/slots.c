@@ -82,8 +82,7 @@ static int create_gradients(struct orr_model *model)
         if (parameter->gradient)
             continue;
         parameter->gradient = orri_calloc(count, sizeof(*parameter->gradient));
-        parameter->gradient_step = orri_calloc(count, sizeof(*parameter->gradient_step));
-        if (!parameter->gradient || !parameter->gradient_step)
+        if (!parameter->gradient)
             return ORR_ENOMEM;
         for (int u = 0; u < parameter->users; u++) {
             for (int d = 0; d < model->mesh.dp; d++) {
@@ -102,8 +101,7 @@ static int create_results(struct orr_slots *slots)
     size_t count = (size_t)ORRI_PARITIES * (size_t)mesh->dp;
 
     slots->result = orri_calloc(count, sizeof(*slots->result));
-    slots->result_step = orri_calloc(count, sizeof(*slots->result_step));
-    if (!slots->result || !slots->result_step)
+    if (!slots->result)
         return ORR_ENOMEM;
     for (size_t i = 0; i < count; i++) {
         struct orr_coord at = {(int)i % mesh->dp, mesh->pp - 1, 0};
@@ -184,7 +182,6 @@ void orr_slots_destroy(struct orr_slots *slots)
         orr_tile_destroy(&slots->result[i]);
     free(slots->ring);
     free(slots->result);
-    free(slots->result_step);
     free(slots);
 }
 

@@ -269,30 +269,30 @@ static void add(struct list *list, struct orr_tile *tile, unsigned operand, int 
     list->buffer[i] = (struct orri_buffer){tile, mode};
 }
 
-/* The tile to which a microbatch's pass adds gradients; its first write of a step overwrites. */
-static void add_gradients(struct list *list, const struct orr_block *block, int replica, int64_t step)
+/* A step's first microbatch on a replica overwrites what the later ones add to. */
+static bool first_of_replica(const struct orr_model *model, const struct orri_microbatch *mb)
 {
-    const struct orr_model *model = block->model;
-
-    for (int g = 0; g < block->spec.groups; g++) {
-        struct orri_parameter *parameter = block->parameter[g];
-        int i = block->user[g] * model->mesh.dp + replica;
-        bool first = parameter->gradient_step[i] != step + 1;
-        parameter->gradient_step[i] = step + 1;
-        list->task->first_gradient = first;
-        add(list, &parameter->gradient[i], ORR_GRADIENTS, g, first ? STARPU_W : STARPU_RW);
-    }
+    return mb->index < model->mesh.dp;
 }
 
-static void add_result(struct list *list, struct orr_slots *slots, int replica, int64_t step)
+static void add_gradients(struct list *list, const struct orr_block *block, const struct orri_microbatch *mb)
 {
-    struct orr_tile *result = orri_slots_result(slots, step, replica);
-    int64_t *last = &slots->result_step[result - slots->result];
-    bool first = *last != step + 1;
+    const struct orr_mesh *mesh = &block->model->mesh;
+    bool first = first_of_replica(block->model, mb);
 
-    *last = step + 1;
+    list->task->first_gradient = first;
+    for (int g = 0; g < block->spec.groups; g++)
+        add(list, &block->parameter[g]->gradient[block->user[g] * mesh->dp + orr_mesh_replica(mesh, mb->index)],
+            ORR_GRADIENTS, g, first ? STARPU_W : STARPU_RW);
+}
+
+static void add_result(struct list *list, struct orr_slots *slots, const struct orri_microbatch *mb)
+{
+    bool first = first_of_replica(slots->model, mb);
+
     list->task->first_result = first;
-    add(list, result, ORR_RESULT, 0, first ? STARPU_W : STARPU_RW);
+    add(list, orri_slots_result(slots, mb->step, orr_mesh_replica(&slots->model->mesh, mb->index)), ORR_RESULT, 0,
+        first ? STARPU_W : STARPU_RW);
 }
 
 /* The gradient that a block writes for input i lies beside the value, in the slot of the block that wrote it. */
@@ -319,7 +319,6 @@ static int pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb
     const struct orr_slots_options *o = &slots->options;
     unsigned operands = operands_of(block->cls, pass);
     struct starpu_codelet *codelet = codelet_of(block->cls, pass);
-    int replica = orr_mesh_replica(&slots->model->mesh, mb->index);
     struct orri_slot *slot = orri_slots_at(slots, mb->index, block->stage);
     struct task task = {.block = block, .slots = slots, .pass = pass, .mb = *mb, .rows = rows};
     struct list list = {.task = &task};
@@ -341,14 +340,14 @@ static int pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb
         add(&list, &slot->value[block->index], ORR_OUTPUT, 0, STARPU_W);
     if (operands & ORR_OUTPUT_GRADIENT)
         add(&list, &slot->gradient[block->index], ORR_OUTPUT_GRADIENT, 0, STARPU_R);
-    if ((operands & ORR_SAVEDS) && o->training)
+    if ((operands & ORR_SAVEDS) && slot->saved[block->index].handle)
         add(&list, &slot->saved[block->index], ORR_SAVEDS, 0, saved_mode(pass));
     if (operands & ORR_INPUT_GRADIENT)
         add_input_gradients(&list, slots, mb, block);
     if (operands & ORR_GRADIENTS)
-        add_gradients(&list, block, replica, mb->step);
+        add_gradients(&list, block, mb);
     if (operands & ORR_RESULT)
-        add_result(&list, slots, replica, mb->step);
+        add_result(&list, slots, mb);
     if (operands & ORR_PREDICTION)
         add(&list, &slot->prediction, ORR_PREDICTION, 0, STARPU_W);
     return orri_task_submit(slots->model, codelet, task.buffers, list.buffer, &task, sizeof(task),
