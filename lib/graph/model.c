@@ -15,6 +15,7 @@ struct orr_model *orr_model_create(const struct orr_mesh *mesh)
     if (!model)
         return NULL;
     model->mesh = *mesh;
+    model->failed_run = INT64_MAX;
     pthread_mutex_init(&model->failure_lock, NULL);
     return model;
 }
@@ -291,28 +292,34 @@ const struct orr_mesh *orr_model_mesh(const struct orr_model *model)
     return &model->mesh;
 }
 
-bool orri_model_failed(const struct orr_model *model)
+bool orri_model_stopped(const struct orr_model *model, int64_t run)
 {
-    return __atomic_load_n(&model->status, __ATOMIC_ACQUIRE) != 0;
+    return run >= __atomic_load_n(&model->failed_run, __ATOMIC_ACQUIRE);
 }
 
 int orr_model_status(const struct orr_model *model)
 {
-    int status = __atomic_load_n(&model->status, __ATOMIC_ACQUIRE);
+    pthread_mutex_t *lock = (pthread_mutex_t *)&model->failure_lock;
 
-    return status ? orri_fail(status, "run", "%s", model->failure) : ORR_OK;
+    if (__atomic_load_n(&model->status, __ATOMIC_ACQUIRE) == 0)
+        return ORR_OK;
+    pthread_mutex_lock(lock);
+    int status = orri_fail(model->status, "run", "%s", model->failure);
+    pthread_mutex_unlock(lock);
+    return status;
 }
 
-void orri_model_fail(struct orr_model *model, int code, const char *format, ...)
+void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
 {
     va_list args;
 
     pthread_mutex_lock(&model->failure_lock);
-    if (!orri_model_failed(model)) {
+    if (run < model->failed_run) {
         va_start(args, format);
         vsnprintf(model->failure, sizeof(model->failure), format, args);
         va_end(args);
         __atomic_store_n(&model->status, code, __ATOMIC_RELEASE);
+        __atomic_store_n(&model->failed_run, run, __ATOMIC_RELEASE);
     }
     pthread_mutex_unlock(&model->failure_lock);
 }

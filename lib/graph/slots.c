@@ -221,7 +221,9 @@ void orr_slots_memory(const struct orr_model *model, const struct orr_slots_opti
         if (scratch > most_scratch)
             most_scratch = scratch;
     }
-    need->slots += (int64_t)ring_size(model, o, mesh->pp - 1) * mesh->dp * size * o->predict_floats;
+    int64_t tokens = (int64_t)o->batch * o->seq;
+    need->slots += mesh->dp * size * ((int64_t)ring_size(model, o, 0) * tokens +
+                                      (int64_t)ring_size(model, o, mesh->pp - 1) * (tokens + o->predict_floats));
     need->scratch = most_scratch * orr_worker_count();
     need->total = need->parameters + need->gradients + need->state + need->slots + need->scratch;
 }

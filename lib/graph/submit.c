@@ -70,7 +70,7 @@ static void pass_cpu(void *buffers[], void *argument)
     const struct orr_block_class *cls = task->block->cls;
     struct orr_operands o;
 
-    if (orri_model_failed(task->slots->model))
+    if (orri_model_stopped(task->slots->model, task->mb.run))
         return;
     decode(task, buffers, &o);
     if (task->pass == ORR_BOTH) {
@@ -85,8 +85,8 @@ void orr_task_fail(const struct orr_operands *o, int code, const char *what)
 {
     const struct task *task = o->task;
 
-    orri_model_fail(task->slots->model, code, "%s of layer %d, microbatch %d, step %lld: %s", task->block->cls->name,
-                    task->block->layer, task->mb.index, (long long)task->mb.step + 1, what);
+    orri_model_fail(task->slots->model, task->mb.run, code, "%s of layer %d, microbatch %d, step %lld: %s",
+                    task->block->cls->name, task->block->layer, task->mb.index, (long long)task->mb.step + 1, what);
 }
 
 struct orr_rng orr_dropout_stream(const struct orr_operands *o, int place)
@@ -323,8 +323,7 @@ static int pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb
     struct task task = {.block = block, .slots = slots, .pass = pass, .mb = *mb, .rows = rows};
     struct list list = {.task = &task};
 
-    if (orri_model_failed(slots->model))
-        return orr_model_status(slots->model);
+    ORR_TRY(orr_model_status(slots->model));
     if (!codelet)
         return ORR_ENOMEM;
     if (operands & ORR_IDS)
@@ -404,13 +403,14 @@ struct input {
     uint64_t first;
     int batch, seq;
     const struct orr_model *model;
+    int64_t run;
 };
 
 static void input_cpu(void *buffers[], void *argument)
 {
     const struct input *input = argument;
 
-    if (orri_model_failed(input->model))
+    if (orri_model_stopped(input->model, input->run))
         return;
     input->source.read(input->source.self, input->first, input->batch, input->seq,
                        (int32_t *)STARPU_VECTOR_GET_PTR(buffers[0]), (int32_t *)STARPU_VECTOR_GET_PTR(buffers[1]));
@@ -428,14 +428,13 @@ int orri_input_submit(struct orr_slots *slots, const struct orri_microbatch *mb,
                       uint64_t first)
 {
     struct orr_model *model = slots->model;
-    struct input input = {*source, first, slots->options.batch, slots->options.seq, model};
+    struct input input = {*source, first, slots->options.batch, slots->options.seq, model, mb->run};
     struct orri_buffer buffers[] = {
         {&orri_slots_at(slots, mb->index, 0)->ids, STARPU_W},
         {&orri_slots_at(slots, mb->index, model->mesh.pp - 1)->labels, STARPU_W},
     };
 
-    if (orri_model_failed(model))
-        return orr_model_status(model);
+    ORR_TRY(orr_model_status(model));
     return orri_task_submit(model, &input_codelet, 2, buffers, &input, sizeof(input), ORRI_PRIORITY_UPDATE,
                             mb->index, 0);
 }

@@ -33,8 +33,8 @@ int orr_weights_load(struct orr_model *model, const char *directory);
 int orr_weights_save(struct orr_model *model, const char *directory);
 
 /* Writes the checkpoint of the last submitted step below `out` (made where missing), waiting for the step; `trainer`
- * becomes trainer.json with its "step" set. Moves `latest`, then removes the oldest step directories until `keep` are left
- * (0: all stay). ORR_EIO leaves what was there as it was. */
+ * becomes trainer.json with its "step" set. Moves `latest`, then removes what a crash left half-written and the oldest
+ * other step directories until `keep` are left (0: all stay). ORR_EIO leaves what was there as it was. */
 int orr_checkpoint_save(const char *out, struct orr_training *training, const struct orr_config *config,
                         struct orr_config *trainer, int keep);
 
