@@ -75,3 +75,8 @@ check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h
 tests_test_gpt2_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_gpt2_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_mesh
+tests_test_mesh_SOURCES = tests/tile/test_mesh.c tests/check_main.h
+tests_test_mesh_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_mesh_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
