@@ -26,6 +26,11 @@ static int check_append(const struct orr_model *model, const struct orr_block_cl
     for (int i = 0; i < count; i++)
         if (inputs[i]->model != model)
             return orri_fail(ORR_EINVAL, "model", "block '%s' reads a value of another model", cls->name);
+    for (int i = 1; i < count; i++)
+        for (int j = 0; j < i; j++)
+            if (inputs[i] == inputs[j])
+                return orri_fail(ORR_EINVAL, "model", "block '%s' reads the value of block '%s' twice", cls->name,
+                                 inputs[i]->cls->name);
     return ORR_OK;
 }
 
@@ -121,9 +126,6 @@ bool orri_tape_first_gradient(const struct orr_block *block, int input)
         for (int i = 0; i < model->block[l]->inputs; i++)
             if (model->block[l]->input[i] == writer)
                 return false;
-    for (int i = 0; i < input; i++)
-        if (block->input[i] == writer)
-            return false;
     return true;
 }
 

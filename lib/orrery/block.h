@@ -151,7 +151,7 @@ struct orr_block *orr_block_append(struct orr_model *model, const struct orr_blo
                                    const void *config);
 
 /* As above for a block that reads the values inputs[0..count-1], given by the blocks that write them
- * (an encoder's output, a skip connection). */
+ * (an encoder's output, a skip connection), no two of them the same. */
 struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct orr_block_class *cls, int layer,
                                           const void *config, int count, struct orr_block *const inputs[]);
 
