@@ -85,3 +85,8 @@ check_PROGRAMS += tests/test_tape
 tests_test_tape_SOURCES = tests/graph/test_tape.c tests/check_main.h tests/graph/toys.h
 tests_test_tape_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_tape_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_slots
+tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/check_main.h
+tests_test_slots_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_slots_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests

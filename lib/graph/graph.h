@@ -69,7 +69,7 @@ struct orr_model {
 /* What a replica's stage keeps for one microbatch in flight, per block of the stage. */
 struct orri_slot {
     struct orr_tile ids;            /* tokens of the first stage                               */
-    struct orr_tile labels;         /* of the last                                             */
+    struct orr_tile labels;         /* of the last; the first has them on their way there       */
     struct orr_tile prediction;     /* of the last, when predicting                            */
     struct orr_tile *value;         /* [blocks]: outputs                                       */
     struct orr_tile *gradient;      /* [blocks]: gradients of the outputs                      */

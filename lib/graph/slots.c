@@ -51,11 +51,10 @@ static int create_slot(struct orr_slots *slots, struct orri_slot *slot, struct o
         return ORR_ENOMEM;
     if (at.p == 0)
         ORR_TRY(orr_tile_create(&slot->ids, ORR_TOKENS, ORR_I32, tokens, rank, false));
-    if (last_stage(model, at.p)) {
+    if (at.p == 0 || last_stage(model, at.p))
         ORR_TRY(orr_tile_create(&slot->labels, ORR_TOKENS, ORR_I32, tokens, rank, false));
-        if (o->predict_floats > 0)
-            ORR_TRY(orr_tile_create(&slot->prediction, ORR_ACTIVATION, ORR_F32, o->predict_floats, rank, false));
-    }
+    if (last_stage(model, at.p) && o->predict_floats > 0)
+        ORR_TRY(orr_tile_create(&slot->prediction, ORR_ACTIVATION, ORR_F32, o->predict_floats, rank, false));
     for (int l = 0; l < model->blocks; l++) {
         const struct orr_block *block = model->block[l];
         if (block->stage != at.p)
@@ -221,9 +220,9 @@ void orr_slots_memory(const struct orr_model *model, const struct orr_slots_opti
         if (scratch > most_scratch)
             most_scratch = scratch;
     }
-    int64_t tokens = (int64_t)o->batch * o->seq;
-    need->slots += mesh->dp * size * ((int64_t)ring_size(model, o, 0) * tokens +
-                                      (int64_t)ring_size(model, o, mesh->pp - 1) * (tokens + o->predict_floats));
+    int64_t tokens = (int64_t)o->batch * o->seq, in_last = (mesh->pp > 1 ? tokens : 0) + o->predict_floats;
+    need->slots +=
+        mesh->dp * size * (ring_size(model, o, 0) * 2 * tokens + ring_size(model, o, mesh->pp - 1) * in_last);
     need->scratch = most_scratch * orr_worker_count();
     need->total = need->parameters + need->gradients + need->state + need->slots + need->scratch;
 }

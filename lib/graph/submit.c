@@ -424,17 +424,40 @@ static struct starpu_codelet input_codelet = {
     .color = ORRI_COLOR_OTHER,
 };
 
+static void labels_cpu(void *buffers[], void *argument)
+{
+    const struct input *input = argument;
+
+    if (!orri_model_stopped(input->model, input->run))
+        memcpy((void *)STARPU_VECTOR_GET_PTR(buffers[1]), (void *)STARPU_VECTOR_GET_PTR(buffers[0]),
+               (size_t)input->batch * (size_t)input->seq * sizeof(int32_t));
+}
+
+static struct starpu_codelet labels_codelet = {
+    .cpu_funcs = {labels_cpu},
+    .nbuffers = 2,
+    .modes = {STARPU_R, STARPU_W},
+    .name = "labels",
+    .color = ORRI_COLOR_OTHER,
+};
+
+/* The last stage has fewer slots than the first. Tokens must not wait for one there, so the labels wait in a tile
+ * of their own. */
 int orri_input_submit(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_source *source,
                       uint64_t first)
 {
     struct orr_model *model = slots->model;
     struct input input = {*source, first, slots->options.batch, slots->options.seq, model, mb->run};
-    struct orri_buffer buffers[] = {
-        {&orri_slots_at(slots, mb->index, 0)->ids, STARPU_W},
-        {&orri_slots_at(slots, mb->index, model->mesh.pp - 1)->labels, STARPU_W},
-    };
+    struct orri_slot *begin = orri_slots_at(slots, mb->index, 0);
+    struct orri_slot *end = orri_slots_at(slots, mb->index, model->mesh.pp - 1);
+    struct orri_buffer read[] = {{&begin->ids, STARPU_W}, {&begin->labels, STARPU_W}};
+    struct orri_buffer pass_on[] = {{&begin->labels, STARPU_R}, {&end->labels, STARPU_W}};
 
     ORR_TRY(orr_model_status(model));
-    return orri_task_submit(model, &input_codelet, 2, buffers, &input, sizeof(input), ORRI_PRIORITY_UPDATE,
+    ORR_TRY(orri_task_submit(model, &input_codelet, 2, read, &input, sizeof(input), ORRI_PRIORITY_UPDATE, mb->index,
+                             0));
+    if (begin == end)
+        return ORR_OK;
+    return orri_task_submit(model, &labels_codelet, 2, pass_on, &input, sizeof(input), ORRI_PRIORITY_UPDATE,
                             mb->index, 0);
 }

@@ -25,8 +25,8 @@ char *orr_checkpoint_resolve(const char *path);
 /* Reads all parameters from directory/model.safetensors, or from the shards that
  * directory/model.safetensors.index.json names. fp32, fp16, bf16 and fp64 are taken. Names with and without the
  * leading "transformer." are known; buffers that old files hold (attn.bias, attn.masked_bias) and the stored copy of
- * a tied head are passed over. ORR_ENOENT for a missing file or tensor, ORR_EFORMAT for a wrong shape, dtype or a tensor that the
- * model does not have. The parameters are undefined after a failure. */
+ * a tied head are passed over. ORR_ENOENT for a missing file or tensor, ORR_EFORMAT for a wrong shape, dtype or a
+ * tensor that the model does not have. The parameters are undefined after a failure. */
 int orr_weights_load(struct orr_model *model, const char *directory);
 
 /* Writes them to directory/model.safetensors, whole or not at all. ORR_EIO. */

@@ -100,7 +100,8 @@ static void check_gradient(struct orr_training *training, struct orr_model *mode
 
     ck_assert_int_eq(orr_training_read_gradient(training, orr_model_find(model, name), found), 0);
     for (int c = 0; c < TOY_WIDTH; c++)
-        ck_assert_msg((double)found[c] == expected[c], "%s[%d] is %g, not %g", name, c, (double)found[c], expected[c]);
+        ck_assert_msg((double)found[c] == expected[c], "%s[%d] is %g, not %g", name, c, (double)found[c],
+                      expected[c]);
 }
 
 static void check_diamond(struct orr_mesh mesh, const char *slots, int micro_batch)
@@ -238,7 +239,8 @@ START_TEST(test_wrong_descriptions)
     ck_assert_ptr_null(orr_block_append_inputs(model, &scale_class, 2, &plain, 1, &stranger));
     expect(ORR_EINVAL, ORR_EINVAL, "block 'scale' reads a value of another model");
 
-    ck_assert_ptr_null(orr_block_append_inputs(model, &add_class, 2, &plain, 2, (struct orr_block *[]){scale, scale}));
+    struct orr_block *twice[] = {scale, scale};
+    ck_assert_ptr_null(orr_block_append_inputs(model, &add_class, 2, &plain, 2, twice));
     expect(ORR_EINVAL, ORR_EINVAL, "block 'add' reads the value of block 'scale' twice");
 
     struct orr_block *loss = orr_block_append_inputs(model, &loss_class, 3, &tied, 1, &source);
