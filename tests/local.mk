@@ -90,3 +90,8 @@ check_PROGRAMS += tests/test_slots
 tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/check_main.h
 tests_test_slots_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_slots_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_update
+tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h
+tests_test_update_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_update_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests

@@ -209,7 +209,7 @@ START_TEST(test_update_by_hand)
 }
 END_TEST
 
-/* ---- wrong descriptions ------------------------------------------------------------------------------------------- */
+/* ---- wrong descriptions ----------------------------------------------------------------------------------------*/
 
 static void expect(int code, int expected, const char *message)
 {
@@ -310,7 +310,7 @@ START_TEST(test_wrong_options)
 }
 END_TEST
 
-/* ---- steps that fail ---------------------------------------------------------------------------------------------- */
+/* ---- steps that fail -------------------------------------------------------------------------------------------*/
 
 static struct {
     int id, microbatch, step, pass;
