@@ -95,3 +95,8 @@ check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h
 tests_test_update_LDADD = liborri.la $(CHECK_LIBS)
 tests_test_update_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_training
+tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h
+tests_test_training_LDADD = liborri.la $(CHECK_LIBS)
+tests_test_training_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
