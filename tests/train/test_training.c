@@ -18,7 +18,7 @@ enum { VOCAB = 61, WIDTH = 32, POSITIONS = 24, SEQ = 12, BATCH = 8, MOST_STEPS =
 
 static const struct orr_mesh one = {1, 1, 1, 1};
 
-/* ---- a model and its training ------------------------------------------------------------------------------------ */
+/* ---- a model and its training -------------------------------------------------------------------------------- */
 
 struct setup {
     struct orr_mesh mesh;
@@ -169,7 +169,7 @@ static struct result train(struct setup s, int steps)
     return r;
 }
 
-/* ---- training ------------------------------------------------------------------------------------------------------ */
+/* ---- training ------------------------------------------------------------------------------------------------ */
 
 START_TEST(test_overfits)
 {
@@ -292,7 +292,7 @@ START_TEST(test_dropout_knows_no_layout)
 }
 END_TEST
 
-/* ---- checkpoints ------------------------------------------------------------------------------------------------------ */
+/* ---- checkpoints --------------------------------------------------------------------------------------------- */
 
 static struct orr_config *config_of(const char *text)
 {
@@ -602,7 +602,7 @@ START_TEST(test_failed_run_is_not_saved)
 }
 END_TEST
 
-/* ---- evaluation and generation ------------------------------------------------------------------------------------------- */
+/* ---- evaluation and generation ------------------------------------------------------------------------------- */
 
 /* The loss over the samples' labels, from the predictor's logits. */
 static struct orr_result loss_by_hand(struct orr_model *model, int64_t count, int seq)

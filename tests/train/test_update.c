@@ -16,7 +16,7 @@ static double uniform(void)
     return 2.0 * rand() / RAND_MAX - 1;
 }
 
-/* ---- optimizers ------------------------------------------------------------------------------------------------- */
+/* ---- optimizers ---------------------------------------------------------------------------------------------- */
 
 /* One parameter's update, as train.h prints it. state[0], state[1] are m and v, or the one that there is. */
 static double reference(const struct orr_optimizer *o, double wd, double lr, int t, double g, double p, double state[2])
@@ -103,7 +103,7 @@ START_TEST(test_optimizer_names)
 }
 END_TEST
 
-/* ---- weight decay: matrices only ------------------------------------------------------------------------------------- */
+/* ---- weight decay: matrices only ----------------------------------------------------------------------------- */
 
 static void mixed_spec(const void *config, struct orr_block_spec *spec)
 {
@@ -170,7 +170,7 @@ START_TEST(test_decay_of_matrices_only)
 }
 END_TEST
 
-/* ---- sums ------------------------------------------------------------------------------------------------------------ */
+/* ---- sums ---------------------------------------------------------------------------------------------------- */
 
 START_TEST(test_sum_squares)
 {
@@ -213,7 +213,7 @@ START_TEST(test_sum_tiles)
 }
 END_TEST
 
-/* ---- the tree of reductions -------------------------------------------------------------------------------------------- */
+/* ---- the tree of reductions ---------------------------------------------------------------------------------- */
 
 /* Replica d's gradient, whose sum depends on the order. */
 static float part(int replica, int c)
@@ -285,7 +285,7 @@ START_TEST(test_reduction)
 }
 END_TEST
 
-/* ---- schedules ----------------------------------------------------------------------------------------------------------- */
+/* ---- schedules ----------------------------------------------------------------------------------------------- */
 
 START_TEST(test_schedules)
 {
