@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "check_main.h"
+#include "graph/graph.h"
 #include "graph/toys.h"
 
 static const struct orr_mesh one = {1, 1, 1, 1};
@@ -315,13 +316,16 @@ END_TEST
 static struct {
     int id, microbatch, step, pass;
     enum { BY_CALL, BY_LOSS, BY_NAN, BY_INFINITY } how;
-    atomic_int seen;
+    atomic_int seen, ran_on;
 } trouble;
 
 static void make_trouble(const struct orr_operands *o, const struct toy *toy, enum orr_pass pass)
 {
-    if (toy->id != trouble.id || (int)pass != trouble.pass || toy_microbatch(o) != trouble.microbatch ||
-        (int)o->step != trouble.step)
+    if (toy_microbatch(o) != trouble.microbatch || (int)o->step != trouble.step)
+        return;
+    if (toy->id > trouble.id && pass == ORR_FORWARD && trouble.pass == ORR_FORWARD)
+        atomic_fetch_add(&trouble.ran_on, 1);
+    if (toy->id != trouble.id || (int)pass != trouble.pass)
         return;
     atomic_fetch_add(&trouble.seen, 1);
     switch (trouble.how) {
@@ -368,6 +372,7 @@ static void check_trouble(struct orr_mesh mesh, float clip, int code, const char
     struct orr_model *model = toy_chain(&mesh, SCALES);
     struct orr_training *training = orr_training_create(model, &options);
     atomic_store(&trouble.seen, 0);
+    atomic_store(&trouble.ran_on, 0);
     toys.end = make_trouble;
     for (int s = 0; s < trouble.step + 4 && status == 0; s++)
         status = orr_training_submit(training, &toy_source);
@@ -377,6 +382,7 @@ static void check_trouble(struct orr_mesh mesh, float clip, int code, const char
     expect(next, code, message);
     ck_assert_int_eq(reports, trouble.step);
     ck_assert_int_eq(trouble.seen, 1);
+    ck_assert_msg(trouble.ran_on == 0, "the failed microbatch runs on");
     expect(orr_training_next(training, &report, false), code, message);
     expect(orr_training_submit(training, &toy_source), code, message);
     expect(orr_training_gradients(training, &toy_source, &report), code, message);
@@ -457,6 +463,40 @@ START_TEST(test_non_finite_gradient)
 }
 END_TEST
 
+/* A step that fails while updates of the one before have yet to be made does not keep them from it: someone who reads
+ * the parameters of block 2 holds up its update, and meanwhile the first block fails in the next step. */
+START_TEST(test_step_before_ends_well)
+{
+    struct orr_training_options options = usual("h1", 1);
+    float good[PARAMETERS][TOY_WIDTH], found[PARAMETERS][TOY_WIDTH];
+    struct orr_step report;
+    run_well(one, options, 1, good);
+    struct orr_model *model = toy_chain(&one, SCALES);
+    struct orr_training *training = orr_training_create(model, &options);
+
+    trouble.id = trouble.microbatch = 0;
+    trouble.pass = ORR_FORWARD;
+    trouble.step = 1;
+    trouble.how = BY_CALL;
+    atomic_store(&trouble.seen, 0);
+    toys.end = make_trouble;
+    ck_assert_ptr_nonnull(orr_tile_acquire(&model->block[2]->parameter[0]->value, false));
+    ck_assert_int_eq(orr_training_submit(training, &toy_source), 0);
+    orr_training_submit(training, &toy_source);
+    bool failed = toy_wait(&trouble.seen, 1);
+    orr_tile_release(&model->block[2]->parameter[0]->value);
+    ck_assert(failed);
+    ck_assert_int_eq(orr_training_next(training, &report, true), 1);
+    ck_assert_int_eq(report.step, 1);
+    expect(orr_training_next(training, &report, true), ORR_EDEVICE, "source of layer 0, microbatch 0, step 2");
+    read_all(model, found);
+    ck_assert_mem_eq(found, good, sizeof(good));
+    orr_training_destroy(training);
+    orr_model_destroy(model);
+    toys.end = NULL;
+}
+END_TEST
+
 /* Destroying at once, with failed tasks in flight. */
 START_TEST(test_destroy_in_flight)
 {
@@ -522,6 +562,7 @@ Suite *suite(void)
     tcase_add_test(c, test_failing_tasks);
     tcase_add_test(c, test_non_finite_loss);
     tcase_add_test(c, test_non_finite_gradient);
+    tcase_add_test(c, test_step_before_ends_well);
     tcase_add_test(c, test_destroy_in_flight);
     tcase_add_test(c, test_nothing_to_learn);
     suite_add_tcase(s, c);
