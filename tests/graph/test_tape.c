@@ -94,6 +94,15 @@ static struct by_hand differentiate(uint64_t first)
     return g;
 }
 
+static double norm_of(const struct by_hand *g)
+{
+    double squares = 0;
+
+    for (int c = 0; c < TOY_WIDTH; c++)
+        squares += g->w[c] * g->w[c] + g->u[c] * g->u[c] + g->v[c] * g->v[c] + g->b[c] * g->b[c];
+    return sqrt(squares);
+}
+
 static void check_gradient(struct orr_training *training, struct orr_model *model, const char *name,
                            const double *expected)
 {
@@ -123,11 +132,7 @@ static void check_diamond(struct orr_mesh mesh, const char *slots, int micro_bat
         check_gradient(training, model, "scale.1", expected.u);
         check_gradient(training, model, "scale.2", expected.v);
         check_gradient(training, model, "bias", expected.b);
-        double squares = 0;
-        for (int c = 0; c < TOY_WIDTH; c++)
-            squares += expected.w[c] * expected.w[c] + expected.u[c] * expected.u[c] + expected.v[c] * expected.v[c] +
-                       expected.b[c] * expected.b[c];
-        ck_assert_double_eq_tol(report.grad_norm, sqrt(squares), 1e-6 * sqrt(squares));
+        ck_assert_double_eq_tol(report.grad_norm, norm_of(&expected), 1e-6 * norm_of(&expected));
     }
     orr_training_destroy(training);
     orr_model_destroy(model);
@@ -187,25 +192,36 @@ START_TEST(test_tied_parameters_once)
 }
 END_TEST
 
-/* The update sees the sum over users and replicas: p -= lr g. */
+/* The update sees the sum over users and replicas, shortened to the length `clip` where it is longer: p -= lr g. */
+static void check_update(struct orr_mesh mesh, double clip)
+{
+    struct by_hand expected = differentiate(0);
+    double factor = clip > 0 && clip < norm_of(&expected) ? clip / norm_of(&expected) : 1;
+    struct orr_model *model = diamond(&mesh);
+    struct orr_training_options options = usual("h1", 1);
+    options.optimizer.clip = (float)clip;
+    struct orr_training *training = orr_training_create(model, &options);
+    float found[TOY_WIDTH];
+    struct orr_step report;
+
+    ck_assert_int_eq(orr_training_submit(training, &toy_source), 0);
+    ck_assert_int_eq(orr_training_next(training, &report, true), 1);
+    ck_assert_double_eq_tol(report.grad_norm, norm_of(&expected), 1e-6 * norm_of(&expected));
+    read_named(model, "source", found);
+    for (int c = 0; c < TOY_WIDTH; c++)
+        ck_assert_double_eq_tol((double)found[c], (double)w[c] - factor * expected.w[c] / 1024, 1e-6);
+    orr_training_destroy(training);
+    orr_model_destroy(model);
+}
+
 START_TEST(test_update_by_hand)
 {
-    struct orr_mesh meshes[] = {one, {2, 1, 1, 1}, {2, 3, 1, 1}};
+    static const struct orr_mesh meshes[] = {{1, 1, 1, 1}, {2, 1, 1, 1}, {2, 3, 1, 1}};
 
     for (size_t i = 0; i < sizeof(meshes) / sizeof(meshes[0]); i++) {
-        struct orr_model *model = diamond(&meshes[i]);
-        struct orr_training_options options = usual("h1", 1);
-        struct orr_training *training = orr_training_create(model, &options);
-        struct by_hand expected = differentiate(0);
-        float found[TOY_WIDTH];
-        struct orr_step report;
-        ck_assert_int_eq(orr_training_submit(training, &toy_source), 0);
-        ck_assert_int_eq(orr_training_next(training, &report, true), 1);
-        read_named(model, "source", found);
-        for (int c = 0; c < TOY_WIDTH; c++)
-            ck_assert_float_eq(found[c], (float)((double)w[c] - expected.w[c] / 1024));
-        orr_training_destroy(training);
-        orr_model_destroy(model);
+        check_update(meshes[i], 0);
+        check_update(meshes[i], 100);
+        check_update(meshes[i], 1e6);
     }
 }
 END_TEST
