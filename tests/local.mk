@@ -11,7 +11,8 @@ EXTRA_DIST += \
 	tests/reference/check_hf.py \
 	tests/reference/gpt2_reference.py
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
-# check_PROGRAMS, its sources, and the two lines that all have.
+# check_PROGRAMS and its sources; all are linked to liborri, which has the internal functions too.
+LDADD = liborri.la $(CHECK_LIBS)
 AM_TESTS_ENVIRONMENT = \
 	OPENBLAS_NUM_THREADS=1; export OPENBLAS_NUM_THREADS; \
 	STARPU_NCPU=2; export STARPU_NCPU; \
@@ -23,84 +24,67 @@ TESTS += $(check_PROGRAMS)
 
 check_PROGRAMS += tests/test_rng
 tests_test_rng_SOURCES = tests/core/test_rng.c tests/check_main.h
-tests_test_rng_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
-tests_test_rng_LDADD = liborri.la $(CHECK_LIBS)
 
 check_PROGRAMS += tests/test_math
 tests_test_math_SOURCES = tests/math/test_math.c tests/math/reference.h tests/check_main.h
-tests_test_math_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
-tests_test_math_LDADD = liborri.la $(CHECK_LIBS)
 
 check_PROGRAMS += tests/test_math_attention
 tests_test_math_attention_SOURCES = tests/math/test_math_attention.c tests/math/reference.h tests/check_main.h
-tests_test_math_attention_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
-tests_test_math_attention_LDADD = liborri.la $(CHECK_LIBS)
 
 check_PROGRAMS += tests/test_math_loss
 tests_test_math_loss_SOURCES = tests/math/test_math_loss.c tests/math/reference.h tests/check_main.h
-tests_test_math_loss_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
-tests_test_math_loss_LDADD = liborri.la $(CHECK_LIBS)
 check_PROGRAMS += tests/test_file
 tests_test_file_SOURCES = tests/io/test_file.c tests/io/faults.c tests/io/faults.h tests/check_main.h tests/files.h
-tests_test_file_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_file_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_json
 tests_test_json_SOURCES = tests/io/test_json.c tests/io/faults.c tests/io/faults.h tests/check_main.h tests/files.h
-tests_test_json_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_json_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_safetensors
 tests_test_safetensors_SOURCES = tests/io/test_safetensors.c tests/io/faults.c tests/io/faults.h tests/check_main.h \
 	tests/files.h
-tests_test_safetensors_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_safetensors_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_tokenizer
 tests_test_tokenizer_SOURCES = tests/text/test_tokenizer.c tests/check_main.h
-tests_test_tokenizer_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_tokenizer_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_corpus
 tests_test_corpus_SOURCES = tests/data/test_corpus.c tests/check_main.h tests/files.h
-tests_test_corpus_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_corpus_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
-tests_test_sampler_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_sampler_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h
-tests_test_gpt2_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_gpt2_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_fuzz_readers
 tests_test_fuzz_readers_SOURCES = tests/fuzz/test_fuzz_readers.c tests/check_main.h tests/files.h
-tests_test_fuzz_readers_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_fuzz_readers_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_embedding
 tests_test_embedding_SOURCES = tests/codelets/test_embedding.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
 	tests/math/reference.h tests/check_main.h
-tests_test_embedding_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_embedding_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_attention
 tests_test_attention_SOURCES = tests/codelets/test_attention.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
 	tests/math/reference.h tests/check_main.h
-tests_test_attention_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_attention_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_mlp
 tests_test_mlp_SOURCES = tests/codelets/test_mlp.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
 	tests/math/reference.h tests/check_main.h
-tests_test_mlp_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_mlp_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
 
 check_PROGRAMS += tests/test_head
 tests_test_head_SOURCES = tests/codelets/test_head.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
 	tests/math/reference.h tests/check_main.h
-tests_test_head_LDADD = liborri.la $(CHECK_LIBS)
-tests_test_head_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS) -I$(top_srcdir)/tests
+
+check_PROGRAMS += tests/test_mesh
+tests_test_mesh_SOURCES = tests/tile/test_mesh.c tests/check_main.h
+
+check_PROGRAMS += tests/test_tape
+tests_test_tape_SOURCES = tests/graph/test_tape.c tests/check_main.h tests/graph/toys.h
+
+check_PROGRAMS += tests/test_slots
+tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/check_main.h
+
+check_PROGRAMS += tests/test_update
+tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h
+
+check_PROGRAMS += tests/test_training
+tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h

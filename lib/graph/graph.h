@@ -33,7 +33,6 @@ struct orri_parameter {
     int users;
     struct orr_block *user[ORRI_MAX_USERS];
     struct orr_tile *gradient;                  /* [users][dp]                                           */
-    int64_t *gradient_step;                     /* [users][dp]: the step + 1 that last wrote it          */
 };
 
 struct orr_block {
@@ -59,16 +58,18 @@ struct orr_model {
     struct orri_parameter **parameter;
     int views;
     bool built;
-    int status;                                 /* atomic; the first failure's code                      */
+    int64_t runs;                               /* begun so far; see struct orri_microbatch              */
+    int status;                                 /* atomic; the failure's code                            */
+    int64_t failed_run;                         /* atomic; the run that failed, INT64_MAX: none          */
     pthread_mutex_t failure_lock;
-    char failure[512];
+    char failure[512];                          /* message                                               */
     int64_t tasks;                              /* submitted so far                                      */
 };
 
 /* What a replica's stage keeps for one microbatch in flight, per block of the stage. */
 struct orri_slot {
     struct orr_tile ids;            /* tokens of the first stage                               */
-    struct orr_tile labels;         /* of the last                                             */
+    struct orr_tile labels;         /* of the last; the first has them on their way there       */
     struct orr_tile prediction;     /* of the last, when predicting                            */
     struct orr_tile *value;         /* [blocks]: outputs                                       */
     struct orr_tile *gradient;      /* [blocks]: gradients of the outputs                      */
@@ -86,13 +87,14 @@ struct orr_slots {
     bool split;                     /* B and W are tasks of their own                          */
     struct orri_ring *ring;         /* [dp][pp]                                                */
     struct orr_tile *result;        /* [ORRI_PARITIES][dp]                                     */
-    int64_t *result_step;           /* [ORRI_PARITIES][dp]: the step + 1 that last wrote it    */
 };
 
-/* One microbatch on its way. */
+/* One microbatch on its way. Runs are what is submitted in one go, in the order of submission: a step, a group of
+ * evaluated microbatches, a prediction. A failed run stops itself and those behind it; the ones before end well. */
 struct orri_microbatch {
-    int64_t step;                   /* chooses gradients' first write, parity and dropout     */
-    int index;                      /* in the step                                            */
+    int64_t run;
+    int64_t step;                   /* chooses parity and dropout                             */
+    int index;                      /* in the step; the first of a replica overwrites sums    */
     uint64_t first_sample;          /* its first sequence, counted from the step's first      */
 };
 
@@ -147,8 +149,11 @@ int64_t orri_view_count(const struct orr_view *view);
 int orri_tile_copy_out(struct orr_tile *tile, int64_t offset, int64_t count, float *values);
 int orri_tile_copy_in(struct orr_tile *tile, int64_t offset, int64_t count, const float *values);
 
-/* Marks the model's run as failed; the first call wins. */
-void orri_model_fail(struct orr_model *model, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
-bool orri_model_failed(const struct orr_model *model);
+/* Marks a run as failed; of several the earliest wins, and in it the first call. */
+void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* Is a task of this run to do nothing? */
+bool orri_model_stopped(const struct orr_model *model, int64_t run);
 
 #endif

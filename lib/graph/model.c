@@ -15,6 +15,7 @@ struct orr_model *orr_model_create(const struct orr_mesh *mesh)
     if (!model)
         return NULL;
     model->mesh = *mesh;
+    model->failed_run = INT64_MAX;
     pthread_mutex_init(&model->failure_lock, NULL);
     return model;
 }
@@ -28,7 +29,6 @@ void orr_model_destroy(struct orr_model *model)
         for (int i = 0; parameter->gradient && i < parameter->users * model->mesh.dp; i++)
             orr_tile_destroy(&parameter->gradient[i]);
         free(parameter->gradient);
-        free(parameter->gradient_step);
         orr_tile_destroy(&parameter->value);
         for (int v = 0; v < parameter->views; v++)
             free(parameter->name[v]);
@@ -57,6 +57,7 @@ struct orr_view orr_view_shard(const struct orr_view *view, int tp, int t)
 
 static int name_views(struct orr_model *model, const struct orr_parameter_name *names, int count)
 {
+    model->views = 0;
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
         parameter->first_view = model->views;
@@ -130,6 +131,9 @@ static int check_complete(const struct orr_model *model)
             if (!block->parameter[g])
                 return orri_fail(ORR_EINVAL, "model", "group %d of block '%s' is shared with nothing", g,
                                  block->cls->name);
+        if (!block->cls->is_loss && block->readers == 0)
+            return orri_fail(ORR_EINVAL, "model", "nothing reads what block '%s' of layer %d writes", block->cls->name,
+                             block->layer);
     }
     if (model->mesh.tp > 1)
         return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "tp %d: this version has no tensor parallelism",
@@ -260,6 +264,7 @@ int orr_model_read(struct orr_model *model, int index, float *values)
     const struct orr_view *view;
     struct orri_parameter *parameter = find_view(model, index, &view);
 
+    ORR_TRY(orr_model_allocate(model));
     return orri_tile_copy_out(&parameter->value, view->offset, orri_view_count(view), values);
 }
 
@@ -268,6 +273,7 @@ int orr_model_write(struct orr_model *model, int index, const float *values)
     const struct orr_view *view;
     struct orri_parameter *parameter = find_view(model, index, &view);
 
+    ORR_TRY(orr_model_allocate(model));
     return orri_tile_copy_in(&parameter->value, view->offset, orri_view_count(view), values);
 }
 
@@ -305,28 +311,34 @@ const struct orr_mesh *orr_model_mesh(const struct orr_model *model)
     return &model->mesh;
 }
 
-bool orri_model_failed(const struct orr_model *model)
+bool orri_model_stopped(const struct orr_model *model, int64_t run)
 {
-    return __atomic_load_n(&model->status, __ATOMIC_ACQUIRE) != 0;
+    return run >= __atomic_load_n(&model->failed_run, __ATOMIC_ACQUIRE);
 }
 
 int orr_model_status(const struct orr_model *model)
 {
-    int status = __atomic_load_n(&model->status, __ATOMIC_ACQUIRE);
+    pthread_mutex_t *lock = (pthread_mutex_t *)&model->failure_lock;
 
-    return status ? orri_fail(status, "run", "%s", model->failure) : ORR_OK;
+    if (__atomic_load_n(&model->status, __ATOMIC_ACQUIRE) == 0)
+        return ORR_OK;
+    pthread_mutex_lock(lock);
+    int status = orri_fail(model->status, "run", "%s", model->failure);
+    pthread_mutex_unlock(lock);
+    return status;
 }
 
-void orri_model_fail(struct orr_model *model, int code, const char *format, ...)
+void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
 {
     va_list args;
 
     pthread_mutex_lock(&model->failure_lock);
-    if (!orri_model_failed(model)) {
+    if (run < model->failed_run) {
         va_start(args, format);
         vsnprintf(model->failure, sizeof(model->failure), format, args);
         va_end(args);
         __atomic_store_n(&model->status, code, __ATOMIC_RELEASE);
+        __atomic_store_n(&model->failed_run, run, __ATOMIC_RELEASE);
     }
     pthread_mutex_unlock(&model->failure_lock);
 }

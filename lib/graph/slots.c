@@ -51,11 +51,10 @@ static int create_slot(struct orr_slots *slots, struct orri_slot *slot, struct o
         return ORR_ENOMEM;
     if (at.p == 0)
         ORR_TRY(orr_tile_create(&slot->ids, ORR_TOKENS, ORR_I32, tokens, rank, false));
-    if (last_stage(model, at.p)) {
+    if (at.p == 0 || last_stage(model, at.p))
         ORR_TRY(orr_tile_create(&slot->labels, ORR_TOKENS, ORR_I32, tokens, rank, false));
-        if (o->predict_floats > 0)
-            ORR_TRY(orr_tile_create(&slot->prediction, ORR_ACTIVATION, ORR_F32, o->predict_floats, rank, false));
-    }
+    if (last_stage(model, at.p) && o->predict_floats > 0)
+        ORR_TRY(orr_tile_create(&slot->prediction, ORR_ACTIVATION, ORR_F32, o->predict_floats, rank, false));
     for (int l = 0; l < model->blocks; l++) {
         const struct orr_block *block = model->block[l];
         if (block->stage != at.p)
@@ -82,8 +81,7 @@ static int create_gradients(struct orr_model *model)
         if (parameter->gradient)
             continue;
         parameter->gradient = orri_calloc(count, sizeof(*parameter->gradient));
-        parameter->gradient_step = orri_calloc(count, sizeof(*parameter->gradient_step));
-        if (!parameter->gradient || !parameter->gradient_step)
+        if (!parameter->gradient)
             return ORR_ENOMEM;
         for (int u = 0; u < parameter->users; u++) {
             for (int d = 0; d < model->mesh.dp; d++) {
@@ -102,8 +100,7 @@ static int create_results(struct orr_slots *slots)
     size_t count = (size_t)ORRI_PARITIES * (size_t)mesh->dp;
 
     slots->result = orri_calloc(count, sizeof(*slots->result));
-    slots->result_step = orri_calloc(count, sizeof(*slots->result_step));
-    if (!slots->result || !slots->result_step)
+    if (!slots->result)
         return ORR_ENOMEM;
     for (size_t i = 0; i < count; i++) {
         struct orr_coord at = {(int)i % mesh->dp, mesh->pp - 1, 0};
@@ -195,7 +192,6 @@ void orr_slots_destroy(struct orr_slots *slots)
         orr_tile_destroy(&slots->result[i]);
     free(slots->ring);
     free(slots->result);
-    free(slots->result_step);
     free(slots);
 }
 
@@ -235,7 +231,9 @@ void orr_slots_memory(const struct orr_model *model, const struct orr_slots_opti
         if (scratch > most_scratch)
             most_scratch = scratch;
     }
-    need->slots += (int64_t)ring_size(model, o, mesh->pp - 1) * mesh->dp * size * o->predict_floats;
+    int64_t tokens = (int64_t)o->batch * o->seq, in_last = (mesh->pp > 1 ? tokens : 0) + o->predict_floats;
+    need->slots +=
+        mesh->dp * size * (ring_size(model, o, 0) * 2 * tokens + ring_size(model, o, mesh->pp - 1) * in_last);
     need->scratch = most_scratch * orr_worker_count();
     need->total = need->parameters + need->gradients + need->state + need->slots + need->scratch;
 }

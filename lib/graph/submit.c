@@ -70,7 +70,7 @@ static void pass_cpu(void *buffers[], void *argument)
     const struct orr_block_class *cls = task->block->cls;
     struct orr_operands o;
 
-    if (orri_model_failed(task->slots->model))
+    if (orri_model_stopped(task->slots->model, task->mb.run))
         return;
     decode(task, buffers, &o);
     if (task->pass == ORR_BOTH) {
@@ -85,8 +85,8 @@ void orr_task_fail(const struct orr_operands *o, int code, const char *what)
 {
     const struct task *task = o->task;
 
-    orri_model_fail(task->slots->model, code, "%s of layer %d, microbatch %d, step %lld: %s", task->block->cls->name,
-                    task->block->layer, task->mb.index, (long long)task->mb.step + 1, what);
+    orri_model_fail(task->slots->model, task->mb.run, code, "%s of layer %d, microbatch %d, step %lld: %s",
+                    task->block->cls->name, task->block->layer, task->mb.index, (long long)task->mb.step + 1, what);
 }
 
 struct orr_rng orr_dropout_stream(const struct orr_operands *o, int place)
@@ -269,30 +269,30 @@ static void add(struct list *list, struct orr_tile *tile, unsigned operand, int 
     list->buffer[i] = (struct orri_buffer){tile, mode};
 }
 
-/* The tile to which a microbatch's pass adds gradients; its first write of a step overwrites. */
-static void add_gradients(struct list *list, const struct orr_block *block, int replica, int64_t step)
+/* A step's first microbatch on a replica overwrites what the later ones add to. */
+static bool first_of_replica(const struct orr_model *model, const struct orri_microbatch *mb)
 {
-    const struct orr_model *model = block->model;
-
-    for (int g = 0; g < block->spec.groups; g++) {
-        struct orri_parameter *parameter = block->parameter[g];
-        int i = block->user[g] * model->mesh.dp + replica;
-        bool first = parameter->gradient_step[i] != step + 1;
-        parameter->gradient_step[i] = step + 1;
-        list->task->first_gradient = first;
-        add(list, &parameter->gradient[i], ORR_GRADIENTS, g, first ? STARPU_W : STARPU_RW);
-    }
+    return mb->index < model->mesh.dp;
 }
 
-static void add_result(struct list *list, struct orr_slots *slots, int replica, int64_t step)
+static void add_gradients(struct list *list, const struct orr_block *block, const struct orri_microbatch *mb)
 {
-    struct orr_tile *result = orri_slots_result(slots, step, replica);
-    int64_t *last = &slots->result_step[result - slots->result];
-    bool first = *last != step + 1;
+    const struct orr_mesh *mesh = &block->model->mesh;
+    bool first = first_of_replica(block->model, mb);
 
-    *last = step + 1;
+    list->task->first_gradient = first;
+    for (int g = 0; g < block->spec.groups; g++)
+        add(list, &block->parameter[g]->gradient[block->user[g] * mesh->dp + orr_mesh_replica(mesh, mb->index)],
+            ORR_GRADIENTS, g, first ? STARPU_W : STARPU_RW);
+}
+
+static void add_result(struct list *list, struct orr_slots *slots, const struct orri_microbatch *mb)
+{
+    bool first = first_of_replica(slots->model, mb);
+
     list->task->first_result = first;
-    add(list, result, ORR_RESULT, 0, first ? STARPU_W : STARPU_RW);
+    add(list, orri_slots_result(slots, mb->step, orr_mesh_replica(&slots->model->mesh, mb->index)), ORR_RESULT, 0,
+        first ? STARPU_W : STARPU_RW);
 }
 
 /* The gradient that a block writes for input i lies beside the value, in the slot of the block that wrote it. */
@@ -319,13 +319,11 @@ static int pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb
     const struct orr_slots_options *o = &slots->options;
     unsigned operands = operands_of(block->cls, pass);
     struct starpu_codelet *codelet = codelet_of(block->cls, pass);
-    int replica = orr_mesh_replica(&slots->model->mesh, mb->index);
     struct orri_slot *slot = orri_slots_at(slots, mb->index, block->stage);
     struct task task = {.block = block, .slots = slots, .pass = pass, .mb = *mb, .rows = rows};
     struct list list = {.task = &task};
 
-    if (orri_model_failed(slots->model))
-        return orr_model_status(slots->model);
+    ORR_TRY(orr_model_status(slots->model));
     if (!codelet)
         return ORR_ENOMEM;
     if (operands & ORR_IDS)
@@ -341,14 +339,14 @@ static int pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb
         add(&list, &slot->value[block->index], ORR_OUTPUT, 0, STARPU_W);
     if (operands & ORR_OUTPUT_GRADIENT)
         add(&list, &slot->gradient[block->index], ORR_OUTPUT_GRADIENT, 0, STARPU_R);
-    if ((operands & ORR_SAVEDS) && o->training)
+    if ((operands & ORR_SAVEDS) && slot->saved[block->index].handle)
         add(&list, &slot->saved[block->index], ORR_SAVEDS, 0, saved_mode(pass));
     if (operands & ORR_INPUT_GRADIENT)
         add_input_gradients(&list, slots, mb, block);
     if (operands & ORR_GRADIENTS)
-        add_gradients(&list, block, replica, mb->step);
+        add_gradients(&list, block, mb);
     if (operands & ORR_RESULT)
-        add_result(&list, slots, replica, mb->step);
+        add_result(&list, slots, mb);
     if (operands & ORR_PREDICTION)
         add(&list, &slot->prediction, ORR_PREDICTION, 0, STARPU_W);
     return orri_task_submit(slots->model, codelet, task.buffers, list.buffer, &task, sizeof(task),
@@ -405,13 +403,14 @@ struct input {
     uint64_t first;
     int batch, seq;
     const struct orr_model *model;
+    int64_t run;
 };
 
 static void input_cpu(void *buffers[], void *argument)
 {
     const struct input *input = argument;
 
-    if (orri_model_failed(input->model))
+    if (orri_model_stopped(input->model, input->run))
         return;
     input->source.read(input->source.self, input->first, input->batch, input->seq,
                        (int32_t *)STARPU_VECTOR_GET_PTR(buffers[0]), (int32_t *)STARPU_VECTOR_GET_PTR(buffers[1]));
@@ -425,18 +424,40 @@ static struct starpu_codelet input_codelet = {
     .color = ORRI_COLOR_OTHER,
 };
 
+static void labels_cpu(void *buffers[], void *argument)
+{
+    const struct input *input = argument;
+
+    if (!orri_model_stopped(input->model, input->run))
+        memcpy((void *)STARPU_VECTOR_GET_PTR(buffers[1]), (void *)STARPU_VECTOR_GET_PTR(buffers[0]),
+               (size_t)input->batch * (size_t)input->seq * sizeof(int32_t));
+}
+
+static struct starpu_codelet labels_codelet = {
+    .cpu_funcs = {labels_cpu},
+    .nbuffers = 2,
+    .modes = {STARPU_R, STARPU_W},
+    .name = "labels",
+    .color = ORRI_COLOR_OTHER,
+};
+
+/* The last stage has fewer slots than the first. Tokens must not wait for one there, so the labels wait in a tile
+ * of their own. */
 int orri_input_submit(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_source *source,
                       uint64_t first)
 {
     struct orr_model *model = slots->model;
-    struct input input = {*source, first, slots->options.batch, slots->options.seq, model};
-    struct orri_buffer buffers[] = {
-        {&orri_slots_at(slots, mb->index, 0)->ids, STARPU_W},
-        {&orri_slots_at(slots, mb->index, model->mesh.pp - 1)->labels, STARPU_W},
-    };
+    struct input input = {*source, first, slots->options.batch, slots->options.seq, model, mb->run};
+    struct orri_slot *begin = orri_slots_at(slots, mb->index, 0);
+    struct orri_slot *end = orri_slots_at(slots, mb->index, model->mesh.pp - 1);
+    struct orri_buffer read[] = {{&begin->ids, STARPU_W}, {&begin->labels, STARPU_W}};
+    struct orri_buffer pass_on[] = {{&begin->labels, STARPU_R}, {&end->labels, STARPU_W}};
 
-    if (orri_model_failed(model))
-        return orr_model_status(model);
-    return orri_task_submit(model, &input_codelet, 2, buffers, &input, sizeof(input), ORRI_PRIORITY_UPDATE,
+    ORR_TRY(orr_model_status(model));
+    ORR_TRY(orri_task_submit(model, &input_codelet, 2, read, &input, sizeof(input), ORRI_PRIORITY_UPDATE, mb->index,
+                             0));
+    if (begin == end)
+        return ORR_OK;
+    return orri_task_submit(model, &labels_codelet, 2, pass_on, &input, sizeof(input), ORRI_PRIORITY_UPDATE,
                             mb->index, 0);
 }

@@ -18,12 +18,19 @@ static int check_append(const struct orr_model *model, const struct orr_block_cl
 {
     if (model->built)
         return orri_fail(ORR_EINVAL, "model", "block '%s' is appended after orr_model_build()", cls->name);
+    if (model->blocks && model->block[model->blocks - 1]->cls->is_loss)
+        return orri_fail(ORR_EINVAL, "model", "block '%s' is appended after the loss", cls->name);
     if (count > ORR_MAX_INPUTS)
         return orri_fail(ORR_EINVAL, "model", "block '%s' reads %d values, at most %d can be read", cls->name, count,
                          ORR_MAX_INPUTS);
     for (int i = 0; i < count; i++)
-        if (inputs[i]->model != model || inputs[i]->cls->is_loss)
-            return orri_fail(ORR_EINVAL, "model", "block '%s' reads what is no value of this model", cls->name);
+        if (inputs[i]->model != model)
+            return orri_fail(ORR_EINVAL, "model", "block '%s' reads a value of another model", cls->name);
+    for (int i = 1; i < count; i++)
+        for (int j = 0; j < i; j++)
+            if (inputs[i] == inputs[j])
+                return orri_fail(ORR_EINVAL, "model", "block '%s' reads the value of block '%s' twice", cls->name,
+                                 inputs[i]->cls->name);
     return ORR_OK;
 }
 
@@ -95,9 +102,13 @@ struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct 
 
 int orr_block_share(struct orr_block *block, int group, struct orr_block *of, int of_group)
 {
-    struct orri_parameter *parameter = of->parameter[of_group];
+    struct orri_parameter *parameter =
+        of->model == block->model && of_group >= 0 && of_group < of->spec.groups ? of->parameter[of_group] : NULL;
 
-    if (group >= block->spec.groups || block->parameter[group] || !parameter || parameter->users == ORRI_MAX_USERS)
+    if (block->model->built)
+        return orri_fail(ORR_EINVAL, "model", "block '%s' shares a group after orr_model_build()", block->cls->name);
+    if (!parameter || parameter->users == ORRI_MAX_USERS || group < 0 || group >= block->spec.groups ||
+        block->parameter[group])
         return orri_fail(ORR_EINVAL, "model", "block '%s' cannot share group %d of block '%s'", block->cls->name,
                          of_group, of->cls->name);
     const struct orr_view *wanted = &block->spec.view[group][0];
@@ -121,9 +132,6 @@ bool orri_tape_first_gradient(const struct orr_block *block, int input)
         for (int i = 0; i < model->block[l]->inputs; i++)
             if (model->block[l]->input[i] == writer)
                 return false;
-    for (int i = 0; i < input; i++)
-        if (block->input[i] == writer)
-            return false;
     return true;
 }
 

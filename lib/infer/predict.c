@@ -11,7 +11,6 @@ struct orr_predictor {
     int vocab, width, positions;
     struct orr_slots *slots;
     int seq, rows;              /* what the slots have room for              */
-    int64_t runs;
     int32_t *row;               /* [positions] which rows are asked for       */
     const int32_t *tokens;      /* of the run under way                       */
     int count;
@@ -70,7 +69,7 @@ static int make_room(struct orr_predictor *p, int count, int rows)
     struct orr_slots_options options = {
         .batch = 1, .seq = seq, .microbatches = 1, .predict_floats = (int64_t)rows * (p->vocab + p->width)};
     p->slots = orr_slots_create(p->model, &options);
-    return p->slots ? ORR_OK : ORR_ENOMEM;
+    return p->slots ? ORR_OK : orr_error_code();
 }
 
 static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
@@ -86,9 +85,9 @@ static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t 
 
 static int submit(struct orr_predictor *p, int rows)
 {
-    struct orri_microbatch mb = {p->runs++, 0, 0};
-    struct orr_source source = {read_tokens, p};
     struct orr_model *model = p->model;
+    struct orri_microbatch mb = {model->runs++, 0, 0, 0};
+    struct orr_source source = {read_tokens, p};
 
     for (int r = 0; r < rows; r++)
         p->row[r] = p->count - rows + r;
@@ -100,10 +99,12 @@ static int submit(struct orr_predictor *p, int rows)
 
 int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int rows, float *logits, float *hidden)
 {
-    if (count < 1 || count > p->positions || rows < 1 || rows > count)
+    if (count < 1 || count > p->positions)
         return orri_remedy(orri_fail(ORR_EINVAL, "predict", "a sequence of %d tokens: the model takes 1 to %d", count,
                                      p->positions),
                            "give a shorter sequence");
+    if (rows < 1 || rows > count)
+        return orri_fail(ORR_EINVAL, "predict", "%d rows of a sequence of %d tokens", rows, count);
     for (int t = 0; t < count; t++)
         if (tokens[t] < 0 || tokens[t] >= p->vocab)
             return orri_fail(ORR_EINVAL, "predict", "token %d at position %d is outside the vocabulary of %d",

@@ -140,8 +140,9 @@ struct orr_operands {
     struct orr_rows rows;
 };
 
-/* Marks the run as failed, from a pass: the first call wins, later submissions do nothing and the next
- * wait returns `code` with "block of layer L, microbatch M, step S: what". */
+/* Marks the step as failed, from a pass: the tasks left of it and of later steps do nothing, as do later submissions,
+ * and the wait for it returns `code` with "block of layer L, microbatch M, step S: what". The steps before it are
+ * ended. Of several failures the earliest step's counts, and of its own the first call. */
 void orr_task_fail(const struct orr_operands *o, int code, const char *what);
 
 /* Names a stream of random numbers for place `place` (0..7) of a block in layer `layer`. Pure. */
@@ -153,7 +154,7 @@ struct orr_block *orr_block_append(struct orr_model *model, const struct orr_blo
                                    const void *config);
 
 /* As above for a block that reads the values inputs[0..count-1], given by the blocks that write them
- * (an encoder's output, a skip connection). */
+ * (an encoder's output, a skip connection), no two of them the same. */
 struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct orr_block_class *cls, int layer,
                                           const void *config, int count, struct orr_block *const inputs[]);
 

@@ -25,16 +25,16 @@ char *orr_checkpoint_resolve(const char *path);
 /* Reads all parameters from directory/model.safetensors, or from the shards that
  * directory/model.safetensors.index.json names. fp32, fp16, bf16 and fp64 are taken. Names with and without the
  * leading "transformer." are known; buffers that old files hold (attn.bias, attn.masked_bias) and the stored copy of
- * a tied head are passed over. ORR_ENOENT for a missing file or tensor, ORR_EFORMAT for a wrong shape, dtype or a tensor that the
- * model does not have. The parameters are undefined after a failure. */
+ * a tied head are passed over. ORR_ENOENT for a missing file or tensor, ORR_EFORMAT for a wrong shape, dtype or a
+ * tensor that the model does not have. The parameters are undefined after a failure. */
 int orr_weights_load(struct orr_model *model, const char *directory);
 
 /* Writes them to directory/model.safetensors, whole or not at all. ORR_EIO. */
 int orr_weights_save(struct orr_model *model, const char *directory);
 
 /* Writes the checkpoint of the last submitted step below `out` (made where missing), waiting for the step; `trainer`
- * becomes trainer.json with "step" and "samples" set. Moves `latest`, then removes the oldest step directories until `keep` are left
- * (0: all stay). ORR_EIO leaves what was there as it was. */
+ * becomes trainer.json with "step" and "samples" set. Moves `latest`, then removes what a crash left half-written and the oldest
+ * other step directories until `keep` are left (0: all stay). ORR_EIO leaves what was there as it was. */
 int orr_checkpoint_save(const char *out, struct orr_training *training, const struct orr_config *config,
                         struct orr_config *trainer, int keep);
 

@@ -24,8 +24,8 @@ int orr_predictor_vocab(const struct orr_predictor *predictor);
 int orr_predictor_positions(const struct orr_predictor *predictor);
 
 /* Runs one sequence of `count` tokens and gives, for its last `rows` positions, logits[rows][vocab] and, unless
- * NULL, hidden[rows][width] (behind the last norm). Waits. ORR_EINVAL where count is not in 1..positions or a token
- * not in the vocabulary. */
+ * NULL, hidden[rows][width] (behind the last norm). Waits. ORR_EINVAL where count is not in 1..positions, rows not in
+ * 1..count or a token not in the vocabulary. */
 int orr_predict(struct orr_predictor *predictor, const int32_t *tokens, int count, int rows, float *logits,
                 float *hidden);
 

@@ -66,7 +66,7 @@ int64_t orr_model_size(const struct orr_model *model);
 /* The mesh given at creation. */
 const struct orr_mesh *orr_model_mesh(const struct orr_model *model);
 
-/* 0, or the code of the first task that failed, with its message in orr_error(). Any thread. */
+/* 0, or the code of the task that failed, with its message in orr_error(). Any thread. */
 int orr_model_status(const struct orr_model *model);
 
 /* ---- running microbatches --------------------------------------------------------------------- */

@@ -90,7 +90,9 @@ void orr_training_destroy(struct orr_training *training);
 
 /* Submits one step: for every microbatch the input, all forward, then all backward passes, then the updates. It
  * reads the next `batch` samples of the source. Returns before the step is done; waits only where two steps are
- * in flight already. After a failure it does nothing and returns the failure's code. */
+ * in flight already. After a failure it does nothing and returns the failure's code; the parameters are then those
+ * behind the last good step. Only where clip is 0 updates do not wait for one another, so that a gradient that is not
+ * finite leaves its own parameters alone but may find others updated. */
 int orr_training_submit(struct orr_training *training, const struct orr_source *source);
 
 /* One step without its updates: counts as a step, waits for it, and leaves the gradient to be read. Reports of steps
@@ -101,7 +103,7 @@ int orr_training_gradients(struct orr_training *training, const struct orr_sourc
 int orr_training_read_gradient(struct orr_training *training, int index, float *values);
 
 /* Takes the report of the oldest finished step not yet taken: 1, or 0 where there is none. With `wait` it waits for
- * one as long as steps are in flight. A negative code once a task has failed. */
+ * one as long as steps are in flight. A negative code once the reports of the steps before a failed one are taken. */
 int orr_training_next(struct orr_training *training, struct orr_step *report, bool wait);
 
 /* Steps submitted so far, those before a resumed checkpoint included. */

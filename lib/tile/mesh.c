@@ -150,7 +150,7 @@ int orr_slot_policy_parse(const char *text, struct orr_slot_policy *policy)
     char *end;
     errno = 0;
     long count = strtol(text, &end, 10);
-    if (*text == '\0' || *end != '\0' || errno != 0 || count < 1 || count > 1 << 20)
+    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || count < 1 || count > 1 << 20)
         return orri_remedy(orri_fail(ORR_EINVAL, "slots", "'%s' is no slot policy", text),
                            "use gpipe, 1f1b, h1, zb or a positive number");
     policy->kind = ORR_SLOTS_COUNT;

@@ -102,6 +102,8 @@ static int shards_add_index(struct shards *s, const char *index)
         else
             status = shards_add(s, shard);
     }
+    if (status == 0 && s->count == 0)
+        status = orri_fail(ORR_EFORMAT, index, "weight_map names no file");
     json_decref(object);
     return status;
 }
@@ -350,39 +352,50 @@ static int write_parts(const char *directory, struct orr_training *t, const stru
     return json_beside(trainer, directory, "trainer.json");
 }
 
-/* The number of a directory called step-N, or -1. */
-static int64_t step_of(const char *name)
+/* The number of a step directory, named as orr_checkpoint_save() does it, with `end` behind; or -1. */
+static int64_t step_of(const char *name, const char *end)
 {
     long long step;
-    int end = 0;
+    char again[64];
 
-    return sscanf(name, "step-%lld%n", &step, &end) == 1 && name[end] == '\0' ? step : -1;
+    if (sscanf(name, "step-%lld", &step) != 1 || step < 0)
+        return -1;
+    snprintf(again, sizeof(again), "step-%08lld%s", step, end);
+    return strcmp(name, again) == 0 ? step : -1;
 }
 
-/* Removes the oldest checkpoints until `keep` are left. Those that a crash left half-written are called *.tmp, are
- * no checkpoints, and go too. */
-static int prune(const char *out, int keep)
+/* What is to be removed next from `out`: what a crash left half-written, then, while there are more than `keep`, the
+ * oldest checkpoint that is not the newly written one. malloc'ed; NULL: nothing. */
+static char *find_superfluous(const char *out, const char *written, int keep)
 {
-    for (;;) {
-        DIR *dir = opendir(out);
-        int64_t oldest = INT64_MAX;
-        int count = 0;
-        if (!dir)
-            return ORR_OK;
-        for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
-            int64_t step = step_of(entry->d_name);
-            count += step >= 0;
-            if (step >= 0 && step < oldest)
-                oldest = step;
-        }
-        closedir(dir);
-        if (keep == 0 || count <= keep)
-            return ORR_OK;
-        char *path = orri_format("%s/step-%08lld", out, (long long)oldest);
-        int status = path ? orri_remove_tree(path) : ORR_ENOMEM;
-        free(path);
-        ORR_TRY(status);
+    DIR *dir = opendir(out);
+    int64_t oldest = INT64_MAX;
+    int count = 0;
+    char *left = NULL;
+
+    if (!dir)
+        return NULL;
+    for (struct dirent *entry; !left && (entry = readdir(dir)) != NULL;) {
+        int64_t step = step_of(entry->d_name, "");
+        if (step_of(entry->d_name, ".tmp") >= 0)
+            left = orri_format("%s/%s", out, entry->d_name);
+        count += step >= 0;
+        if (step >= 0 && step < oldest && strcmp(entry->d_name, written) != 0)
+            oldest = step;
     }
+    closedir(dir);
+    if (left || keep == 0 || count <= keep || oldest == INT64_MAX)
+        return left;
+    return orri_format("%s/step-%08lld", out, (long long)oldest);
+}
+
+static int prune(const char *out, const char *written, int keep)
+{
+    int status = ORR_OK;
+
+    for (char *path; status == 0 && (path = find_superfluous(out, written, keep)) != NULL; free(path))
+        status = orri_remove_tree(path);
+    return status;
 }
 
 int orr_checkpoint_prepare(const char *out)
@@ -418,7 +431,7 @@ int orr_checkpoint_save(const char *out, struct orr_training *t, const struct or
     if (status == 0)
         status = orri_symlink(name, latest);
     if (status == 0)
-        status = prune(out, keep);
+        status = prune(out, name, keep);
     free(path);
     free(latest);
     return status;

@@ -40,9 +40,10 @@ void orr_evaluation_destroy(struct orr_evaluation *e)
 static int group_submit(struct orr_evaluation *e, const struct orr_source *source, int64_t first, int microbatches)
 {
     int batch = e->slots->options.batch;
+    int64_t run = e->model->runs++;
 
     for (int m = 0; m < microbatches; m++) {
-        struct orri_microbatch mb = {e->groups, m, (uint64_t)m * (uint64_t)batch};
+        struct orri_microbatch mb = {run, e->groups, m, (uint64_t)m * (uint64_t)batch};
         ORR_TRY(orri_input_submit(e->slots, &mb, source, (uint64_t)first + mb.first_sample));
         for (int l = 0; l < e->model->blocks; l++)
             ORR_TRY(orri_forward_submit(e->slots, &mb, e->model->block[l]));

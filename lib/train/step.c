@@ -6,8 +6,8 @@
 static int check_options(const struct orr_model *model, const struct orr_training_options *o)
 {
     if (o->micro_batch < 1 || o->seq < 1 || o->batch < 1)
-        return orri_fail(ORR_EINVAL, "train", "batch %d, micro-batch %d, seq %d: every one must be at least 1", o->batch,
-                         o->micro_batch, o->seq);
+        return orri_fail(ORR_EINVAL, "train", "batch %d, micro-batch %d, seq %d: every one must be at least 1",
+                         o->batch, o->micro_batch, o->seq);
     if (o->batch % (o->micro_batch * model->mesh.dp) != 0)
         return orri_remedy(orri_fail(ORR_EINVAL, "train", "batch %d is not divisible by micro-batch %d x dp %d",
                                      o->batch, o->micro_batch, model->mesh.dp),
@@ -80,6 +80,8 @@ static void wait_for_reports(struct orr_training *t, int64_t most_in_flight)
     pthread_mutex_lock(&t->lock);
     while (t->submitted - t->reported > most_in_flight)
         pthread_cond_wait(&t->finished, &t->lock);
+    if (t->last_end == 0)
+        t->last_end = orri_seconds();
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -130,7 +132,7 @@ static int gradients_submit(struct orr_training *t, const struct orr_source *sou
     struct orr_model *model = t->model;
 
     for (int m = 0; m < t->microbatches; m++) {
-        struct orri_microbatch mb = {t->steps, m, (uint64_t)m * (uint64_t)t->options.micro_batch};
+        struct orri_microbatch mb = {t->run, t->steps, m, (uint64_t)m * (uint64_t)t->options.micro_batch};
         ORR_TRY(orri_input_submit(t->slots, &mb, source, (uint64_t)t->samples + mb.first_sample));
         for (int l = 0; l < model->blocks; l++)
             ORR_TRY(orri_forward_submit(t->slots, &mb, model->block[l]));
@@ -157,8 +159,7 @@ static int step_submit(struct orr_training *t, const struct orr_source *source, 
     wait_for_reports(t, ORRI_IN_FLIGHT - 1);
     ORR_TRY(orr_model_status(t->model));
     ORR_TRY(make_queue_room(t));
-    if (t->last_end == 0)
-        t->last_end = orri_seconds();
+    t->run = t->model->runs++;
     ORR_TRY(gradients_submit(t, source));
     if (update)
         ORR_TRY(updates_submit(t, lr));
@@ -203,19 +204,18 @@ int orr_training_read_gradient(struct orr_training *t, int index, float *values)
 
 int orr_training_next(struct orr_training *t, struct orr_step *report, bool wait)
 {
-    int taken = 0;
+    bool taken = false;
 
     pthread_mutex_lock(&t->lock);
     while (wait && t->taken == t->reported && t->reported < t->submitted)
         pthread_cond_wait(&t->finished, &t->lock);
-    if (t->taken < t->reported) {
+    if (t->taken < t->reported && t->queue[t->taken % t->queue_size].step > 0) {
         *report = t->queue[t->taken % t->queue_size];
         t->taken++;
-        taken = 1;
+        taken = true;
     }
     pthread_mutex_unlock(&t->lock);
-    ORR_TRY(orr_model_status(t->model));
-    return taken;
+    return taken ? 1 : orr_model_status(t->model);
 }
 
 int64_t orr_training_steps(const struct orr_training *t)

@@ -24,8 +24,9 @@ struct orr_training {
     struct orr_slots *slots;
     int microbatches;
     int64_t steps;                      /* made so far, those before a resumed checkpoint too   */
-    int64_t samples;                    /* read so far: the number of the next               */
-    int64_t submitted;                  /* by this run                                         */
+    int64_t samples;                    /* read so far: the number of the next                 */
+    int64_t submitted;                  /* by this process                                     */
+    int64_t run;                        /* of the step being submitted                         */
     int64_t tasks_per_step;
     struct orr_tile *state;             /* [parameters]                                        */
     struct orr_tile *squares;           /* [parameters] sum of squares of a gradient, double   */
@@ -34,7 +35,7 @@ struct orr_training {
     pthread_mutex_t lock;
     pthread_cond_t finished;
     int64_t reported, taken;            /* of those submitted                                  */
-    struct orr_step *queue;             /* [queue_size], those between taken and submitted     */
+    struct orr_step *queue;             /* [queue_size], those between taken and submitted; step 0: it failed */
     int64_t queue_size;
     double last_end;
 };

@@ -22,6 +22,7 @@ static int64_t length(void *buffer)
 
 struct reduce {
     const struct orr_model *model;
+    int64_t run;
     int tiles;
 };
 
@@ -29,7 +30,7 @@ static void reduce_cpu(void *buffers[], void *argument)
 {
     const struct reduce *reduce = argument;
 
-    if (orri_model_failed(reduce->model))
+    if (orri_model_stopped(reduce->model, reduce->run))
         return;
     for (int i = 1; i < reduce->tiles; i++)
         orri_sum_tiles(length(buffers[0]), pointer(buffers[i]), pointer(buffers[0]));
@@ -46,7 +47,7 @@ static struct starpu_codelet reduce_codelet = {
 
 static int reduce_tiles_submit(struct orr_training *t, int parameter, struct orr_tile *const *tile, int tiles)
 {
-    struct reduce reduce = {t->model, tiles};
+    struct reduce reduce = {t->model, t->run, tiles};
     struct orri_buffer buffers[FAN_IN];
 
     for (int i = 0; i < tiles; i++)
@@ -59,13 +60,14 @@ static int reduce_tiles_submit(struct orr_training *t, int parameter, struct orr
 
 struct squares {
     const struct orr_model *model;
+    int64_t run;
 };
 
 static void squares_cpu(void *buffers[], void *argument)
 {
     const struct squares *squares = argument;
 
-    if (orri_model_failed(squares->model))
+    if (orri_model_stopped(squares->model, squares->run))
         return;
     *(double *)pointer(buffers[1]) = orri_sum_squares(length(buffers[0]), pointer(buffers[0]));
 }
@@ -102,7 +104,7 @@ int orri_reduce_submit(struct orr_training *t, int p)
     free(tile);
     if (status != 0)
         return status;
-    struct squares squares = {t->model};
+    struct squares squares = {t->model, t->run};
     struct orri_buffer buffers[] = {{&parameter->gradient[0], STARPU_R}, {&t->squares[p], STARPU_W}};
     return orri_task_submit(t->model, &squares_codelet, 2, buffers, &squares, sizeof(squares), ORRI_PRIORITY_UPDATE, p,
                             0);
@@ -112,6 +114,7 @@ int orri_reduce_submit(struct orr_training *t, int p)
 
 struct control {
     struct orr_model *model;
+    int64_t run;
     int replicas, parameters;       /* buffers 1.. are the replicas' results, then the sums of squares */
     double clip;
     int64_t step;
@@ -126,12 +129,31 @@ static double norm_of(void *buffers[], int count, int64_t labels)
     return sqrt(sum) / (double)labels;
 }
 
+static void fail_gradient(struct orr_model *model, int64_t run, const struct orri_parameter *parameter, int64_t step)
+{
+    orri_model_fail(model, run, ORR_ENONFINITE, "%s of layer %d, step %lld: a gradient is not a finite number",
+                    parameter->block->cls->name, parameter->block->layer, (long long)step + 1);
+}
+
+/* Fails the step where a sum of squares is not finite, which is where an element is not. */
+static bool check_squares(struct orr_model *model, int64_t run, void *buffers[], int64_t step)
+{
+    for (int p = 0; p < model->parameters; p++) {
+        if (!isfinite(*(const double *)pointer(buffers[p]))) {
+            fail_gradient(model, run, model->parameter[p], step);
+            return false;
+        }
+    }
+    return true;
+}
+
 static void control_cpu(void *buffers[], void *argument)
 {
     const struct control *control = argument;
     struct orri_control *out = pointer(buffers[0]);
+    void **squares = buffers + 1 + control->replicas;
 
-    if (orri_model_failed(control->model))
+    if (orri_model_stopped(control->model, control->run))
         return;
     *out = (struct orri_control){0};
     for (int d = 0; d < control->replicas; d++) {
@@ -140,19 +162,19 @@ static void control_cpu(void *buffers[], void *argument)
         out->labels += result->labels;
     }
     if (out->labels == 0) {
-        orri_model_fail(control->model, ORR_EINVAL, "step %lld has no label to learn from",
+        orri_model_fail(control->model, control->run, ORR_EINVAL, "step %lld has no label to learn from",
+                        (long long)control->step + 1);
+        return;
+    }
+    if (!isfinite(out->loss)) {
+        orri_model_fail(control->model, control->run, ORR_ENONFINITE, "step %lld: the loss is not a finite number",
                         (long long)control->step + 1);
         return;
     }
     out->scale = 1 / (double)out->labels;
-    if (control->parameters == 0)
+    if (control->parameters == 0 || !check_squares(control->model, control->run, squares, control->step))
         return;
-    out->norm = norm_of(buffers + 1 + control->replicas, control->parameters, out->labels);
-    if (!isfinite(out->norm)) {
-        orri_model_fail(control->model, ORR_ENONFINITE, "the gradient's norm of step %lld is not a finite number",
-                        (long long)control->step + 1);
-        return;
-    }
+    out->norm = norm_of(squares, control->parameters, out->labels);
     double factor = control->clip / (out->norm + 1e-6);     /* as PyTorch's clip_grad_norm_ */
     if (factor < 1)
         out->scale *= factor;
@@ -187,8 +209,8 @@ int orri_control_submit(struct orr_training *t)
 {
     int dp = t->model->mesh.dp;
     bool clipping = t->options.optimizer.clip > 0;
-    struct control control = {t->model, dp, clipping ? t->model->parameters : 0, (double)t->options.optimizer.clip,
-                              t->steps};
+    struct control control = {t->model, t->run, dp, clipping ? t->model->parameters : 0,
+                              (double)t->options.optimizer.clip, t->steps};
     struct orri_buffer *own = orri_alloc((size_t)(1 + dp) * sizeof(*own));
 
     if (!own)
@@ -205,6 +227,7 @@ int orri_control_submit(struct orr_training *t)
 
 struct update {
     struct orr_model *model;
+    int64_t run;
     const struct orri_parameter *parameter;
     struct orr_optimizer optimizer;
     double lr;
@@ -219,17 +242,17 @@ static void update_cpu(void *buffers[], void *argument)
     const float *g = pointer(buffers[2]);
     const struct orri_control *control = pointer(buffers[3]);
 
-    if (orri_model_failed(update->model))
+    if (orri_model_stopped(update->model, update->run))
         return;
     if (!isfinite(*(const double *)pointer(buffers[4]))) {
-        orri_model_fail(update->model, ORR_ENONFINITE, "%s of layer %d, step %lld: a gradient is not a finite number",
-                        parameter->block->cls->name, parameter->block->layer, (long long)update->step);
+        fail_gradient(update->model, update->run, parameter, update->step);
         return;
     }
     for (int v = 0; v < parameter->views; v++) {
         const struct orr_view *view = &parameter->view[v];
-        orri_optimizer_update(&update->optimizer, view->ndim == 2, update->lr, update->step, (float)control->scale,
-                              orri_view_count(view), g + view->offset, p + view->offset, state + view->offset, parameter->count);
+        orri_optimizer_update(&update->optimizer, view->ndim == 2, update->lr, update->step + 1, (float)control->scale,
+                              orri_view_count(view), g + view->offset, p + view->offset, state + view->offset,
+                              parameter->count);
     }
 }
 
@@ -246,7 +269,7 @@ static struct starpu_codelet update_codelet = {
 int orri_update_submit(struct orr_training *t, int p, double lr)
 {
     struct orri_parameter *parameter = t->model->parameter[p];
-    struct update update = {t->model, parameter, t->options.optimizer, lr, t->steps + 1};
+    struct update update = {t->model, t->run, parameter, t->options.optimizer, lr, t->steps};
     struct orri_buffer buffers[] = {
         {&parameter->value, STARPU_RW}, {&t->state[p], STARPU_RW}, {&parameter->gradient[0], STARPU_R},
         {&t->control, STARPU_R},        {&t->squares[p], STARPU_R},
@@ -259,7 +282,8 @@ int orri_update_submit(struct orr_training *t, int p, double lr)
 
 struct report {
     struct orr_training *training;
-    int parameters;
+    int64_t run;
+    int parameters;                 /* whose sums of squares follow; 0 where control had them */
     double lr;
     int64_t step;
 };
@@ -269,20 +293,23 @@ static void report_cpu(void *buffers[], void *argument)
     const struct report *report = argument;
     struct orr_training *t = report->training;
     const struct orri_control *control = pointer(buffers[0]);
+    struct orr_step step = {0};
     double now = orri_seconds();
 
+    if (report->parameters && !orri_model_stopped(t->model, report->run))
+        check_squares(t->model, report->run, buffers + 1, report->step);
     pthread_mutex_lock(&t->lock);
-    if (!orri_model_failed(t->model)) {
-        double norm = report->parameters ? norm_of(buffers + 1, report->parameters, control->labels) : control->norm;
-        t->queue[t->reported % t->queue_size] = (struct orr_step){
-            .step = report->step,
+    if (!orri_model_stopped(t->model, report->run))
+        step = (struct orr_step){
+            .step = report->step + 1,
             .loss = control->loss / (double)control->labels,
-            .grad_norm = norm,
+            .grad_norm =
+                report->parameters ? norm_of(buffers + 1, report->parameters, control->labels) : control->norm,
             .lr = report->lr,
             .labels = control->labels,
             .seconds = now - t->last_end,
         };
-    }
+    t->queue[t->reported % t->queue_size] = step;
     t->last_end = now;
     t->reported++;
     pthread_cond_broadcast(&t->finished);
@@ -299,7 +326,7 @@ static struct starpu_codelet report_codelet = {
 int orri_report_submit(struct orr_training *t, double lr)
 {
     bool clipping = t->options.optimizer.clip > 0;
-    struct report report = {t, clipping ? 0 : t->model->parameters, lr, t->steps + 1};
+    struct report report = {t, t->run, clipping ? 0 : t->model->parameters, lr, t->steps};
     struct orri_buffer own = {&t->control, STARPU_R};
 
     return with_squares_submit(t, &report_codelet, 1, &own, !clipping, &report, sizeof(report));

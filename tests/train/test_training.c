@@ -1,0 +1,858 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Training, checkpoints, evaluation and generation with a GPT-2 of two layers. */
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <models/gpt2.h>
+#include <orrery/orrery.h>
+
+#include "check_main.h"
+#include "files.h"
+
+enum { VOCAB = 61, WIDTH = 32, POSITIONS = 24, SEQ = 12, BATCH = 8, MOST_STEPS = 12 };
+
+static const struct orr_mesh one = {1, 1, 1, 1};
+
+/* ---- a model and its training -------------------------------------------------------------------------------- */
+
+struct setup {
+    struct orr_mesh mesh;
+    int micro_batch;
+    const char *slots;
+    float dropout;
+    bool untied;
+    struct orr_training_options options;
+};
+
+static struct setup usual(void)
+{
+    struct setup s = {.mesh = one, .micro_batch = 2, .slots = "h1"};
+
+    s.options = (struct orr_training_options){
+        .batch = BATCH,
+        .seq = SEQ,
+        .optimizer = orr_optimizer_default(ORR_ADAMW),
+        .schedule = {ORR_SCHEDULE_COSINE, 1e-2, 1e-3, 3, 40},
+        .seed = 5,
+    };
+    return s;
+}
+
+static struct orr_model *create_model(const struct setup *s)
+{
+    struct orr_gpt2 gpt = {
+        .vocab_size = VOCAB,
+        .n_positions = POSITIONS,
+        .n_embd = WIDTH,
+        .n_layer = 2,
+        .n_head = 2,
+        .n_inner = 4 * WIDTH,
+        .embd_pdrop = s->dropout,
+        .attn_pdrop = s->dropout,
+        .resid_pdrop = s->dropout,
+        .layer_norm_epsilon = 1e-5f,
+        .initializer_range = 0.1f,
+        .tie_word_embeddings = !s->untied,
+    };
+    struct orr_model *model = orr_gpt2_create(&gpt, &s->mesh);
+
+    ck_assert_msg(model != NULL, "%s", orr_error());
+    ck_assert_int_eq(orr_model_randomize(model, 3), 0);
+    return model;
+}
+
+static struct orr_training *create_training(struct orr_model *model, const struct setup *s)
+{
+    struct orr_training_options options = s->options;
+
+    options.micro_batch = s->micro_batch;
+    ck_assert_int_eq(orr_slot_policy_parse(s->slots, &options.slots), 0);
+    struct orr_training *training = orr_training_create(model, &options);
+    ck_assert_msg(training != NULL, "%s", orr_error());
+    return training;
+}
+
+/* Sample n is a function of n; every fifth label does not count. */
+static void read_samples(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+{
+    (void)self;
+    for (int b = 0; b < count; b++) {
+        struct orr_rng rng = {42, (uint32_t)(first + (uint64_t)b), 0};
+        uint32_t words[64];
+        orr_rng_words(&rng, 0, (size_t)seq + 1, words);
+        for (int t = 0; t < seq; t++) {
+            tokens[b * seq + t] = (int32_t)(words[t] % VOCAB);
+            labels[b * seq + t] = t % 5 == 4 ? ORR_IGNORE : (int32_t)(words[t + 1] % VOCAB);
+        }
+    }
+}
+
+static void read_same_batch(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+{
+    read_samples(self, first % BATCH, count, seq, tokens, labels);
+}
+
+static const struct orr_source samples = {read_samples, NULL};
+
+/* All parameters, one behind the other. */
+struct values {
+    int64_t count;
+    float *at;
+};
+
+static struct values read_values(struct orr_model *model)
+{
+    struct values v = {0};
+
+    for (int i = 0; i < orr_model_parameter_count(model); i++) {
+        struct orr_parameter_info info;
+        orr_model_parameter(model, i, &info);
+        v.at = realloc(v.at, (size_t)(v.count + info.count) * sizeof(*v.at));
+        ck_assert_int_eq(orr_model_read(model, i, v.at + v.count), 0);
+        v.count += info.count;
+    }
+    return v;
+}
+
+static bool same(struct values a, struct values b)
+{
+    return a.count == b.count && memcmp(a.at, b.at, (size_t)a.count * sizeof(*a.at)) == 0;
+}
+
+/* The largest difference. */
+static double distance(struct values a, struct values b)
+{
+    double most = 0;
+
+    ck_assert_int_eq(a.count, b.count);
+    for (int64_t i = 0; i < a.count; i++) {
+        double d = fabs((double)a.at[i] - (double)b.at[i]);
+        most = isnan(d) ? INFINITY : fmax(most, d);
+    }
+    return most;
+}
+
+struct result {
+    double loss[MOST_STEPS];
+    struct values values;
+};
+
+static void take_steps(struct orr_training *training, const struct orr_source *source, int steps, double *loss)
+{
+    struct orr_step report;
+    int64_t before = orr_training_steps(training);
+
+    for (int s = 0; s < steps; s++)
+        ck_assert_msg(orr_training_submit(training, source) == 0, "%s", orr_error());
+    for (int s = 0; s < steps; s++) {
+        ck_assert_msg(orr_training_next(training, &report, true) == 1, "%s", orr_error());
+        ck_assert_int_eq(report.step, before + s + 1);
+        loss[s] = report.loss;
+    }
+}
+
+static struct result train(struct setup s, int steps)
+{
+    struct orr_model *model = create_model(&s);
+    struct orr_training *training = create_training(model, &s);
+    struct result r = {0};
+
+    take_steps(training, &samples, steps, r.loss);
+    r.values = read_values(model);
+    orr_training_destroy(training);
+    orr_model_destroy(model);
+    return r;
+}
+
+/* ---- training ------------------------------------------------------------------------------------------------ */
+
+START_TEST(test_overfits)
+{
+    struct setup s = usual();
+    struct orr_source source = {read_same_batch, NULL};
+    struct orr_step report = {0};
+    s.micro_batch = 4;
+    s.options.optimizer.weight_decay = 0;
+    s.options.schedule = (struct orr_schedule){ORR_SCHEDULE_COSINE, 1e-2, 1e-3, 5, 150};
+    struct orr_model *model = create_model(&s);
+    struct orr_training *training = create_training(model, &s);
+
+    for (int step = 0; step < 150; step++)
+        ck_assert_msg(orr_training_submit(training, &source) == 0, "%s", orr_error());
+    while (orr_training_next(training, &report, true) == 1)
+        if (report.step == 1)
+            ck_assert_double_eq_tol(report.loss, log(VOCAB), 1);
+    ck_assert_int_eq(report.step, 150);
+    ck_assert_msg(report.loss < 0.05, "the loss is still %g", report.loss);
+    orr_training_destroy(training);
+    orr_model_destroy(model);
+}
+END_TEST
+
+START_TEST(test_equal_runs)
+{
+    struct setup s = usual();
+    s.dropout = 0.1f;
+    s.micro_batch = 1;
+    s.mesh.dp = 2;
+    struct result first = train(s, 8);
+
+    ck_assert_int_ge(orr_worker_count(), 2);
+    for (int again = 0; again < 3; again++) {
+        struct result r = train(s, 8);
+        ck_assert_mem_eq(r.loss, first.loss, sizeof(r.loss));
+        ck_assert_msg(same(r.values, first.values), "run %d differs", again);
+        free(r.values.at);
+    }
+    /* And the seed counts. */
+    s.options.seed++;
+    struct result other = train(s, 8);
+    ck_assert(!same(other.values, first.values));
+    free(other.values.at);
+    free(first.values.at);
+}
+END_TEST
+
+/* Stages and slots change when a task runs, never what it computes. */
+START_TEST(test_stages_and_slots)
+{
+    static const char *const policies[] = {"gpipe", "1f1b", "h1", "zb", "1", "5"};
+    struct setup s = usual();
+    s.dropout = 0.1f;
+    struct result first = train(s, 6);
+
+    for (int pp = 1; pp <= 6; pp++) {
+        for (size_t i = 0; i < sizeof(policies) / sizeof(policies[0]); i++) {
+            s.mesh.pp = pp;
+            s.slots = policies[i];
+            struct result r = train(s, 6);
+            ck_assert_msg(same(r.values, first.values), "pp %d, slots %s: %g away", pp, s.slots,
+                          distance(r.values, first.values));
+            ck_assert_mem_eq(r.loss, first.loss, sizeof(r.loss));
+            free(r.values.at);
+        }
+    }
+    free(first.values.at);
+}
+END_TEST
+
+static void check_close(struct result r, struct result first, int steps, const char *what)
+{
+    for (int step = 0; step < steps; step++)
+        ck_assert_msg(fabs(r.loss[step] - first.loss[step]) < 1e-5 * first.loss[step], "%s, step %d: %.9g, not %.9g",
+                      what, step + 1, r.loss[step], first.loss[step]);
+    ck_assert_msg(distance(r.values, first.values) < 1e-3, "%s: %g away", what, distance(r.values, first.values));
+    free(r.values.at);
+}
+
+START_TEST(test_micro_batches_and_replicas)
+{
+    struct setup s = usual();
+    s.options.schedule.lr = 1e-3;
+    s.options.optimizer.eps = 1e-5f;    /* or Adam makes something of gradients that are nothing but rounding */
+    struct result first = train(s, 10);
+
+    for (s.micro_batch = 1; s.micro_batch <= 8; s.micro_batch *= 2)
+        check_close(train(s, 10), first, 10, "micro-batch");
+    s.micro_batch = 1;
+    for (s.mesh.dp = 2; s.mesh.dp <= 8; s.mesh.dp *= 2)
+        check_close(train(s, 10), first, 10, "dp");
+    s.mesh = (struct orr_mesh){2, 3, 1, 1};
+    check_close(train(s, 10), first, 10, "dp and pp");
+    free(first.values.at);
+}
+END_TEST
+
+START_TEST(test_dropout_knows_no_layout)
+{
+    static const struct {
+        int micro_batch;
+        struct orr_mesh mesh;
+    } layouts[] = {{1, {1, 1, 1, 1}}, {4, {1, 1, 1, 1}}, {8, {1, 1, 1, 1}}, {1, {8, 1, 1, 1}}, {2, {2, 2, 1, 1}}};
+    struct setup s = usual();
+    struct result without = train(s, 1);
+    s.dropout = 0.2f;
+    struct result first = train(s, 1);
+
+    ck_assert(fabs(first.loss[0] - without.loss[0]) > 1e-3 * first.loss[0]);
+    for (size_t i = 0; i < sizeof(layouts) / sizeof(layouts[0]); i++) {
+        s.micro_batch = layouts[i].micro_batch;
+        s.mesh = layouts[i].mesh;
+        struct result r = train(s, 1);
+        ck_assert_double_eq_tol(r.loss[0], first.loss[0], 1e-6 * first.loss[0]);
+        free(r.values.at);
+    }
+    free(without.values.at);
+    free(first.values.at);
+}
+END_TEST
+
+/* ---- checkpoints --------------------------------------------------------------------------------------------- */
+
+static struct orr_config *config_of(const char *text)
+{
+    struct orr_config *config = orr_config_create("test");
+
+    ck_assert_int_eq(orr_config_set(config, text), 0);
+    return config;
+}
+
+static int save(const char *out, struct orr_training *training, int keep)
+{
+    struct orr_config *config = config_of("model_type=gpt2"), *trainer = config_of("optimizer=any");
+    int status = orr_checkpoint_save(out, training, config, trainer, keep);
+
+    orr_config_destroy(config);
+    orr_config_destroy(trainer);
+    return status;
+}
+
+static struct orr_training *start_over(const struct setup *s, struct orr_model **model)
+{
+    *model = create_model(s);
+    return create_training(*model, s);
+}
+
+static void end(struct orr_training *training, struct orr_model *model)
+{
+    orr_training_destroy(training);
+    orr_model_destroy(model);
+}
+
+static void check_resumed(struct setup s, enum orr_optimizer_kind kind)
+{
+    double loss[MOST_STEPS];
+    struct orr_model *model;
+    char *resolved;
+    s.dropout = 0.1f;
+    s.options.optimizer = orr_optimizer_default(kind);
+    s.options.optimizer.weight_decay = 0.1f;
+    struct result whole = train(s, 10);
+
+    /* The interrupted run goes on and must not be disturbed by the checkpoint. */
+    struct orr_training *training = start_over(&s, &model);
+    take_steps(training, &samples, 4, loss);
+    ck_assert_msg(save(at("run"), training, 0) == 0, "%s", orr_error());
+    take_steps(training, &samples, 6, loss + 4);
+    ck_assert_mem_eq(loss, whole.loss, sizeof(whole.loss[0]) * 10);
+
+    /* The same training goes back, too: into a model and an optimizer that know more than they should. */
+    resolved = orr_checkpoint_resolve(at("run"));
+    ck_assert_ptr_nonnull(resolved);
+    for (int fresh = 0; fresh < 2; fresh++) {
+        if (fresh) {
+            end(training, model);
+            if (s.mesh.pp == 1)
+                s.mesh.pp = 3;      /* and a checkpoint knows nothing of the layout */
+            training = start_over(&s, &model);
+        }
+        memset(loss, 0, sizeof(loss));
+        ck_assert_msg(orr_checkpoint_load(resolved, training) == 0, "%s", orr_error());
+        ck_assert_int_eq(orr_training_steps(training), 4);
+        take_steps(training, &samples, 6, loss + 4);
+        ck_assert_mem_eq(loss + 4, whole.loss + 4, sizeof(whole.loss[0]) * 6);
+        struct values values = read_values(model);
+        ck_assert_msg(same(values, whole.values), "%s differs after resuming", orr_optimizer_name(kind));
+        free(values.at);
+    }
+    end(training, model);
+    free(resolved);
+    free(whole.values.at);
+    ck_assert_int_eq(orri_remove_tree(at("run")), 0);
+}
+
+START_TEST(test_resuming)
+{
+    struct setup s = usual();
+
+    for (int kind = ORR_ADAMW; kind <= ORR_RMSPROP; kind++) {
+        s.options.schedule.lr = kind == ORR_RMSPROP ? 1e-3 : 1e-2;
+        check_resumed(s, (enum orr_optimizer_kind)kind);
+    }
+    s.mesh.dp = 2;
+    s.untied = true;
+    check_resumed(s, ORR_ADAMW);
+}
+END_TEST
+
+static bool there(const char *name)
+{
+    struct stat st;
+
+    return stat(at(name), &st) == 0;
+}
+
+static bool latest_is(const char *name)
+{
+    char target[64];
+    ssize_t n = readlink(at("latest"), target, sizeof(target) - 1);
+
+    target[n > 0 ? n : 0] = '\0';
+    return strcmp(target, name) == 0 && there("latest/model.safetensors");
+}
+
+START_TEST(test_keeping)
+{
+    struct setup s = usual();
+    struct orr_model *model;
+    struct orr_training *training = start_over(&s, &model);
+    double loss[MOST_STEPS];
+
+    for (int step = 1; step <= 4; step++) {
+        take_steps(training, &samples, 1, loss);
+        ck_assert_msg(save(folder, training, 2) == 0, "%s", orr_error());
+    }
+    ck_assert(!there("step-00000002") && there("step-00000003") && there("step-00000004"));
+    ck_assert(latest_is("step-00000004"));
+    ck_assert_int_eq(entries(folder), 3);
+
+    /* What only looks like a checkpoint is left alone; what a crash left is not. */
+    ck_assert_int_eq(mkdir(at("step-1"), 0777), 0);
+    ck_assert_int_eq(mkdir(at("step-00000001x"), 0777), 0);
+    ck_assert_int_eq(mkdir(at("step-00000009.tmp"), 0777), 0);
+    put_text(at("step-00000009.tmp/model.safetensors"), "half");
+    take_steps(training, &samples, 1, loss);
+    ck_assert_msg(save(folder, training, 1) == 0, "%s", orr_error());
+    ck_assert(there("step-00000005") && there("step-1") && there("step-00000001x"));
+    ck_assert_int_eq(entries(folder), 4);
+
+    /* Going back: the newly written one is the last to go, whatever its number. */
+    orr_training_resume(training, 2, 2 * BATCH);
+    ck_assert_msg(save(folder, training, 1) == 0, "%s", orr_error());
+    ck_assert(there("step-00000002") && !there("step-00000005"));
+    ck_assert(latest_is("step-00000002"));
+    take_steps(training, &samples, 1, loss);
+    ck_assert_int_eq(save(folder, training, 0), 0);
+    ck_assert(there("step-00000002") && there("step-00000003"));
+    /* The same step once more replaces it. */
+    ck_assert_int_eq(save(folder, training, 0), 0);
+    ck_assert(latest_is("step-00000003"));
+    end(training, model);
+}
+END_TEST
+
+static char *saved_checkpoint(const struct setup *s)
+{
+    struct orr_model *model;
+    struct orr_training *training = start_over(s, &model);
+    double loss[MOST_STEPS];
+
+    take_steps(training, &samples, 2, loss);
+    ck_assert_msg(save(folder, training, 0) == 0, "%s", orr_error());
+    end(training, model);
+    return orr_checkpoint_resolve(folder);
+}
+
+/* Writes the parameters anew, all but `left_out`, the first dimension of `changed` doubled, and `more`. */
+static void rewrite(const char *directory, const char *left_out, const char *changed, const char *more)
+{
+    struct orr_model *model = create_model(&(struct setup){.mesh = one});
+    struct orr_tensor_spec specs[64];
+    struct orr_parameter_info info;
+    char path[PATH_MAX];
+    int count = 0;
+
+    for (int i = 0; i < orr_model_parameter_count(model); i++) {
+        orr_model_parameter(model, i, &info);
+        if (left_out && strcmp(info.name, left_out) == 0)
+            continue;
+        bool change = changed && strcmp(info.name, changed) == 0;
+        specs[count++] =
+            (struct orr_tensor_spec){info.name, ORR_F32, info.ndim, {info.shape[0] * (change ? 2 : 1), info.shape[1]}};
+    }
+    if (more)
+        specs[count++] = (struct orr_tensor_spec){more, ORR_F32, 1, {3}};
+    snprintf(path, sizeof(path), "%s/model.safetensors", directory);
+    struct orr_safetensors_writer *writer = orr_safetensors_writer_create(path, specs, count);
+    ck_assert_msg(writer != NULL, "%s", orr_error());
+    ck_assert_int_eq(orr_safetensors_writer_finish(writer), 0);
+    orr_safetensors_writer_destroy(writer);
+    orr_model_destroy(model);
+}
+
+static void expect_load(struct setup s, const char *directory, int code, const char *what)
+{
+    struct orr_model *model;
+    struct orr_training *training = start_over(&s, &model);
+
+    int status = orr_checkpoint_load(directory, training);
+    ck_assert_msg(status == code, "%d: %s", status, orr_error());
+    expect_error(code, directory, what);
+    ck_assert_int_eq(orr_training_steps(training), 0);
+    end(training, model);
+}
+
+START_TEST(test_bad_checkpoints)
+{
+    struct setup s = usual();
+    char *directory = saved_checkpoint(&s), path[PATH_MAX];
+    struct orr_model *model;
+    struct orr_training *training;
+
+    ck_assert_ptr_nonnull(directory);
+    s.options.optimizer = orr_optimizer_default(ORR_SGD);
+    expect_load(s, directory, ORR_ENOENT, "tensor 'transformer.wte.weight.momentum_buffer' is missing");
+    ck_assert_ptr_nonnull(strstr(orr_error_remedy(), "--optimizer"));
+    s.options.optimizer = orr_optimizer_default(ORR_RMSPROP);
+    expect_load(s, directory, ORR_ENOENT, "tensor 'transformer.wte.weight.square_avg' is missing");
+    s = usual();
+    s.untied = true;
+    expect_load(s, directory, ORR_ENOENT, "tensor 'lm_head.weight' is missing");
+    s = usual();
+
+    rewrite(directory, "transformer.h.1.mlp.c_fc.bias", NULL, NULL);
+    expect_load(s, directory, ORR_ENOENT, "tensor 'transformer.h.1.mlp.c_fc.bias' is missing");
+    rewrite(directory, NULL, "transformer.h.0.attn.c_attn.weight", NULL);
+    expect_load(s, directory, ORR_EFORMAT,
+                "tensor 'transformer.h.0.attn.c_attn.weight' has shape [64,96], not [32,96]");
+    rewrite(directory, NULL, NULL, "transformer.h.2.ln_1.bias");
+    expect_load(s, directory, ORR_EFORMAT, "tensor 'transformer.h.2.ln_1.bias' is none of this model's");
+    /* What old files hold beside is passed over. */
+    rewrite(directory, NULL, NULL, "h.0.attn.masked_bias");
+    training = start_over(&s, &model);
+    ck_assert_msg(orr_checkpoint_load(directory, training) == 0, "%s", orr_error());
+    ck_assert_int_eq(orr_training_steps(training), 2);
+    end(training, model);
+
+    snprintf(path, sizeof(path), "%s/model.safetensors.index.json", directory);
+    put_text(path, "{\"weight_map\": {}}");
+    expect_load(s, directory, ORR_EFORMAT, "weight_map names no file");
+    put_text(path, "{\"weight_map\": {\"transformer.wte.weight\": \"../model.safetensors\"}}");
+    expect_load(s, directory, ORR_EFORMAT, "names no file beside it");
+    ck_assert_int_eq(unlink(path), 0);
+
+    snprintf(path, sizeof(path), "%s/trainer.json", directory);
+    put_text(path, "{\"step\": -1}");
+    expect_load(s, directory, ORR_EFORMAT, "step");
+    put_text(path, "{}");
+    expect_load(s, directory, ORR_ENOENT, "step");
+    ck_assert_int_eq(unlink(path), 0);
+    expect_load(s, directory, ORR_ENOENT, "trainer.json: no such file");
+    free(directory);
+
+    ck_assert_ptr_null(orr_checkpoint_resolve(at("nowhere")));
+    expect_error(ORR_ENOENT, at("nowhere"), "is no checkpoint directory");
+}
+END_TEST
+
+START_TEST(test_saving_fails)
+{
+    struct setup s = usual();
+    struct orr_model *model;
+    struct orr_training *training = start_over(&s, &model);
+    double loss[MOST_STEPS];
+    char below[PATH_MAX];
+
+    take_steps(training, &samples, 1, loss);
+    ck_assert_int_eq(save(folder, training, 1), 0);
+    put_text(at("file"), "text");
+    snprintf(below, sizeof(below), "%s/out", at("file"));
+    ck_assert_int_eq(save(below, training, 1), ORR_EIO);
+    expect_error(ORR_EIO, at("file"), "Not a directory");
+
+    /* A file in the way of the new directory: nothing of the old one changes, and nothing is left behind. */
+    take_steps(training, &samples, 1, loss);
+    put_text(at("step-00000002"), "in the way");
+    ck_assert_int_eq(save(folder, training, 1), ORR_EIO);
+    ck_assert(latest_is("step-00000001"));
+    ck_assert(holds(at("step-00000002"), "in the way"));
+    ck_assert_int_eq(entries(folder), 4);
+    struct orr_model *fresh;
+    struct orr_training *other = start_over(&s, &fresh);
+    ck_assert_msg(orr_checkpoint_load(at("latest"), other) == 0, "%s", orr_error());
+    ck_assert_int_eq(orr_training_steps(other), 1);
+    end(other, fresh);
+    ck_assert_int_eq(unlink(at("step-00000002")), 0);
+    ck_assert_int_eq(save(folder, training, 1), 0);
+    ck_assert(latest_is("step-00000002"));
+    end(training, model);
+}
+END_TEST
+
+/* A run that has failed cannot be kept. */
+static void read_far_away(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+{
+    read_samples(self, first, count, seq, tokens, labels);
+    for (int i = 0; first >= 2 * BATCH && i < count * seq; i++)
+        labels[i] = ORR_IGNORE;
+}
+
+START_TEST(test_failed_run_is_not_saved)
+{
+    struct setup s = usual();
+    struct orr_source source = {read_far_away, NULL};
+    struct orr_model *model;
+    struct orr_training *training = start_over(&s, &model);
+
+    for (int step = 0; step < 2; step++) {
+        ck_assert_int_eq(orr_training_submit(training, &source), 0);
+        ck_assert_int_eq(save(folder, training, 0), 0);
+    }
+    ck_assert_int_eq(orr_training_submit(training, &source), 0);
+    ck_assert_int_eq(save(folder, training, 0), ORR_EINVAL);
+    ck_assert_ptr_nonnull(strstr(orr_error(), "step 3 has no label to learn from"));
+    ck_assert(latest_is("step-00000002"));
+    ck_assert_int_eq(entries(folder), 3);
+    end(training, model);
+}
+END_TEST
+
+/* ---- evaluation and generation ------------------------------------------------------------------------------- */
+
+/* The loss over the samples' labels, from the predictor's logits. */
+static struct orr_result loss_by_hand(struct orr_model *model, int64_t count, int seq)
+{
+    struct orr_predictor *predictor = orr_predictor_create(model, VOCAB, WIDTH, POSITIONS);
+    int32_t tokens[POSITIONS], labels[POSITIONS];
+    float logits[POSITIONS * VOCAB];
+    struct orr_result result = {0};
+
+    for (int64_t n = 0; n < count; n++) {
+        read_samples(NULL, (uint64_t)n, 1, seq, tokens, labels);
+        ck_assert_msg(orr_predict(predictor, tokens, seq, seq, logits, NULL) == 0, "%s", orr_error());
+        for (int t = 0; t < seq; t++) {
+            const float *z = logits + t * VOCAB;
+            double sum = 0;
+            if (labels[t] == ORR_IGNORE)
+                continue;
+            for (int v = 0; v < VOCAB; v++)
+                sum += exp((double)z[v]);
+            result.loss += log(sum) - (double)z[labels[t]];
+            result.labels++;
+        }
+    }
+    orr_predictor_destroy(predictor);
+    return result;
+}
+
+/* Behind the end of the source there are no labels. */
+static void read_first_samples(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+{
+    const int64_t *end_of_source = self;
+
+    read_samples(NULL, first, count, seq, tokens, labels);
+    for (int b = 0; b < count; b++)
+        for (int t = 0; (int64_t)first + b >= *end_of_source && t < seq; t++)
+            labels[b * seq + t] = ORR_IGNORE;
+}
+
+START_TEST(test_evaluation)
+{
+    static const struct orr_mesh meshes[] = {{1, 1, 1, 1}, {3, 1, 1, 1}, {1, 3, 1, 1}};
+    static const int64_t counts[] = {1, 3, 67, 135};     /* of groups of 32 microbatches: up to three */
+
+    for (size_t g = 0; g < sizeof(meshes) / sizeof(meshes[0]); g++) {
+        struct setup s = usual();
+        s.mesh = meshes[g];
+        s.dropout = 0.5f;      /* plays no part */
+        struct orr_model *model = create_model(&s);
+        struct orr_evaluation *evaluation = orr_evaluation_create(model, 2, SEQ);
+        ck_assert_ptr_nonnull(evaluation);
+        for (int again = 0; again < 2; again++) {
+            for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+                int64_t count = counts[i];
+                struct orr_source source = {read_first_samples, &count};
+                struct orr_result found, expected = loss_by_hand(model, count, SEQ);
+                ck_assert_int_eq(orr_evaluation_run(evaluation, &source, count, &found), 0);
+                ck_assert_int_eq(found.labels, expected.labels);
+                ck_assert_double_eq_tol(found.loss, expected.loss, 1e-6 * expected.loss);
+            }
+        }
+        orr_evaluation_destroy(evaluation);
+        orr_model_destroy(model);
+    }
+}
+END_TEST
+
+/* Evaluation between steps sees the steps before and changes nothing. */
+START_TEST(test_evaluation_between_steps)
+{
+    struct setup s = usual();
+    struct result undisturbed = train(s, 4);
+    struct orr_model *model;
+    struct orr_training *training = start_over(&s, &model);
+    struct orr_evaluation *evaluation = orr_evaluation_create(model, 4, SEQ);
+    struct orr_result before, after;
+
+    ck_assert_int_eq(orr_evaluation_run(evaluation, &samples, 8, &before), 0);
+    for (int step = 0; step < 4; step++) {
+        ck_assert_int_eq(orr_training_submit(training, &samples), 0);
+        ck_assert_int_eq(orr_evaluation_run(evaluation, &samples, 8, &after), 0);
+        ck_assert_double_ne(after.loss, before.loss);
+        before = after;
+    }
+    struct values values = read_values(model);
+    ck_assert(same(values, undisturbed.values));
+    free(values.at);
+    free(undisturbed.values.at);
+    orr_evaluation_destroy(evaluation);
+    end(training, model);
+}
+END_TEST
+
+enum { MORE = 40 };
+
+/* The prompt and what the model makes of it. */
+static void generate(struct orr_predictor *predictor, const struct orr_sampling *sampling, int32_t *tokens)
+{
+    tokens[0] = 7;
+    tokens[1] = 3;
+    ck_assert_int_eq(orr_generate(predictor, tokens, 2, MORE, -1, sampling, NULL, NULL), 2 + MORE);
+}
+
+static bool stop_after_three(void *self, int32_t token)
+{
+    (void)token;
+    return ++*(int *)self < 3;
+}
+
+START_TEST(test_generation)
+{
+    struct setup s = usual();
+    struct orr_model *model = create_model(&s);
+    struct orr_predictor *predictor = orr_predictor_create(model, VOCAB, WIDTH, POSITIONS);
+    int32_t greedy[2 + MORE], tokens[2 + MORE], sampled[2 + MORE];
+    struct orr_sampling sampling = {.temperature = 0, .top_p = 1};
+    float logits[VOCAB];
+    const size_t bytes = sizeof(tokens);
+
+    generate(predictor, &sampling, greedy);
+    generate(predictor, &sampling, tokens);
+    ck_assert_mem_eq(tokens, greedy, bytes);
+    /* Each token is the most likely one behind the window of the last tokens. */
+    for (int n = 2; n < 2 + MORE; n++) {
+        int seen = n < POSITIONS ? n : POSITIONS, best = 0;
+        ck_assert_int_eq(orr_predict(predictor, greedy + n - seen, seen, 1, logits, NULL), 0);
+        for (int v = 1; v < VOCAB; v++)
+            if (logits[v] > logits[best])
+                best = v;
+        ck_assert_int_eq(greedy[n], best);
+    }
+
+    sampling = (struct orr_sampling){.temperature = 1.5, .top_p = 1, .seed = 11};
+    generate(predictor, &sampling, sampled);
+    generate(predictor, &sampling, tokens);
+    ck_assert_mem_eq(tokens, sampled, bytes);
+    ck_assert_mem_ne(tokens, greedy, bytes);
+    sampling.seed++;
+    generate(predictor, &sampling, tokens);
+    ck_assert_mem_ne(tokens, sampled, bytes);
+    sampling.top_k = 1;
+    generate(predictor, &sampling, tokens);
+    ck_assert_mem_eq(tokens, greedy, bytes);
+    sampling.top_k = 0;
+    sampling.top_p = 1e-9;
+    generate(predictor, &sampling, tokens);
+    ck_assert_mem_eq(tokens, greedy, bytes);
+
+    /* A stop token and a listener end it; both tokens are kept. */
+    sampling = (struct orr_sampling){.temperature = 0, .top_p = 1};
+    int first = 2;
+    while (first < 2 + MORE - 1 && greedy[first] != greedy[4])
+        first++;
+    tokens[0] = 7;
+    tokens[1] = 3;
+    ck_assert_int_eq(orr_generate(predictor, tokens, 2, MORE, greedy[4], &sampling, NULL, NULL), first + 1);
+    int heard = 0;
+    ck_assert_int_eq(orr_generate(predictor, tokens, 2, MORE, -1, &sampling, stop_after_three, &heard), 5);
+    ck_assert_int_eq(orr_generate(predictor, tokens, 2, 0, -1, &sampling, NULL, NULL), 2);
+    orr_predictor_destroy(predictor);
+    orr_model_destroy(model);
+}
+END_TEST
+
+/* The share that every token gets is its probability, cut to what is allowed. */
+START_TEST(test_sampling)
+{
+    static const float logits[] = {1, 3, 2, 3, -1, 0.5f};
+    static const struct {
+        int top_k;
+        double top_p;
+        int kept;
+    } cuts[] = {{0, 1, 6}, {3, 1, 3}, {99, 1, 6}, {0, 0.5, 2}, {0, 0.95, 5}, {1, 1, 1}, {3, 0.4, 2}, {3, 0.3, 1}};
+    static const int order[] = {1, 3, 2, 0, 5, 4};
+    enum { DRAWS = 40000 };
+
+    for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
+        struct orr_sampling sampling = {2, cuts[i].top_k, cuts[i].top_p, 17};
+        int drawn[6] = {0};
+        double total = 0;
+        for (int n = 0; n < DRAWS; n++)
+            drawn[orr_sample_token(logits, 6, &sampling, (uint64_t)n)]++;
+        for (int k = 0; k < cuts[i].kept; k++)
+            total += exp((double)logits[order[k]] / 2);
+        for (int k = 0; k < 6; k++) {
+            double p = k < cuts[i].kept ? exp((double)logits[order[k]] / 2) / total : 0;
+            /* Five standard deviations. */
+            ck_assert_msg(fabs(drawn[order[k]] - DRAWS * p) <= 5 * sqrt(DRAWS * p * (1 - p)),
+                          "top_k %d, top_p %g: token %d came %d times of %d, probability %g", cuts[i].top_k,
+                          cuts[i].top_p, order[k], drawn[order[k]], DRAWS, p);
+        }
+    }
+}
+END_TEST
+
+START_TEST(test_predicting_errors)
+{
+    struct setup s = usual();
+    struct orr_model *model = create_model(&s);
+    struct orr_predictor *predictor = orr_predictor_create(model, VOCAB, WIDTH, POSITIONS);
+    int32_t tokens[POSITIONS + 1] = {0};
+    float logits[VOCAB];
+
+    ck_assert_int_eq(orr_predict(predictor, tokens, POSITIONS + 1, 1, logits, NULL), ORR_EINVAL);
+    expect_error(ORR_EINVAL, "predict", "a sequence of 25 tokens: the model takes 1 to 24");
+    ck_assert_int_eq(orr_predict(predictor, tokens, 0, 1, logits, NULL), ORR_EINVAL);
+    ck_assert_int_eq(orr_predict(predictor, tokens, 3, 4, logits, NULL), ORR_EINVAL);
+    expect_error(ORR_EINVAL, "predict", "4 rows of a sequence of 3 tokens");
+    tokens[2] = VOCAB;
+    ck_assert_int_eq(orr_predict(predictor, tokens, 3, 1, logits, NULL), ORR_EINVAL);
+    expect_error(ORR_EINVAL, "predict", "token 61 at position 2 is outside the vocabulary of 61");
+    ck_assert_int_eq(orr_predict(predictor, tokens, 2, 1, logits, NULL), 0);
+    orr_predictor_destroy(predictor);
+    orr_model_destroy(model);
+}
+END_TEST
+
+static void start(void)
+{
+    /* More workers than there may be cores: the order of tasks must not matter. */
+    setenv("STARPU_WORKERS_NOBIND", "1", 1);
+    ck_assert_msg(orr_init(&(struct orr_runtime_options){.threads = 4}) == 0, "%s", orr_error());
+}
+
+Suite *suite(void)
+{
+    Suite *s = suite_create("training");
+    TCase *c = tcase_create("training"), *files = tcase_create("checkpoints");
+
+    tcase_add_unchecked_fixture(c, start, orr_shutdown);
+    tcase_set_timeout(c, 120);
+    tcase_add_test(c, test_overfits);
+    tcase_add_test(c, test_equal_runs);
+    tcase_add_test(c, test_stages_and_slots);
+    tcase_add_test(c, test_micro_batches_and_replicas);
+    tcase_add_test(c, test_dropout_knows_no_layout);
+    tcase_add_test(c, test_evaluation);
+    tcase_add_test(c, test_evaluation_between_steps);
+    tcase_add_test(c, test_generation);
+    tcase_add_test(c, test_sampling);
+    tcase_add_test(c, test_predicting_errors);
+    suite_add_tcase(s, c);
+
+    tcase_add_unchecked_fixture(files, start, orr_shutdown);
+    tcase_add_checked_fixture(files, files_setup, files_teardown);
+    tcase_set_timeout(files, 120);
+    tcase_add_test(files, test_resuming);
+    tcase_add_test(files, test_keeping);
+    tcase_add_test(files, test_bad_checkpoints);
+    tcase_add_test(files, test_saving_fails);
+    tcase_add_test(files, test_failed_run_is_not_saved);
+    suite_add_tcase(s, files);
+    return s;
+}
