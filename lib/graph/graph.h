@@ -107,6 +107,10 @@ bool orri_tape_first_gradient(const struct orr_block *block, int input);
 /* Floating-point operations of all the passes of a block for one microbatch. */
 double orri_block_cost(const struct orr_block *block, int batch, int seq);
 
+/* True where a block's forward, backward and weights passes are one task: where no W is to fill a gap, the loss
+ * block need not compute its logits twice. */
+bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_block *block);
+
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */
 
 int orri_input_submit(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_source *source,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "graph/graph.h"
 
+#include <starpu.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -192,24 +193,46 @@ static struct orri_parameter *find_view(const struct orr_model *model, int index
     return model->parameter[p];
 }
 
+struct randomize {
+    const struct orri_parameter *parameter;
+    uint64_t seed;
+};
+
+static void randomize_cpu(void *buffers[], void *argument)
+{
+    const struct randomize *randomize = argument;
+    const struct orri_parameter *parameter = randomize->parameter;
+    float *values = (float *)STARPU_VECTOR_GET_PTR(buffers[0]);
+
+    for (int v = 0; v < parameter->views; v++) {
+        const struct orr_view *view = &parameter->view[v];
+        struct orr_rng rng = {randomize->seed, (uint32_t)(parameter->first_view + v), UINT32_MAX};
+        float *out = values + view->offset;
+        int64_t n = orri_view_count(view);
+        if (view->initial == ORR_INITIAL_NORMAL)
+            orr_rng_normal(&rng, 0, (size_t)n, 0, view->std, out);
+        else
+            for (int64_t i = 0; i < n; i++)
+                out[i] = view->initial == ORR_INITIAL_ONE;
+    }
+}
+
+static struct starpu_codelet randomize_codelet = {
+    .cpu_funcs = {randomize_cpu},
+    .nbuffers = 1,
+    .modes = {STARPU_W},
+    .name = "randomize",
+    .color = ORRI_COLOR_OTHER,
+};
+
 int orr_model_randomize(struct orr_model *model, uint64_t seed)
 {
     ORR_TRY(orr_model_allocate(model));
     for (int p = 0; p < model->parameters; p++) {
-        struct orri_parameter *parameter = model->parameter[p];
-        float *values = orr_tile_acquire(&parameter->value, true);
-        for (int v = 0; v < parameter->views; v++) {
-            const struct orr_view *view = &parameter->view[v];
-            struct orr_rng rng = {seed, (uint32_t)(parameter->first_view + v), UINT32_MAX};
-            float *out = values + view->offset;
-            int64_t n = orri_view_count(view);
-            if (view->initial == ORR_INITIAL_NORMAL)
-                orr_rng_normal(&rng, 0, (size_t)n, 0, view->std, out);
-            else
-                for (int64_t i = 0; i < n; i++)
-                    out[i] = view->initial == ORR_INITIAL_ONE;
-        }
-        orr_tile_release(&parameter->value);
+        struct randomize randomize = {model->parameter[p], seed};
+        struct orri_buffer buffer = {&model->parameter[p]->value, STARPU_W};
+        ORR_TRY(orri_task_submit(model, &randomize_codelet, 1, &buffer, &randomize, sizeof(randomize),
+                                 ORRI_PRIORITY_UPDATE, p, 0));
     }
     return ORR_OK;
 }

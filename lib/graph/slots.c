@@ -12,9 +12,14 @@ static int64_t value_floats(const struct orr_slots_options *o, const struct orr_
     return block->cls->is_loss ? 0 : (int64_t)o->batch * o->seq * block->spec.width;
 }
 
+bool orri_runs_whole(const struct orr_slots_options *o, const struct orr_block *block)
+{
+    return block->cls->cpu[ORR_WHOLE] && o->training && (block->model->mesh.pp == 1 || !orr_slot_split(&o->policy));
+}
+
 static int64_t saved_floats(const struct orr_slots_options *o, const struct orr_block *block)
 {
-    return o->training ? block->cls->saved_floats(block->config, o->batch, o->seq) : 0;
+    return o->training && !orri_runs_whole(o, block) ? block->cls->saved_floats(block->config, o->batch, o->seq) : 0;
 }
 
 static int workers_per_replica(const struct orr_model *model)

@@ -141,7 +141,7 @@ static struct codelets *codelets_make(const struct orr_block_class *cls)
     made->cls = cls;
     for (int pass = 0; pass < ORR_PASSES; pass++) {
         snprintf(made->name[pass], sizeof(made->name[pass]), "%s_%s", cls->name, passes[pass].name);
-        snprintf(made->symbol[pass], sizeof(made->symbol[pass]), "orrery_%s", made->name[pass]);
+        snprintf(made->symbol[pass], sizeof(made->symbol[pass]), "orrery_%s_%s", cls->name, passes[pass].name);
         made->model[pass] = (struct starpu_perfmodel){
             .type = STARPU_HISTORY_BASED, .symbol = made->symbol[pass], .footprint = footprint};
         made->codelet[pass] = (struct starpu_codelet){
@@ -355,15 +355,9 @@ static int pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb
 
 static const struct orr_rows no_rows;
 
-static bool whole(const struct orr_slots *slots, const struct orr_block *block)
-{
-    /* Where no W is to fill a gap, the loss block need not compute its logits twice. */
-    return has_pass(block->cls, ORR_WHOLE) && slots->options.training && (slots->model->mesh.pp == 1 || !slots->split);
-}
-
 int orri_forward_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block)
 {
-    return pass_submit(slots, mb, block, whole(slots, block) ? ORR_WHOLE : ORR_FORWARD, no_rows);
+    return pass_submit(slots, mb, block, orri_runs_whole(&slots->options, block) ? ORR_WHOLE : ORR_FORWARD, no_rows);
 }
 
 int orri_predict_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block,
@@ -376,7 +370,7 @@ int orri_backward_submit(struct orr_slots *slots, const struct orri_microbatch *
 {
     struct orri_slot *slot = orri_slots_at(slots, mb->index, block->stage);
 
-    if (whole(slots, block)) {
+    if (orri_runs_whole(&slots->options, block)) {
         /* done with the forward pass */
     } else if (!slots->split && has_pass(block->cls, ORR_BOTH)) {
         ORR_TRY(pass_submit(slots, mb, block, ORR_BOTH, no_rows));
@@ -387,7 +381,7 @@ int orri_backward_submit(struct orr_slots *slots, const struct orri_microbatch *
             ORR_TRY(pass_submit(slots, mb, block, ORR_WEIGHTS, no_rows));
     }
     /* Every reader of these has been submitted: the blocks after this one, and this one. */
-    if (slot->saved[block->index].handle && !whole(slots, block))
+    if (slot->saved[block->index].handle && !orri_runs_whole(&slots->options, block))
         orr_tile_invalidate_submit(&slot->saved[block->index]);
     if (slot->gradient[block->index].handle) {
         orr_tile_invalidate_submit(&slot->gradient[block->index]);

@@ -40,7 +40,7 @@ int orr_model_build(struct orr_model *model, const struct orr_parameter_name *na
 int orr_model_allocate(struct orr_model *model);
 
 /* Draws every parameter as its block says, from Philox streams named by parameter and element, so that
- * the values depend on the seed alone. */
+ * the values depend on the seed alone. Done by tasks, a group of parameters each: what reads them waits for it. */
 int orr_model_randomize(struct orr_model *model, uint64_t seed);
 
 /* One named parameter of a built model. */
