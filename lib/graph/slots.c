@@ -79,8 +79,11 @@ static int create_gradients(struct orr_model *model)
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
         size_t count = (size_t)parameter->users * (size_t)model->mesh.dp;
-        if (parameter->gradient)
+        if (parameter->gradient) {
+            /* Another training starts: its first step has the number of one that was made before. */
+            memset(parameter->gradient_step, 0, count * sizeof(*parameter->gradient_step));
             continue;
+        }
         parameter->gradient = orri_calloc(count, sizeof(*parameter->gradient));
         parameter->gradient_step = orri_calloc(count, sizeof(*parameter->gradient_step));
         if (!parameter->gradient || !parameter->gradient_step)
