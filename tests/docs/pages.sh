@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Holds the pages to the code: programs they print are the files that are compiled, links lead somewhere, every option
 # and variable is told, the manual page has no errors.
+# shellcheck disable=SC2013,SC2016
 set -eu
 
 top=${srcdir:-.}

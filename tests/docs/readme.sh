@@ -28,12 +28,12 @@ if ! tests/docs/readme_driver "$folder/text.txt" >"$folder/out" 2>"$folder/err";
     errors=$((errors + 1))
     cat "$folder/err"
 fi
-check "100 lines" "$(awk 'END { print NR == 100 ? "yes" : "no" }' "$folder/out")"
+check "100 lines" "$(awk 'END { print (NR == 100) ? "yes" : "no" }' "$folder/out")"
 check "every line tells step and loss" \
-    "$(awk '$1 != "step" || $2 != NR || $3 != "loss" || $4 !~ /^[0-9]+\.[0-9]+$/ { bad = 1 } END { print bad ? "no" : "yes" }' "$folder/out")"
-check "the first loss is near log 256" "$(awk 'NR == 1 { print $4 > 5 && $4 < 6 ? "yes" : "no" }' "$folder/out")"
+    "$(awk '$1 != "step" || $2 != NR || $3 != "loss" || $4 !~ /^[0-9]+\.[0-9]+$/ { bad = 1 } END { print (bad) ? "no" : "yes" }' "$folder/out")"
+check "the first loss is near log 256" "$(awk 'NR == 1 { print ($4 > 5 && $4 < 6) ? "yes" : "no" }' "$folder/out")"
 check "the last loss is below half the first" \
-    "$(awk 'NR == 1 { first = $4 } END { print $4 < first / 2 ? "yes" : "no" }' "$folder/out")"
+    "$(awk 'NR == 1 { first = $4 } END { print ($4 < first / 2) ? "yes" : "no" }' "$folder/out")"
 if tests/docs/readme_driver "$folder/none" >/dev/null 2>"$folder/err"; then missing=no; else missing=yes; fi
 check "a missing file fails" "$missing"
 check "and is named" "$(if grep -q "$folder/none" "$folder/err"; then echo yes; else echo no; fi)"
