@@ -88,3 +88,23 @@ tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/c
 
 check_PROGRAMS += tests/test_training
 tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h
+
+# The programs of README.md and docs/adding-a-block.md, compiled as a user would: public headers and liborrery alone.
+# The driver is run by a script, so it is no test by itself.
+EXTRA_PROGRAMS = tests/docs/readme_driver
+check_DATA = tests/docs/readme_driver
+CLEANFILES += tests/docs/readme_driver
+tests_docs_readme_driver_SOURCES = tests/docs/readme_driver.c
+tests_docs_readme_driver_CPPFLAGS = -I$(top_srcdir)/lib -I$(top_srcdir)
+tests_docs_readme_driver_LDADD = liborrery.la
+tests_docs_readme_driver_LDFLAGS = -no-install
+
+check_PROGRAMS += tests/docs/test_scale
+tests_docs_test_scale_SOURCES = tests/docs/scale/test_scale.c tests/docs/scale/scale.c tests/docs/scale/scale.h \
+	tests/check_main.h
+tests_docs_test_scale_CPPFLAGS = -I$(top_srcdir)/lib -I$(top_srcdir) -I$(top_srcdir)/tests $(CHECK_CFLAGS)
+tests_docs_test_scale_LDADD = liborrery.la $(CHECK_LIBS)
+tests_docs_test_scale_LDFLAGS = -no-install
+
+TESTS += tests/docs/readme.sh tests/docs/pages.sh
+EXTRA_DIST += tests/docs/readme.sh tests/docs/pages.sh

@@ -69,8 +69,11 @@ static int name_views(struct orr_model *model, const struct orr_parameter_name *
             for (int n = 0; n < count && !parameter->name[v]; n++)
                 if (strcmp(names[n].view, local) == 0)
                     parameter->name[v] = orri_format(names[n].file, parameter->block->layer);
+            if (!names)
+                parameter->name[v] =
+                    orri_format("%s.%d.%s", parameter->block->cls->name, parameter->block->layer, parameter->view[v].name);
             if (!parameter->name[v])
-                return orri_fail(ORR_EINVAL, "model", "parameter '%s' has no name in files", local);
+                return names ? orri_fail(ORR_EINVAL, "model", "parameter '%s' has no name in files", local) : ORR_ENOMEM;
         }
     }
     return ORR_OK;

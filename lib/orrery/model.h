@@ -31,8 +31,9 @@ void orr_model_destroy(struct orr_model *model);
 int orr_model_block_count(const struct orr_model *model);
 struct orr_block *orr_model_block(struct orr_model *model, int index);
 
-/* Ends the description: cuts the tape into stages by cost and chooses owners. names[] (static) gives every parameter its name in files. Errors: ORR_EINVAL for a
- * mesh that this model or this version cannot have, ORR_ENOMEM. */
+/* Ends the description: cuts the tape into stages by cost and chooses owners. names[] (static) gives every parameter its
+ * name in files; where names is NULL it is BLOCK.LAYER.VIEW ("attention.0.qkv.weight"). Errors: ORR_EINVAL for a mesh that
+ * this model or this version cannot have and for a parameter without a name, ORR_ENOMEM. */
 int orr_model_build(struct orr_model *model, const struct orr_parameter_name *names, int count);
 
 /* Allocates the parameters, zeroed, where that has not been done: what follows and orr_weights_load() call it. Between

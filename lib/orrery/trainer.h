@@ -54,6 +54,9 @@ int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result
  * by one free(). NULL with ORR_ENOENT or ORR_EFORMAT. */
 char **orr_trainer_arguments(const char *directory, int *count);
 
+/* The samples of a sampler, as a training step reads them. The sampler is borrowed as long as the source is used. */
+struct orr_source orr_sampler_source(struct orr_sampler *sampler);
+
 /* The mean loss over the samples of a range, at most `samples` of them spread evenly (0: all). */
 int orr_evaluate(struct orr_model *model, const struct orr_corpus *corpus, struct orr_range range, int seq,
                  int micro_batch, int64_t samples, struct orr_result *result);

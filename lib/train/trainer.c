@@ -14,10 +14,15 @@
 
 /* ---- sources ----------------------------------------------------------------------------------------------- */
 
-static void read_training(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_samples(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
 {
     for (int i = 0; i < count; i++)
         orr_sampler_read(self, (int64_t)first + i, tokens + i * seq, labels + i * seq);
+}
+
+struct orr_source orr_sampler_source(struct orr_sampler *sampler)
+{
+    return (struct orr_source){read_samples, sampler};
 }
 
 /* `count` of a sequential sampler's windows, spread evenly; behind them nothing counts. */
@@ -306,7 +311,7 @@ static bool due(int64_t step, int64_t every)
 static int steps(struct run *r)
 {
     const struct orr_trainer *t = r->t;
-    struct orr_source source = {read_training, &r->sampler};
+    struct orr_source source = orr_sampler_source(&r->sampler);
     bool stopped = false;
 
     while (orr_training_steps(r->training) < t->options.schedule.steps && !stopped) {
