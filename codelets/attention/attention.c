@@ -42,6 +42,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
                   {"proj.weight", 2, {c, c}, ORR_INITIAL_NORMAL, a->projection_std, 0, 1, head, 0},
                   {"proj.bias", 1, {c, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0}}},
         .width = c,
+        .input_width = c,
     };
 }
 

@@ -35,6 +35,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
                   {"norm.bias", 1, {c, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0}},
                  {{"output.weight", 2, {h->head.vocab, c}, ORR_INITIAL_NORMAL, h->head.std, 0, 1, 1, 0}}},
         .width = c,
+        .input_width = c,
     };
 }
 

@@ -38,6 +38,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
                   {"proj.weight", 2, {m->hidden, m->width}, ORR_INITIAL_NORMAL, m->projection_std, 0, 1, 1, 0},
                   {"proj.bias", 1, {m->width, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0}}},
         .width = m->width,
+        .input_width = m->width,
     };
 }
 

@@ -63,6 +63,17 @@ static int own_groups(struct orr_model *model, struct orr_block *block)
     return ORR_OK;
 }
 
+static int check_widths(const struct orr_block *block, int count, struct orr_block *const inputs[])
+{
+    int64_t width = block->spec.input_width;
+
+    for (int i = 0; i < count; i++)
+        if (width && inputs[i]->spec.width != width)
+            return orri_fail(ORR_EINVAL, "model", "block '%s' of width %lld reads a value of width %lld",
+                             block->cls->name, (long long)width, (long long)inputs[i]->spec.width);
+    return ORR_OK;
+}
+
 struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct orr_block_class *cls, int layer,
                                           const void *config, int count, struct orr_block *const inputs[])
 {
@@ -91,8 +102,13 @@ struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct 
         return NULL;
     }
     memcpy(block->config, config, cls->config_size);
-    model->block[model->blocks++] = block;
     cls->specify(block->config, &block->spec);
+    if (check_widths(block, count, inputs) != 0) {
+        free(block->config);
+        free(block);
+        return NULL;
+    }
+    model->block[model->blocks++] = block;
     for (int i = 0; i < count; i++) {
         block->input[block->inputs++] = inputs[i];
         inputs[i]->readers++;

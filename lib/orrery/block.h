@@ -81,6 +81,7 @@ struct orr_block_spec {
                                                        must have the shape of view[][0] if that is named */
     struct orr_view view[ORR_MAX_GROUPS][ORR_MAX_VIEWS];
     int64_t width;                                  /* C of the output value; the loss block: of its input */
+    int64_t input_width;                            /* C of the values that it reads; 0: any             */
     int longest;                                    /* T that it takes at most; 0: any                      */
 };
 

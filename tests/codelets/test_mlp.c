@@ -197,6 +197,9 @@ START_TEST(refuses_what_it_cannot_be)
 
     ck_assert_int_eq(orr_mlp(model, 0, &empty), ORR_EINVAL);
     ck_assert_int_eq(orr_mlp(model, 0, &dropout), ORR_EINVAL);
+    struct orr_mlp narrow = {.width = 8, .hidden = 8, .eps = 1e-5f};
+    ck_assert_int_eq(orr_mlp(model, 0, &narrow), ORR_EINVAL);
+    ck_assert_ptr_nonnull(strstr(orr_error(), "width 8 reads a value of width 30"));
     ck_assert_int_eq(model->blocks, 1);
     orr_model_destroy(model);
 }
