@@ -2,6 +2,7 @@
 #include <orrery/checkpoint.h>
 
 #include <dirent.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -359,9 +360,24 @@ static int64_t step_of(const char *name)
     return sscanf(name, "step-%lld%n", &step, &end) == 1 && name[end] == '\0' ? step : -1;
 }
 
-/* Removes the oldest checkpoints until `keep` are left. Those that a crash left half-written are called *.tmp, are
- * no checkpoints, and go too. */
-static int prune(const char *out, int keep)
+/* A checkpoint goes whole: renamed first, so that what a kill leaves is not taken for one. */
+static int remove_checkpoint(const char *out, int64_t step)
+{
+    char *path = orri_format("%s/step-%08lld", out, (long long)step);
+    char *temp = path ? orri_format("%s.tmp", path) : NULL;
+    int status = temp ? orri_remove_tree(temp) : ORR_ENOMEM;
+
+    if (status == 0 && rename(path, temp) != 0)
+        status = orri_fail(ORR_EIO, path, "cannot be removed: %s", strerror(errno));
+    if (status == 0)
+        status = orri_remove_tree(temp);
+    free(path);
+    free(temp);
+    return status;
+}
+
+/* Removes the oldest checkpoints until `keep` are left. Those of later steps than the newest are another run's. */
+static int prune(const char *out, int keep, int64_t newest)
 {
     for (;;) {
         DIR *dir = opendir(out);
@@ -371,18 +387,35 @@ static int prune(const char *out, int keep)
             return ORR_OK;
         for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
             int64_t step = step_of(entry->d_name);
-            count += step >= 0;
+            count += step >= 0 && step <= newest;
             if (step >= 0 && step < oldest)
                 oldest = step;
         }
         closedir(dir);
         if (keep == 0 || count <= keep)
             return ORR_OK;
-        char *path = orri_format("%s/step-%08lld", out, (long long)oldest);
-        int status = path ? orri_remove_tree(path) : ORR_ENOMEM;
-        free(path);
-        ORR_TRY(status);
+        ORR_TRY(remove_checkpoint(out, oldest));
     }
+}
+
+/* Removes what a killed run left half-written, or half-removed: step-*.tmp. */
+static int sweep(const char *out)
+{
+    static const char begin[] = "step-", end[] = ".tmp";
+    DIR *dir = opendir(out);
+    int status = ORR_OK;
+
+    if (!dir)
+        return ORR_OK;
+    for (struct dirent *entry; status == 0 && (entry = readdir(dir)) != NULL;) {
+        if (strncmp(entry->d_name, begin, strlen(begin)) != 0 || !ends_with(entry->d_name, end))
+            continue;
+        char *path = orri_format("%s/%s", out, entry->d_name);
+        status = path ? orri_remove_tree(path) : ORR_ENOMEM;
+        free(path);
+    }
+    closedir(dir);
+    return status;
 }
 
 int orr_checkpoint_prepare(const char *out)
@@ -394,6 +427,8 @@ int orr_checkpoint_prepare(const char *out)
         status = orri_write_file(probe, "", 0);
     if (status == 0)
         status = orri_remove_tree(probe);
+    if (status == 0)
+        status = sweep(out);
     free(probe);
     return status == ORR_EIO ? orri_remedy(ORR_EINVAL, "name a directory that can be written with --out") : status;
 }
@@ -418,7 +453,7 @@ int orr_checkpoint_save(const char *out, struct orr_training *t, const struct or
     if (status == 0)
         status = orri_symlink(name, latest);
     if (status == 0)
-        status = prune(out, keep);
+        status = prune(out, keep, t->steps);
     free(path);
     free(latest);
     return status;
