@@ -178,6 +178,7 @@ struct run {
     struct orr_sampler sampler;
     struct orr_config *state;
     struct orr_metrics *metrics;
+    struct orr_tensorboard *tensorboard;
     struct orr_progress progress;
     struct orr_trainer_result *result;
     double *seconds;                /* of the steps of this process that nothing interrupted */
@@ -229,8 +230,15 @@ static int start(struct run *r)
         if (!r->metrics)
             return orr_error_code();
     }
+    if (t->tensorboard) {
+        r->tensorboard = orr_tensorboard_open(t->tensorboard, t->resume ? r->saved : -1);
+        if (!r->tensorboard)
+            return orr_error_code();
+    }
     if (t->progress)
         orr_progress_start(&r->progress, t->progress, t->options.schedule.steps, t->flops_per_token);
+    if (t->progress && t->headline)
+        orr_progress_say(&r->progress, "%s", t->headline);
     return ORR_OK;
 }
 
@@ -255,6 +263,8 @@ static int take(struct run *r, const struct orr_step *step)
         r->seconds[r->timed++] = step->seconds;
     if (r->metrics)
         ORR_TRY(orr_metrics_step(r->metrics, &m));
+    if (r->tensorboard)
+        ORR_TRY(orr_tensorboard_step(r->tensorboard, &m));
     if (r->t->progress)
         orr_progress_step(&r->progress, &m);
     return ORR_OK;
@@ -284,6 +294,8 @@ static int evaluate(struct run *r)
     r->result->validation_loss = result.loss / (double)result.labels;
     if (r->metrics)
         ORR_TRY(orr_metrics_validation(r->metrics, r->evaluated, r->result->validation_loss));
+    if (r->tensorboard)
+        ORR_TRY(orr_tensorboard_validation(r->tensorboard, r->evaluated, r->result->validation_loss));
     if (t->progress)
         orr_progress_validation(&r->progress, r->evaluated, r->result->validation_loss);
     return ORR_OK;
@@ -320,6 +332,7 @@ static int steps(struct run *r)
             ORR_TRY(save(r));
     }
     ORR_TRY(take_reports(r, true));
+    stopped = stopped && orr_training_steps(r->training) < t->options.schedule.steps;
     if (t->validation_corpus && !stopped && r->evaluated != orr_training_steps(r->training))
         ORR_TRY(evaluate(r));
     if (t->out && r->saved != orr_training_steps(r->training))
@@ -366,6 +379,7 @@ int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result
     /* What follows must not replace the message of a failure. */
     orr_training_destroy(r.training);
     orr_metrics_destroy(r.metrics);
+    orr_tensorboard_destroy(r.tensorboard);
     orr_config_destroy(r.state);
     free(r.seconds);
     return status;
