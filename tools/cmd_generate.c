@@ -54,14 +54,15 @@ static int run(struct opened *o)
         return command_remedy(command_fail(ORR_EINVAL, "%s: has no parameters to generate with", model_options.model),
                               "name a checkpoint's directory with --model");
     if (orr_tokenizer_vocab_size(o->tokenizer) < vocab)
-        return command_remedy(command_fail(ORR_EINVAL, "the model has %d tokens, the tokenizer '%s' %d", vocab,
+        return command_remedy(command_fail(ORR_EINVAL, "--tokenizer: the model has %d tokens, '%s' %d", vocab,
                                            orr_tokenizer_name(o->tokenizer), orr_tokenizer_vocab_size(o->tokenizer)),
                               "generate with a model that was trained with this tokenizer");
+    ORR_TRY(check_prediction(o, 1, o->gpt.n_positions, 1, vocab));
     ORR_TRY(fill_model(o));
     ORR_TRY(orr_tokenizer_encode(o->tokenizer, prompt, strlen(prompt), &ids, &count));
     int32_t *tokens = realloc(ids, (count + (size_t)max_tokens + 1) * sizeof(*tokens));
     struct orr_predictor *predictor = orr_predictor_create(o->model, vocab, o->gpt.n_embd, o->gpt.n_positions);
-    int status = tokens && predictor ? ORR_OK : command_fail(ORR_ENOMEM, "no room for the tokens");
+    int status = tokens && predictor ? ORR_OK : command_fail(ORR_ENOMEM, "generate: no room for the tokens");
     if (status == 0 && count == 0)
         tokens[count++] = '\n';     /* something has to be continued */
     if (status == 0)
