@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <orrery/trainer.h>
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <jansson.h>
 
@@ -221,6 +223,8 @@ static int start(struct run *r)
         return orr_error_code();
     if (t->resume)
         ORR_TRY(resume(r));
+    if (t->out)
+        ORR_TRY(orr_checkpoint_prepare(t->out));    /* fails before hours of training, not after them */
     int64_t steps = t->options.schedule.steps - orr_training_steps(r->training);
     r->seconds = orri_alloc((size_t)steps * sizeof(*r->seconds));
     if (!r->seconds)
@@ -303,7 +307,13 @@ static int evaluate(struct run *r)
 
 static int save(struct run *r)
 {
+    struct stat st;
+
     ORR_TRY(take_reports(r, true));
+    /* It may have been on a disk that is gone; what is then made in its place nobody would look for. */
+    if (stat(r->t->out, &st) != 0)
+        return orri_fail(ORR_EIO, r->t->out, "the checkpoint of step %lld cannot be saved: %s",
+                         (long long)orr_training_steps(r->training), strerror(errno));
     ORR_TRY(orr_checkpoint_save(r->t->out, r->training, r->t->config, r->state, r->t->keep));
     r->saved = orr_training_steps(r->training);
     r->skip_timing = r->saved + 1;
@@ -328,7 +338,8 @@ static int steps(struct run *r)
         stopped = t->stop && *t->stop;
         if (t->validation_corpus && due(step, t->eval_every))
             ORR_TRY(evaluate(r));
-        if (t->out && due(step, t->save_every))
+        /* The last checkpoint comes after the last evaluation, or a kill between them would leave that out for ever. */
+        if (t->out && due(step, t->save_every) && step < t->options.schedule.steps)
             ORR_TRY(save(r));
     }
     ORR_TRY(take_reports(r, true));
@@ -339,7 +350,7 @@ static int steps(struct run *r)
         ORR_TRY(save(r));
     return stopped ? orri_remedy(orri_fail(ORR_EINTR, "train", "interrupted after step %lld%s",
                                            (long long)orr_training_steps(r->training), t->out ? ", saved" : ""),
-                                 "%s", t->out ? "continue with --resume" : "")
+                                 "%s%s", t->out ? "continue with --resume " : "", t->out ? t->out : "")
                    : ORR_OK;
 }
 
