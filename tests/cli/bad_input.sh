@@ -90,7 +90,7 @@ refused '^orrery: odd.bin: ' '' $data odd.bin
 # llm.c's header: 20240520, version 1, count, to 1024 bytes; then the tokens.
 header()
 {
-    printf '\230\330\064\001'
+    printf '\210\330\064\001'
     printf '%b' "$1$2"
     head -c 1012 /dev/zero
 }

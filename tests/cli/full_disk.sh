@@ -19,10 +19,15 @@ intact()
     works eval --model "$1" --data text --seq 32 --eval-samples 1
 }
 
-# with_limit BLOCKS ARGUMENT...: the command with files of at most so many times 512 bytes.
+# The unit of ulimit -f is 512 bytes in POSIX, 1024 in bash.
+# shellcheck disable=SC3045    # POSIX has ulimit -f
+{ (ulimit -f 1; head -c 4096 /dev/zero > probe); } > err 2>&1
+unit=$(wc -c < probe)
+
+# with_limit KIB ARGUMENT...: the command with files of at most so many KiB.
 with_limit()
 {
-    blocks=$1
+    blocks=$(($1 * 1024 / unit))
     shift
     ran="ulimit -f $blocks; orrery $*"
     # shellcheck disable=SC3045    # POSIX has ulimit -f
@@ -32,20 +37,20 @@ with_limit()
 
 # --- a limit on the size of files ------------------------------------------------------------------------------
 works $train --steps 2 --out run
-with_limit 200 $train --resume run --steps 4 --save-every 1
+with_limit 100 $train --resume run --steps 4 --save-every 1
 said 1 '^orrery: run/step-00000003.*model.safetensors: ' 'ulimit -f'
 intact run step-00000002
-with_limit 400 $train --resume run --steps 4
+with_limit 200 $train --resume run --steps 4
 said 1 '^orrery: run/step-00000004.*optimizer.safetensors: ' 'ulimit -f'
 intact run step-00000002
-with_limit 2 $train --steps 50 --metrics metrics
+with_limit 1 $train --steps 50 --metrics metrics
 said 1 '^orrery: metrics: ' 'ulimit -f'
 check 'whole lines in the metrics' test -s metrics -a -z "$(tail -c 1 metrics)"
 same 'lines that are no object' "$(grep -c -v '^{.*}$' metrics)" 0
-with_limit 2 $train --steps 50 --tensorboard board
+with_limit 1 $train --steps 50 --tensorboard board
 said 1 '^orrery: board/events.out.tfevents.*: ' 'ulimit -f'
 for command in logits grads; do
-    with_limit 2 $command $tiny --ids '1 2 3 4 5 6 7 8' --out numbers.safetensors
+    with_limit 1 $command $tiny --ids '1 2 3 4 5 6 7 8' --out numbers.safetensors
     said 1 '^orrery: numbers.safetensors: ' 'ulimit -f'
     same "files left by $command" "$(find . -name 'numbers*')" ''
 done
