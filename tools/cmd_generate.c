@@ -12,7 +12,7 @@ static double temperature = 1, top_p = 1;
 static struct setting table[] = {
     SETTING("prompt", "TEXT", "what the text begins with", OPTION_TEXT, &prompt, 0, 0, false),
     SETTING("max-tokens", "N", "tokens to add (200)", OPTION_INT, &max_tokens, 1, 1 << 24, false),
-    SETTING("temperature", "X", "0 takes the most likely token; below 1 is bolder in the likely ones (1)", OPTION_REAL,
+    SETTING("temperature", "X", "below 1 favours the likely tokens, above 1 the others; 0 takes the likeliest (1)", OPTION_REAL,
      &temperature, 0, 1e6, false),
     SETTING("top-k", "K", "draw from the K most likely (default: all)", OPTION_INT, &top_k, 0, 1 << 24, false),
     SETTING("top-p", "P", "draw from the fewest that reach probability P (1)", OPTION_REAL, &top_p, 1e-9, 1, false),

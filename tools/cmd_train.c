@@ -47,7 +47,7 @@ static struct setting table[] = {
     {0},
 };
 
-static struct setting *const tables[] = {model_table, data_table, table, layout_table, NULL};
+static struct setting *const tables[] = {model_table, data_table, validation_table, table, layout_table, NULL};
 
 static volatile sig_atomic_t stop;
 
@@ -165,11 +165,11 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
     orr_training_memory(o->model, &t->options, &need);
     ORR_TRY(orr_memory_check(&need));
     snprintf(headline, sizeof(headline),
-             "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d, %d microbatches of %d x %d\nmemory: %s",
+             "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d, %d microbatches of %d x %d\nmemory: %s%s",
              model_options.model, describe_size(orr_model_size(o->model), size, sizeof(size)),
              (long long)(t->train.last - t->train.first), orr_worker_count(), o->mesh.dp, o->mesh.pp,
              t->options.batch / t->options.micro_batch, t->options.micro_batch, t->options.seq,
-             orr_memory_describe(&need, text, sizeof(text)));
+             orr_memory_describe(&need, text, sizeof(text)), out ? "" : "\nwithout --out nothing is saved");
     t->headline = headline;
     if (!t->resume)
         ORR_TRY(fill_model(o));

@@ -25,11 +25,15 @@ struct setting model_table[] = {
 struct setting data_table[] = {
     SETTING("data", "PATH", "text, a directory or pattern of text files, or a .bin file of tokens; repeatable", OPTION_LIST,
      &data_options.data, 0, 0, false),
-    SETTING("val", "PATH", "validation data, likewise", OPTION_LIST, &data_options.validation, 0, 0, false),
-    SETTING("val-fraction", "F", "without --val, the last part of the data that is held out (0.01; 0 = none)", OPTION_REAL,
-     &data_options.validation_fraction, 0, 0.999, false),
     SETTING("task", "TASK", "lm (language modelling), the only one in this version", OPTION_TEXT, &data_options.task, 0, 0,
      false),
+    {0},
+};
+
+struct setting validation_table[] = {
+    SETTING("val", "PATH", "validation data, as --data; repeatable", OPTION_LIST, &data_options.validation, 0, 0, false),
+    SETTING("val-fraction", "F", "without --val, the last part of the data that is held out (0.01; 0 = none)", OPTION_REAL,
+     &data_options.validation_fraction, 0, 0.999, false),
     {0},
 };
 

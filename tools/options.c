@@ -134,6 +134,22 @@ static int read_environment(struct parse *p)
     return 0;
 }
 
+/* The summary and, behind the list of options (argp's \v), what can be set from outside. */
+static void describe(const struct parse *p, const char *summary, char *text, size_t size)
+{
+    size_t used = (size_t)snprintf(text, size, "%s", summary);
+    const char *separator = "\v";
+
+    for (int i = 0; i < p->count && used < size; i++) {
+        if (!p->option[i]->environment)
+            continue;
+        used += (size_t)snprintf(text + used, size - used, "%s--%s", separator, p->option[i]->name);
+        separator = ", ";
+    }
+    if (*separator == ',' && used < size)
+        snprintf(text + used, size - used, " can be set by environment variables too, as in ORRERY_DP=2; the option wins.");
+}
+
 int options_parse(const char *command, const char *summary, struct setting *const tables[], int argc, char **argv)
 {
     struct parse p = {.command = command};
@@ -160,11 +176,12 @@ int options_parse(const char *command, const char *summary, struct setting *cons
         }
     }
     known[p.count] = (struct argp_option){.name = "help", .key = HELP_KEY, .doc = "print this list", .group = -1};
-    char name[64];
+    char name[64], doc[512];
     snprintf(name, sizeof(name), "orrery %s", command);
+    describe(&p, summary, doc, sizeof(doc));
     char *program = argv[0];
     argv[0] = name;
-    struct argp argp = {.options = known, .parser = parse_one, .doc = summary};
+    struct argp argp = {.options = known, .parser = parse_one, .doc = doc};
     p.argp = &argp;
     int status = read_environment(&p);
     if (status == 0 && argp_parse(&argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP, NULL, &p) != 0)

@@ -30,7 +30,9 @@ static void usage(FILE *out)
     fprintf(out, "Usage: orrery COMMAND [OPTIONS]\n\nTrains and runs Transformers as a task graph on StarPU.\n\n");
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].does);
-    fprintf(out, "\n'orrery COMMAND --help' tells a command's options, 'orrery --version' the version.\n");
+    fprintf(out, "\n'orrery COMMAND --help' tells a command's options, 'orrery --version' the version. To begin with:\n\n"
+                 "  orrery train --model tiny-gpt2 --data FILE --steps 1000 --out run\n"
+                 "  orrery generate --model run --prompt TEXT\n");
 }
 
 /* The library keeps code, message and remedy of a thread's last failure; the command's own go the same way. */
@@ -155,7 +157,7 @@ int main(int argc, char **argv)
         usage(stderr);
         return 2;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || (strcmp(argv[1], "help") == 0 && argc == 2)) {
         usage(stdout);
         return 0;
     }
@@ -163,7 +165,8 @@ int main(int argc, char **argv)
         printf("orrery %s\n", orr_version());
         return 0;
     }
-    int code = run_command(argc - 1, argv + 1);
+    char *help[] = {argv[2], "--help", NULL};
+    int code = strcmp(argv[1], "help") == 0 ? run_command(2, help) : run_command(argc - 1, argv + 1);
     failed = code != 0;
     if (failed && rank() == 0) {
         const char *remedy = own_message[0] ? own_remedy : orr_error_remedy();

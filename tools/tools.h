@@ -38,7 +38,7 @@ struct layout_options {
 extern struct model_options model_options;
 extern struct data_options data_options;
 extern struct layout_options layout_options;
-extern struct setting model_table[], data_table[], layout_table[];
+extern struct setting model_table[], data_table[], validation_table[], layout_table[];
 
 /* ---- what they open ------------------------------------------------------------------------------- */
 

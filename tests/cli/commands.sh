@@ -20,6 +20,11 @@ keys()
 # --- help ------------------------------------------------------------------------------------------------------
 works --version
 check 'the version is a line "orrery NUMBER ..."' grep -q '^orrery [0-9][0-9.]* (StarPU .*)$' out
+works help train
+check "help COMMAND" grep -q "^Usage: orrery train" out
+check "help tells what the environment sets" grep -q "ORRERY_DP" out
+refused "^orrery: nothing: is no command" "--help" help nothing
+refused "--val-fraction: is no option" "" eval --val-fraction 0.5
 works --help
 for command in train eval generate logits grads tokenize bench info; do
     check "help lists $command" grep -q "^  $command " "$work/out"
