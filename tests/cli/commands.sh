@@ -217,6 +217,11 @@ ran='orrery train --quiet <&- >&- 2>&-'
 status=$?
 same 'all standard streams closed' $status 0
 works eval --model closed --data held --seq 32
+ran='orrery train --metrics closed.metrics >&-'
+"$orrery" $train --steps 20 --metrics closed.metrics >&- 2> err < /dev/null
+status=$?
+unwritable
+same 'what went to the metrics instead' "$(grep -v '^{.*}$' closed.metrics)" ''
 run $train --steps 2 --quiet --metrics /dev/full
 said 1 '^orrery: /dev/full: '
 

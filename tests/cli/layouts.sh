@@ -61,7 +61,8 @@ mv two expected
 ORRERY_DP=2 identical
 ORRERY_DP=4 ORRERY_PP=3 identical --dp 2 --pp 1
 mv one expected
-ORRERY_MICRO_BATCH=2 close_to
+ORRERY_MICRO_BATCH=2 works bench $tiny --seq 32 --batch 4 --steps 1 --json
+same 'the microbatch from the environment' "$(value micro_batch out)" 2
 for scheduler in eager lws dmda; do
     STARPU_SCHED=$scheduler identical
 done
@@ -74,6 +75,8 @@ STARPU_NCPU=1 works info
 check 'one worker' grep -q '^workers: 1 CPU' out
 STARPU_NCPU=1 works info --threads 2
 check '--threads wins' grep -q '^workers: 2 CPU' out
+ORRERY_THREADS=1 works info
+check 'a worker from the environment' grep -q '^workers: 1 CPU' out
 ORRERY_THREADS=1 identical
 ORRERY_THREADS=1 identical --threads 2 --pp 2
 
