@@ -43,6 +43,8 @@ liborri_la_SOURCES += \
 	lib/report/memory.c \
 	lib/report/metrics.c \
 	lib/report/progress.c \
+	lib/report/report.h \
+	lib/report/tensorboard.c \
 	lib/text/bytes.c \
 	lib/text/text.h \
 	lib/text/tokenizer.c \

@@ -111,6 +111,8 @@ struct orr_config *orr_gpt2_preset(const char *name)
     return NULL;
 }
 
+enum { MAX_LAYERS = 10000 };    /* what follows, up to the memory check, is quick for so many */
+
 static int read_int(const struct orr_config *config, const char *key, int *value)
 {
     int64_t wide;
@@ -164,7 +166,9 @@ int orr_gpt2_read(const struct orr_config *config, struct orr_gpt2 *g)
     ORR_TRY(read_int(config, "vocab_size", &g->vocab_size));
     ORR_TRY(read_int(config, "n_positions", &g->n_positions));
     ORR_TRY(read_int(config, "n_embd", &g->n_embd));
-    ORR_TRY(read_int(config, "n_layer", &g->n_layer));
+    int64_t layers;
+    ORR_TRY(orr_config_int(config, "n_layer", 1, MAX_LAYERS, &layers));
+    g->n_layer = (int)layers;
     ORR_TRY(read_int(config, "n_head", &g->n_head));
     g->n_inner = 4 * g->n_embd;
     if (orr_config_has(config, "n_inner"))

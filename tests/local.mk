@@ -108,3 +108,26 @@ tests_docs_test_scale_LDFLAGS = -no-install
 
 TESTS += tests/docs/readme.sh tests/docs/pages.sh
 EXTRA_DIST += tests/docs/readme.sh tests/docs/pages.sh
+
+# The command as a user meets it: shell scripts that share common.sh and two programs.
+TEST_EXTENSIONS = .sh
+SH_LOG_COMPILER = $(SHELL)
+cli_tests = \
+	tests/cli/bad_input.sh \
+	tests/cli/commands.sh \
+	tests/cli/full_disk.sh \
+	tests/cli/layouts.sh \
+	tests/cli/resume.sh
+TESTS += $(cli_tests)
+EXTRA_DIST += $(cli_tests) tests/cli/common.sh
+
+# Not in check_PROGRAMS, which are tests.
+cli_programs = tests/cli/compare_tensors tests/cli/read_events
+EXTRA_PROGRAMS += $(cli_programs)
+CLEANFILES += $(cli_programs)
+tests/cli/commands.log: $(cli_programs)
+tests/cli/resume.log: tests/cli/read_events
+tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
+tests_cli_compare_tensors_LDADD = liborri.la
+tests_cli_read_events_SOURCES = tests/cli/read_events.c
+tests_cli_read_events_LDADD =

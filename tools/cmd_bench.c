@@ -124,16 +124,13 @@ static int run(struct opened *o)
     struct orr_memory_need need;
     struct orr_profile profile;
 
-    if (t.seq > o->gpt.n_positions)
-        return command_remedy(command_fail(ORR_EINVAL, "--seq: %d tokens are more than the model's %d positions", t.seq,
-                                           o->gpt.n_positions),
-                              "choose --seq of at most %d", o->gpt.n_positions);
+    ORR_TRY(check_shape(o, t.micro_batch, t.seq));
     orr_training_memory(o->model, &t, &need);
     ORR_TRY(orr_memory_check(&need));
     ORR_TRY(fill_model(o));
     struct orr_training *training = orr_training_create(o->model, &t);
     double *seconds = malloc((size_t)steps * sizeof(*seconds));
-    int status = !training ? orr_error_code() : !seconds ? command_fail(ORR_ENOMEM, "no room for the times") : ORR_OK;
+    int status = !training ? orr_error_code() : !seconds ? command_fail(ORR_ENOMEM, "bench: no room for the times") : ORR_OK;
     if (status == 0)
         status = measure(training, &source, seconds, &profile);
     if (status == 0)

@@ -4,6 +4,8 @@
 
 #include "tools/tools.h"
 
+enum { AT_ONCE = 32 };      /* microbatches; the slots decide how many of them have room */
+
 static int64_t seq, micro_batch = 4, samples;
 static bool json;
 
@@ -23,13 +25,10 @@ static int evaluate(struct opened *o, const struct orr_corpus *corpus)
     struct orr_range all = {0, orr_corpus_size(corpus)};
     int length = (int)(seq ? seq : o->gpt.n_positions);
 
-    if (length > o->gpt.n_positions)
-        return command_remedy(command_fail(ORR_EINVAL, "--seq: %d tokens are more than the model's %d positions", length,
-                                           o->gpt.n_positions),
-                              "choose --seq of at most %d", o->gpt.n_positions);
     if (!o->weights)
         return command_remedy(command_fail(ORR_EINVAL, "%s: has no parameters to evaluate", model_options.model),
                               "name a checkpoint's directory with --model");
+    ORR_TRY(check_prediction(o, (int)micro_batch, length, AT_ONCE, 0));
     ORR_TRY(fill_model(o));
     ORR_TRY(orr_evaluate(o->model, corpus, all, length, (int)micro_batch, samples, &r));
     double loss = r.loss / (double)r.labels;
@@ -48,7 +47,7 @@ int cmd_eval(int argc, char **argv)
     int status = options_parse("eval", "Loss and perplexity of a model on text or tokens.", tables, argc, argv);
 
     if (status == 0 && data_options.data.count == 0)
-        status = command_remedy(command_fail(ORR_EINVAL, "--data is missing"), "name a text file, a folder or a .bin file");
+        status = command_remedy(command_fail(ORR_EINVAL, "--data: is missing"), "name a text file, a folder or a .bin file");
     if (status == 0)
         status = open_model(&o, NULL);
     if (status == 0 && !(corpus = open_data(&o, &data_options.data)))

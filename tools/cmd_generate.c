@@ -12,7 +12,7 @@ static double temperature = 1, top_p = 1;
 static struct setting table[] = {
     SETTING("prompt", "TEXT", "what the text begins with", OPTION_TEXT, &prompt, 0, 0, false),
     SETTING("max-tokens", "N", "tokens to add (200)", OPTION_INT, &max_tokens, 1, 1 << 24, false),
-    SETTING("temperature", "X", "0 takes the most likely token; below 1 is bolder in the likely ones (1)", OPTION_REAL,
+    SETTING("temperature", "X", "below 1 favours the likely tokens, above 1 the others; 0 takes the likeliest (1)", OPTION_REAL,
      &temperature, 0, 1e6, false),
     SETTING("top-k", "K", "draw from the K most likely (default: all)", OPTION_INT, &top_k, 0, 1 << 24, false),
     SETTING("top-p", "P", "draw from the fewest that reach probability P (1)", OPTION_REAL, &top_p, 1e-9, 1, false),
@@ -54,14 +54,15 @@ static int run(struct opened *o)
         return command_remedy(command_fail(ORR_EINVAL, "%s: has no parameters to generate with", model_options.model),
                               "name a checkpoint's directory with --model");
     if (orr_tokenizer_vocab_size(o->tokenizer) < vocab)
-        return command_remedy(command_fail(ORR_EINVAL, "the model has %d tokens, the tokenizer '%s' %d", vocab,
+        return command_remedy(command_fail(ORR_EINVAL, "--tokenizer: the model has %d tokens, '%s' %d", vocab,
                                            orr_tokenizer_name(o->tokenizer), orr_tokenizer_vocab_size(o->tokenizer)),
                               "generate with a model that was trained with this tokenizer");
+    ORR_TRY(check_prediction(o, 1, o->gpt.n_positions, 1, vocab));
     ORR_TRY(fill_model(o));
     ORR_TRY(orr_tokenizer_encode(o->tokenizer, prompt, strlen(prompt), &ids, &count));
     int32_t *tokens = realloc(ids, (count + (size_t)max_tokens + 1) * sizeof(*tokens));
     struct orr_predictor *predictor = orr_predictor_create(o->model, vocab, o->gpt.n_embd, o->gpt.n_positions);
-    int status = tokens && predictor ? ORR_OK : command_fail(ORR_ENOMEM, "no room for the tokens");
+    int status = tokens && predictor ? ORR_OK : command_fail(ORR_ENOMEM, "generate: no room for the tokens");
     if (status == 0 && count == 0)
         tokens[count++] = '\n';     /* something has to be continued */
     if (status == 0)

@@ -45,7 +45,7 @@ static int write_all(struct orr_model *model, struct orr_training *training, dou
         struct orr_parameter_info info;
         orr_model_parameter(model, i, &info);
         float *values = malloc((size_t)info.count * sizeof(*values));
-        status = values ? orr_training_read_gradient(training, i, values) : command_fail(ORR_ENOMEM, "no room for a gradient");
+        status = values ? orr_training_read_gradient(training, i, values) : command_fail(ORR_ENOMEM, "grads: no room for one");
         if (status == 0)
             status = orr_safetensors_write(writer, 1 + i, 0, values, (size_t)info.count * sizeof(*values));
         free(values);
@@ -59,7 +59,7 @@ static int write_file(struct orr_model *model, struct orr_training *training, do
     struct orr_tensor_spec *specs = calloc((size_t)count + 1, sizeof(*specs));
 
     if (!specs)
-        return command_fail(ORR_ENOMEM, "no room for the names");
+        return command_fail(ORR_ENOMEM, "grads: no room for the names");
     specs[0] = (struct orr_tensor_spec){"loss", ORR_F32, 1, {1}};
     for (int i = 0; i < count; i++) {
         struct orr_parameter_info info;
@@ -85,7 +85,10 @@ static int run(struct opened *o, struct sequences *s)
     };
     struct orr_source source = {read_sequence, s};
     struct orr_step report;
+    struct orr_memory_need need;
 
+    orr_training_memory(o->model, &options, &need);
+    ORR_TRY(orr_memory_check(&need));
     ORR_TRY(fill_model(o));
     struct orr_training *training = orr_training_create(o->model, &options);
     if (!training)
@@ -104,7 +107,7 @@ int cmd_grads(int argc, char **argv)
     int status = options_parse("grads", "Writes loss and gradients of token sequences to a file.", tables, argc, argv);
 
     if (status == 0 && !out)
-        status = command_remedy(command_fail(ORR_EINVAL, "--out is missing"), "name a file for the gradients");
+        status = command_remedy(command_fail(ORR_EINVAL, "--out: is missing"), "name a file for the gradients");
     if (status == 0)
         status = read_sequences(ids_text, ids_path, &s);
     if (status == 0)

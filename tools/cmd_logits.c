@@ -20,7 +20,7 @@ static int write_all(const struct opened *o, const struct sequences *s, struct o
 {
     size_t v = (size_t)o->gpt.vocab_size, c = (size_t)o->gpt.n_embd, longest = (size_t)s->longest;
     float *logits = malloc(longest * v * sizeof(*logits)), *hidden = malloc(longest * c * sizeof(*hidden));
-    int status = logits && hidden ? ORR_OK : command_fail(ORR_ENOMEM, "no room for the logits");
+    int status = logits && hidden ? ORR_OK : command_fail(ORR_ENOMEM, "logits: no room for them");
 
     for (int i = 0; status == 0 && i < s->count; i++) {
         size_t t = (size_t)s->length[i], first = (size_t)i * longest;
@@ -46,6 +46,7 @@ static int run(struct opened *o, const struct sequences *s)
         {"last_hidden_state", ORR_F32, 3, {s->count, s->longest, o->gpt.n_embd}},
     };
 
+    ORR_TRY(check_prediction(o, 1, s->longest, 1, (int64_t)s->longest * (o->gpt.vocab_size + o->gpt.n_embd)));
     ORR_TRY(fill_model(o));
     struct orr_predictor *predictor =
         orr_predictor_create(o->model, o->gpt.vocab_size, o->gpt.n_embd, o->gpt.n_positions);
@@ -65,7 +66,7 @@ int cmd_logits(int argc, char **argv)
     int status = options_parse("logits", "Writes the logits of token sequences to a file.", tables, argc, argv);
 
     if (status == 0 && !out)
-        status = command_remedy(command_fail(ORR_EINVAL, "--out is missing"), "name a file for the logits");
+        status = command_remedy(command_fail(ORR_EINVAL, "--out: is missing"), "name a file for the logits");
     if (status == 0)
         status = read_sequences(ids_text, ids_path, &s);
     if (status == 0)

@@ -10,7 +10,7 @@
 
 static int64_t steps, batch = 16, micro_batch, seq, warmup = 100, save_every, keep = 3, eval_every, eval_samples = 512;
 static double epochs, lr = 3e-4, min_lr = -1, weight_decay, beta1, beta2, eps, clip = 1, dropout;
-static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics;
+static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics, *tensorboard;
 static bool quiet, json;
 
 static struct setting table[] = {
@@ -41,12 +41,13 @@ static struct setting table[] = {
     SETTING("resume", "DIR", "continue a run from its --out or one of its checkpoints; the options it was started with hold "
                       "where none are given", OPTION_TEXT, &resume_from, 0, 0, false),
     SETTING("metrics", "FILE", "append a JSON object per step", OPTION_TEXT, &metrics, 0, 0, false),
+    SETTING("tensorboard", "DIR", "write an event file for TensorBoard there", OPTION_TEXT, &tensorboard, 0, 0, false),
     SETTING("quiet", NULL, "no progress", OPTION_FLAG, &quiet, 0, 0, false),
     SETTING("json", NULL, "print a summary as a JSON object, last", OPTION_FLAG, &json, 0, 0, false),
     {0},
 };
 
-static struct setting *const tables[] = {model_table, data_table, table, layout_table, NULL};
+static struct setting *const tables[] = {model_table, data_table, validation_table, table, layout_table, NULL};
 
 static volatile sig_atomic_t stop;
 
@@ -82,11 +83,7 @@ static int read_training(const struct opened *o, struct orr_training_options *t)
     t->optimizer.clip = (float)clip;
     t->schedule = (struct orr_schedule){.lr = lr, .min_lr = min_lr < 0 ? lr / 10 : min_lr, .warmup = warmup};
     ORR_TRY(orr_schedule_parse(schedule, &t->schedule.kind));
-    if (t->seq > o->gpt.n_positions)
-        return command_remedy(command_fail(ORR_EINVAL, "--seq: %d tokens are more than the model's %d positions", t->seq,
-                                           o->gpt.n_positions),
-                              "choose --seq of at most %d", o->gpt.n_positions);
-    return ORR_OK;
+    return check_shape(o, t->micro_batch, t->seq);
 }
 
 static int count_steps(const struct orr_trainer *t, int64_t *count)
@@ -94,9 +91,9 @@ static int count_steps(const struct orr_trainer *t, int64_t *count)
     struct orr_sampler sampler;
 
     if (steps > 0 && epochs > 0)
-        return command_fail(ORR_EINVAL, "give either --steps or --epochs");
+        return command_fail(ORR_EINVAL, "--epochs: cannot be given together with --steps");
     if (steps == 0 && epochs == 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--steps is missing"), "say how long to train, as in --steps 1000");
+        return command_remedy(command_fail(ORR_EINVAL, "--steps: is missing"), "say how long to train, as in --steps 1000");
     ORR_TRY(orr_sampler_init(&sampler, t->corpus, t->train, t->options.seq, 0));
     *count = steps > 0 ? steps : (int64_t)ceil(epochs * (double)sampler.windows / (double)t->options.batch);
     return ORR_OK;
@@ -106,7 +103,7 @@ static int open_corpora(const struct opened *o, struct orr_trainer *t, struct or
                         struct orr_corpus **validation)
 {
     if (data_options.data.count == 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--data is missing"), "name a text file, a folder or a .bin file");
+        return command_remedy(command_fail(ORR_EINVAL, "--data: is missing"), "name a text file, a folder or a .bin file");
     *corpus = open_data(o, &data_options.data);
     if (!*corpus)
         return orr_error_code();
@@ -125,7 +122,6 @@ static int open_corpora(const struct opened *o, struct orr_trainer *t, struct or
     return ORR_OK;
 }
 
-/* Fails before hours of training, not after them. */
 static int check_out(void)
 {
     struct stat st;
@@ -134,7 +130,7 @@ static int check_out(void)
         return ORR_OK;
     if (stat(out, &st) == 0 && !S_ISDIR(st.st_mode))
         return command_remedy(command_fail(ORR_EINVAL, "%s: is no directory", out), "name another one with --out");
-    return orr_checkpoint_prepare(out);
+    return ORR_OK;
 }
 
 /* JSON has no NaN: what was not evaluated is null. */
@@ -152,29 +148,52 @@ static int print_summary(const struct orr_trainer_result *r, double flops_per_to
                                 (json_int_t)(orr_memory_peak() >> 20), "out", out));
 }
 
+static const char *describe_size(int64_t n, char *text, size_t size)
+{
+    snprintf(text, size, n < 1000000 ? "%.1f k" : "%.1f M", (double)n / (n < 1000000 ? 1e3 : 1e6));
+    return text;
+}
+
 /* The progress goes to standard output, or, where that is to end in a JSON object, to standard error. */
 static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_result *result)
 {
     struct orr_memory_need need;
-    char text[256];
+    char text[256], size[32], headline[768];
 
     t->progress = quiet ? NULL : json ? stderr : stdout;
     t->flops_per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->options.seq);
     orr_training_memory(o->model, &t->options, &need);
     ORR_TRY(orr_memory_check(&need));
-    if (t->progress)
-        fprintf(t->progress, "%s: %.1f M parameters, %lld tokens, %d workers, dp %d x pp %d, %d microbatches of %d x %d\n"
-                             "memory: %s\n",
-                model_options.model, (double)orr_model_size(o->model) / 1e6,
-                (long long)(t->train.last - t->train.first), orr_worker_count(), o->mesh.dp, o->mesh.pp,
-                t->options.batch / t->options.micro_batch, t->options.micro_batch, t->options.seq,
-                orr_memory_describe(&need, text, sizeof(text)));
+    snprintf(headline, sizeof(headline),
+             "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d, %d microbatches of %d x %d\nmemory: %s%s",
+             model_options.model, describe_size(orr_model_size(o->model), size, sizeof(size)),
+             (long long)(t->train.last - t->train.first), orr_worker_count(), o->mesh.dp, o->mesh.pp,
+             t->options.batch / t->options.micro_batch, t->options.micro_batch, t->options.seq,
+             orr_memory_describe(&need, text, sizeof(text)), out ? "" : "\nwithout --out nothing is saved");
+    t->headline = headline;
     if (!t->resume)
         ORR_TRY(fill_model(o));
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     return orr_trainer_run(t, result);
+}
+
+/* Whether a checkpoint's "--name" or "--name=value" gives way to what was given now. --set adds to it. */
+static bool replaced(const char *argument)
+{
+    const char *name = argument + strspn(argument, "-");
+    size_t length = strcspn(name, "=");
+
+    if (strncmp(name, "epochs", length) == 0 && options_given(table, "steps"))
+        return true;
+    if (strncmp(name, "steps", length) == 0 && options_given(table, "epochs"))
+        return true;
+    for (int t = 0; tables[t]; t++)
+        for (const struct setting *o = tables[t]; o->name; o++)
+            if (strlen(o->name) == length && strncmp(o->name, name, length) == 0)
+                return o->given && strcmp(o->name, "set") != 0;
+    return false;
 }
 
 /* The options that a checkpoint was trained with come first, those of the command line after them. Without --out
@@ -194,13 +213,16 @@ static int parse(int argc, char **argv, char ***held, char **directory)
     if (!*held)
         return orr_error_code();
     char **all = calloc((size_t)(saved + argc + 1), sizeof(*all));
+    int count = 1;
     if (!all)
-        return command_fail(ORR_ENOMEM, "no room for the options");
+        return command_fail(ORR_ENOMEM, "train: no room for the options");
     all[0] = argv[0];
-    memcpy(all + 1, *held, (size_t)saved * sizeof(*all));
-    memcpy(all + 1 + saved, argv + 1, (size_t)argc * sizeof(*all));
+    for (int i = 0; i < saved; i++)
+        if (!replaced((*held)[i]))
+            all[count++] = (*held)[i];
+    memcpy(all + count, argv + 1, (size_t)argc * sizeof(*all));
     options_reset(tables);
-    int status = options_parse("train", summary, tables, saved + argc, all);
+    int status = options_parse("train", summary, tables, count + argc - 1, all);
     free(all);
     return status;
 }
@@ -237,6 +259,7 @@ int cmd_train(int argc, char **argv)
         t.keep = (int)keep;
         t.resume = directory;
         t.metrics = metrics;
+        t.tensorboard = tensorboard;
         t.arguments = arguments.item;
         t.argument_count = arguments.count;
         t.stop = &stop;

@@ -25,11 +25,15 @@ struct setting model_table[] = {
 struct setting data_table[] = {
     SETTING("data", "PATH", "text, a directory or pattern of text files, or a .bin file of tokens; repeatable", OPTION_LIST,
      &data_options.data, 0, 0, false),
-    SETTING("val", "PATH", "validation data, likewise", OPTION_LIST, &data_options.validation, 0, 0, false),
-    SETTING("val-fraction", "F", "without --val, the last part of the data that is held out (0.01; 0 = none)", OPTION_REAL,
-     &data_options.validation_fraction, 0, 0.999, false),
     SETTING("task", "TASK", "lm (language modelling), the only one in this version", OPTION_TEXT, &data_options.task, 0, 0,
      false),
+    {0},
+};
+
+struct setting validation_table[] = {
+    SETTING("val", "PATH", "validation data, as --data; repeatable", OPTION_LIST, &data_options.validation, 0, 0, false),
+    SETTING("val-fraction", "F", "without --val, the last part of the data that is held out (0.01; 0 = none)", OPTION_REAL,
+     &data_options.validation_fraction, 0, 0.999, false),
     {0},
 };
 
@@ -138,7 +142,7 @@ int open_model(struct opened *o, void (*change)(struct orr_gpt2 *gpt))
 
     *o = (struct opened){0};
     if (!model_options.model)
-        return command_remedy(command_fail(ORR_EINVAL, "--model is missing"),
+        return command_remedy(command_fail(ORR_EINVAL, "--model: is missing"),
                               "name a directory, a config.json or a preset such as tiny-gpt2");
     ORR_TRY(check_layout(o));
     ORR_TRY(open_config(o, model_options.model));
@@ -155,6 +159,39 @@ int open_model(struct opened *o, void (*change)(struct orr_gpt2 *gpt))
     o->mesh = (struct orr_mesh){(int)layout_options.dp, (int)layout_options.pp, (int)layout_options.tp, orr_rank_count()};
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
     return o->model ? ORR_OK : orr_error_code();
+}
+
+int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq)
+{
+    if (seq > o->gpt.n_positions)
+        return command_remedy(command_fail(ORR_EINVAL, "--seq: %lld tokens are more than the model's %d positions",
+                                           (long long)seq, o->gpt.n_positions),
+                              "choose --seq of at most %d", o->gpt.n_positions);
+    if (micro_batch * seq > INT32_MAX)
+        return command_remedy(command_fail(ORR_ENOFIT, "--micro-batch: %lld sequences of %lld tokens are more than a task "
+                                                       "takes, which is %d tokens",
+                                           (long long)micro_batch, (long long)seq, INT32_MAX),
+                              "lower --micro-batch or --seq");
+    return ORR_OK;
+}
+
+int check_prediction(const struct opened *o, int micro_batch, int seq, int microbatches, int64_t floats)
+{
+    struct orr_slots_options slots = {
+        .batch = micro_batch, .seq = seq, .microbatches = microbatches, .predict_floats = floats};
+    struct orr_memory_need need;
+
+    ORR_TRY(check_shape(o, micro_batch, seq));
+    orr_slots_memory(o->model, &slots, 0, &need);
+    int64_t have = (int64_t)orr_memory_total();
+    if (need.total > have)
+        return command_remedy(command_fail(ORR_ENOFIT, "memory: this needs %lld MiB (parameters %lld MiB); the machine has "
+                                                       "%lld MiB",
+                                           (long long)(need.total >> 20), (long long)(need.parameters >> 20),
+                                           (long long)(have >> 20)),
+                              micro_batch > 1 ? "lower --micro-batch or --seq, or choose a smaller model"
+                                              : "choose a smaller model");
+    return ORR_OK;
 }
 
 int fill_model(struct opened *o)
@@ -265,7 +302,8 @@ int read_sequences(const char *text, const char *path, struct sequences *out)
 
     *out = (struct sequences){0};
     if (!text == !path)
-        return command_remedy(command_fail(ORR_EINVAL, "give either --ids or --ids-file"),
+        return command_remedy(command_fail(ORR_EINVAL, text ? "--ids: cannot be given together with --ids-file"
+                                                            : "--ids: is missing, and so is --ids-file"),
                               "as in --ids \"5 6 7; 8 9 1\"");
     if (path) {
         status = read_lines(path, out);
@@ -284,13 +322,16 @@ int read_sequences(const char *text, const char *path, struct sequences *out)
 
 int check_sequences(const struct sequences *s, const struct orr_gpt2 *gpt, int shortest)
 {
+    const char *where = ids_path ? ids_path : "--ids";
+
     for (int i = 0; i < s->count; i++) {
         if (s->length[i] < shortest || s->length[i] - (shortest - 1) > gpt->n_positions)
-            return command_fail(ORR_EINVAL, "sequence %d has %d tokens; the model takes %d to %d", i + 1, s->length[i],
-                                shortest, gpt->n_positions + shortest - 1);
+            return command_fail(ORR_EINVAL, "%s: sequence %d has %d tokens; the model takes %d to %d", where, i + 1,
+                                s->length[i], shortest, gpt->n_positions + shortest - 1);
         for (int t = 0; t < s->length[i]; t++)
             if (s->ids[i][t] >= gpt->vocab_size)
-                return command_fail(ORR_EINVAL, "sequence %d, position %d: token id %d is outside the vocabulary of %d",
+                return command_fail(ORR_EINVAL,
+                                    "%s: sequence %d, position %d: token id %d is outside the vocabulary of %d", where,
                                     i + 1, t + 1, s->ids[i][t], gpt->vocab_size);
     }
     return ORR_OK;

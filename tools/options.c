@@ -13,9 +13,11 @@
 
 #include "tools/tools.h"
 
-enum { FIRST_KEY = 1000 };
+enum { HELP_KEY = 'h', FIRST_KEY = 1000 };
 
 struct parse {
+    const char *command;
+    const struct argp *argp;
     struct setting **option;     /* by key */
     int count;
     int status;
@@ -23,8 +25,9 @@ struct parse {
 
 static int bad_number(const struct setting *o, const char *where, const char *text)
 {
-    return command_fail(ORR_EINVAL, "%s: '%s' is no %s from %.12g to %.12g", where, text,
-                        o->kind == OPTION_INT ? "whole number" : "number", o->min, o->max);
+    if (o->kind == OPTION_INT)
+        return command_fail(ORR_EINVAL, "%s: '%s' is no whole number from %.0f to %.0f", where, text, o->min, o->max);
+    return command_fail(ORR_EINVAL, "%s: '%s' is no number from %g to %.12g", where, text, o->min, o->max);
 }
 
 static int set(struct setting *o, const char *where, const char *text)
@@ -64,12 +67,45 @@ static int set(struct setting *o, const char *where, const char *text)
     return 0;
 }
 
+/* What getopt could not take: no option, several that begin so, one without its value or with one too many. */
+static int bad_option(const struct parse *p, const char *text)
+{
+    const char *name = text + strspn(text, "-");
+    size_t length = strcspn(name, "=");
+    const struct setting *found = NULL;
+    int matches = 0;
+
+    for (int i = 0; i < p->count; i++) {
+        if (strncmp(p->option[i]->name, name, length) == 0) {
+            found = p->option[i];
+            matches++;
+        }
+    }
+    if (matches > 1)
+        command_fail(ORR_EINVAL, "%.60s: is the beginning of %d options", text, matches);
+    else if (matches == 0 || strncmp(text, "--", 2) != 0)
+        command_fail(ORR_EINVAL, "%.60s: is no option of %s", text, p->command);
+    else if (found->kind == OPTION_FLAG)
+        command_fail(ORR_EINVAL, "--%s: takes no value", found->name);
+    else
+        return command_remedy(command_fail(ORR_EINVAL, "--%s: has no value", found->name), "write --%s %s", found->name,
+                              found->value);
+    return command_remedy(ORR_EINVAL, "'orrery %s --help' lists the options", p->command);
+}
+
 static error_t parse_one(int key, char *arg, struct argp_state *state)
 {
     struct parse *p = state->input;
 
+    if (key == ARGP_KEY_ERROR && p->status == 0)
+        p->status = bad_option(p, state->argv[state->next - 1]);
+    if (key == HELP_KEY) {
+        argp_help(p->argp, stdout, ARGP_HELP_STD_HELP, state->argv[0]);
+        exit(0);
+    }
     if (key == ARGP_KEY_ARG) {
-        p->status = command_fail(ORR_EINVAL, "'%s' is no option", arg);
+        p->status = command_remedy(command_fail(ORR_EINVAL, "%s: '%s' is no option", p->command, arg),
+                                   "'orrery %s --help' lists the options", p->command);
         return EINVAL;
     }
     if (key < FIRST_KEY || key >= FIRST_KEY + p->count)
@@ -98,21 +134,36 @@ static int read_environment(struct parse *p)
     return 0;
 }
 
-/* argp prints "COMMAND: unrecognized option ..." itself and ends with the status of bad usage. */
+/* The summary and, behind the list of options (argp's \v), what can be set from outside. */
+static void describe(const struct parse *p, const char *summary, char *text, size_t size)
+{
+    size_t used = (size_t)snprintf(text, size, "%s", summary);
+    const char *separator = "\v";
+
+    for (int i = 0; i < p->count && used < size; i++) {
+        if (!p->option[i]->environment)
+            continue;
+        used += (size_t)snprintf(text + used, size - used, "%s--%s", separator, p->option[i]->name);
+        separator = ", ";
+    }
+    if (*separator == ',' && used < size)
+        snprintf(text + used, size - used, " can be set by environment variables too, as in ORRERY_DP=2; the option wins.");
+}
+
 int options_parse(const char *command, const char *summary, struct setting *const tables[], int argc, char **argv)
 {
-    struct parse p = {0};
+    struct parse p = {.command = command};
     int count = 0;
 
     for (int t = 0; tables[t]; t++)
         for (struct setting *o = tables[t]; o->name; o++)
             count++;
     p.option = calloc((size_t)count, sizeof(*p.option));
-    struct argp_option *known = calloc((size_t)count + 1, sizeof(*known));
+    struct argp_option *known = calloc((size_t)count + 2, sizeof(*known));
     if (!p.option || !known) {
         free(p.option);
         free(known);
-        return command_fail(ORR_ENOMEM, "no room for the options");
+        return command_fail(ORR_ENOMEM, "memory: no room for the options");
     }
     for (int t = 0; tables[t]; t++) {
         for (struct setting *o = tables[t]; o->name; o++) {
@@ -124,14 +175,16 @@ int options_parse(const char *command, const char *summary, struct setting *cons
             p.option[p.count++] = o;
         }
     }
-    char name[64];
+    known[p.count] = (struct argp_option){.name = "help", .key = HELP_KEY, .doc = "print this list", .group = -1};
+    char name[64], doc[512];
     snprintf(name, sizeof(name), "orrery %s", command);
+    describe(&p, summary, doc, sizeof(doc));
     char *program = argv[0];
     argv[0] = name;
-    argp_err_exit_status = 2;
-    struct argp argp = {.options = known, .parser = parse_one, .doc = summary};
+    struct argp argp = {.options = known, .parser = parse_one, .doc = doc};
+    p.argp = &argp;
     int status = read_environment(&p);
-    if (status == 0 && argp_parse(&argp, argc, argv, 0, NULL, &p) != 0)
+    if (status == 0 && argp_parse(&argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP, NULL, &p) != 0)
         status = p.status ? p.status : ORR_EINVAL;
     argv[0] = program;
     free(p.option);
@@ -165,7 +218,7 @@ static int add_argument(struct arguments *a, const char *name, const char *text)
     if (more)
         a->item = more;
     if (!more || asprintf(&argument, text ? "--%s=%s" : "--%s", name, text) < 0)
-        return command_fail(ORR_ENOMEM, "no room for the arguments");
+        return command_fail(ORR_ENOMEM, "memory: no room for the arguments");
     a->item[a->count++] = argument;
     return 0;
 }

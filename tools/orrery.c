@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The command: finds the sub-command, prints its failure, maps it to an exit status. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/tools.h"
 
@@ -28,11 +30,21 @@ static void usage(FILE *out)
     fprintf(out, "Usage: orrery COMMAND [OPTIONS]\n\nTrains and runs Transformers as a task graph on StarPU.\n\n");
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].does);
-    fprintf(out, "\n'orrery COMMAND --help' tells a command's options, 'orrery --version' the version.\n");
+    fprintf(out, "\n'orrery COMMAND --help' tells a command's options, 'orrery --version' the version. To begin with:\n\n"
+                 "  orrery train --model tiny-gpt2 --data FILE --steps 1000 --out run\n"
+                 "  orrery generate --model run --prompt TEXT\n");
 }
 
 /* The library keeps code, message and remedy of a thread's last failure; the command's own go the same way. */
 static char own_message[512], own_remedy[512];
+
+/* Arguments may hold anything. */
+static void one_line(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = '?';
+}
 
 int command_fail(int code, const char *format, ...)
 {
@@ -41,6 +53,7 @@ int command_fail(int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(own_message, sizeof(own_message), format, args);
     va_end(args);
+    one_line(own_message);
     own_remedy[0] = '\0';
     return code;
 }
@@ -52,6 +65,7 @@ int command_remedy(int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(own_remedy, sizeof(own_remedy), format, args);
     va_end(args);
+    one_line(own_remedy);
     return code;
 }
 
@@ -68,40 +82,99 @@ static int exit_status(int code)
     }
 }
 
+/* ---- standard streams ------------------------------------------------------------------------------------ */
+
+/* A descriptor that the caller closed would be given to the next file that is opened, and the progress be written
+ * into a checkpoint. These fail instead. */
+static void occupy_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+static bool failed;
+
+/* At exit, because argp ends the process itself after printing help. What failed otherwise has been told. */
+static void check_output(void)
+{
+    if (failed || (fflush(stdout) == 0 && !ferror(stdout)))
+        return;
+    fprintf(stderr, "orrery: standard output: cannot be written\n");
+    _exit(1);
+}
+
+/* ---- several processes -------------------------------------------------------------------------------------- */
+
+static int number_of(const char *const *variables, int otherwise)
+{
+    for (; *variables; variables++)
+        if (getenv(*variables))
+            return atoi(getenv(*variables));
+    return otherwise;
+}
+
+/* Looked up in what launchers set: before MPI starts, so that every failure is told once. */
+static int rank(void)
+{
+    static const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", NULL};
+
+    return number_of(variables, 0);
+}
+
+static int check_ranks(void)
+{
+    static const char *const variables[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", NULL};
+    int ranks = number_of(variables, 1);
+
+    if (ranks > 1)
+        return command_remedy(command_fail(ORR_EINVAL, "mpi: started as %d processes; this version runs in one", ranks),
+                              "start it without mpiexec: --dp and --pp divide the work over the cores of one process");
+    return ORR_OK;
+}
+
+/* ---- the command ----------------------------------------------------------------------------------------------- */
+
+static int run_command(int argc, char **argv)
+{
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (strcmp(argv[0], commands[i].name) != 0)
+            continue;
+        int code = check_ranks();
+        return code == 0 ? commands[i].run(argc, argv) : code;
+    }
+    return command_remedy(command_fail(ORR_EINVAL, "%s: is no command", argv[0]), "'orrery --help' lists them");
+}
+
 int main(int argc, char **argv)
 {
+    occupy_streams();
+    atexit(check_output);
     /* A full disk or a file size limit must come back as an error of write(). */
     signal(SIGXFSZ, SIG_IGN);
     setenv("STARPU_SILENT", "1", 0);
-    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)) {
+    if (argc < 2) {
+        usage(stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || (strcmp(argv[1], "help") == 0 && argc == 2)) {
         usage(stdout);
         return 0;
     }
-    if (argc > 1 && strcmp(argv[1], "--version") == 0) {
+    if (strcmp(argv[1], "--version") == 0) {
         printf("orrery %s\n", orr_version());
         return 0;
     }
-    for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]); i++) {
-        if (strcmp(argv[1], commands[i].name) != 0)
-            continue;
-        int code = commands[i].run(argc - 1, argv + 1);
-        const char *message = own_message[0] ? own_message : orr_error();
+    char *help[] = {argv[2], "--help", NULL};
+    int code = strcmp(argv[1], "help") == 0 ? run_command(2, help) : run_command(argc - 1, argv + 1);
+    failed = code != 0;
+    if (failed && rank() == 0) {
         const char *remedy = own_message[0] ? own_remedy : orr_error_remedy();
         fflush(stdout);
-        if (code != 0)
-            fprintf(stderr, "orrery: %s\n", message);
-        if (code != 0 && remedy[0])
+        fprintf(stderr, "orrery: %s\n", own_message[0] ? own_message : orr_error());
+        if (remedy[0])
             fprintf(stderr, "orrery: %s\n", remedy);
-        orr_shutdown();
-        if (code == 0 && (fflush(stdout) != 0 || ferror(stdout))) {
-            fprintf(stderr, "orrery: standard output: cannot be written\n");
-            return 1;
-        }
-        return exit_status(code);
     }
-    if (argc > 1)
-        fprintf(stderr, "orrery: '%s' is no command\norrery: 'orrery --help' lists them\n", argv[1]);
-    else
-        usage(stderr);
-    return 2;
+    orr_shutdown();
+    return exit_status(code);
 }

@@ -38,7 +38,7 @@ struct layout_options {
 extern struct model_options model_options;
 extern struct data_options data_options;
 extern struct layout_options layout_options;
-extern struct setting model_table[], data_table[], layout_table[];
+extern struct setting model_table[], data_table[], validation_table[], layout_table[];
 
 /* ---- what they open ------------------------------------------------------------------------------- */
 
@@ -57,6 +57,13 @@ struct opened {
 /* Checks the layout options, reads the configuration with --set, starts the runtime and builds the model, without
  * allocating it. change, unless NULL, may alter the hyper-parameters before. */
 int open_model(struct opened *o, void (*change)(struct orr_gpt2 *gpt));
+
+/* Whether a task can take microbatches of this shape. */
+int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq);
+
+/* That, and whether running the model forward fits into the machine: so many microbatches at a time, each with
+ * `floats` of predictions. */
+int check_prediction(const struct opened *o, int micro_batch, int seq, int microbatches, int64_t floats);
 
 /* Allocates it: with the directory's parameters, or random ones from --seed. */
 int fill_model(struct opened *o);

@@ -213,32 +213,40 @@ struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int re
     return &slots->result[step % ORRI_PARITIES * slots->model->mesh.dp + replica];
 }
 
+/* The sizes that a command line can ask for add up to more than 2^63. */
+static void add(int64_t *sum, double bytes)
+{
+    *sum = (double)*sum + bytes < 0x1p62 ? *sum + (int64_t)bytes : (int64_t)1 << 62;
+}
+
 void orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *o, int state_tiles,
                       struct orr_memory_need *need)
 {
     const struct orr_mesh *mesh = &model->mesh;
-    int64_t size = (int64_t)sizeof(float), most_scratch = 0;
+    const double size = sizeof(float);
+    double most_scratch = 0;
 
     *need = (struct orr_memory_need){0};
     for (int p = 0; p < model->parameters; p++) {
-        int64_t bytes = model->parameter[p]->count * size;
-        need->parameters += bytes;
+        double bytes = (double)model->parameter[p]->count * size;
+        add(&need->parameters, bytes);
         if (o->training) {
-            need->gradients += bytes * model->parameter[p]->users * mesh->dp;
-            need->state += bytes * state_tiles;
+            add(&need->gradients, bytes * model->parameter[p]->users * mesh->dp);
+            add(&need->state, bytes * state_tiles);
         }
     }
     for (int l = 0; l < model->blocks; l++) {
         const struct orr_block *block = model->block[l];
-        int64_t copies = (int64_t)ring_size(model, o, block->stage) * mesh->dp;
-        int64_t scratch = (int64_t)block->cls->scratch_bytes(block->config, o->batch, o->seq);
-        need->slots += copies * size * (value_floats(o, block) * (o->training ? 2 : 1) + saved_floats(o, block));
-        if (scratch > most_scratch)
-            most_scratch = scratch;
+        double copies = (double)ring_size(model, o, block->stage) * mesh->dp;
+        double scratch = (double)block->cls->scratch_bytes(block->config, o->batch, o->seq);
+        double floats = (double)value_floats(o, block) * (o->training ? 2 : 1) + (double)saved_floats(o, block);
+        add(&need->slots, copies * size * floats);
+        most_scratch = scratch > most_scratch ? scratch : most_scratch;
     }
-    int64_t tokens = (int64_t)o->batch * o->seq, in_last = (mesh->pp > 1 ? tokens : 0) + o->predict_floats;
-    need->slots +=
-        mesh->dp * size * (ring_size(model, o, 0) * 2 * tokens + ring_size(model, o, mesh->pp - 1) * in_last);
-    need->scratch = most_scratch * orr_worker_count();
-    need->total = need->parameters + need->gradients + need->state + need->slots + need->scratch;
+    double tokens = (double)o->batch * o->seq, in_last = (mesh->pp > 1 ? tokens : 0) + (double)o->predict_floats;
+    add(&need->slots, mesh->dp * size * (ring_size(model, o, 0) * 2 * tokens + ring_size(model, o, mesh->pp - 1) * in_last));
+    add(&need->scratch, most_scratch * orr_worker_count());
+    const int64_t parts[] = {need->parameters, need->gradients, need->state, need->slots, need->scratch};
+    for (size_t i = 0; i < ORRI_COUNT(parts); i++)
+        add(&need->total, (double)parts[i]);
 }

@@ -34,11 +34,12 @@ int orr_weights_save(struct orr_model *model, const char *directory);
 
 /* Writes the checkpoint of the last submitted step below `out` (made where missing), waiting for the step; `trainer`
  * becomes trainer.json with "step" and "samples" set. Moves `latest`, then removes what a crash left half-written and the oldest
- * other step directories until `keep` are left (0: all stay). ORR_EIO leaves what was there as it was. */
+ * step directories until `keep` are left (0: all stay; those of later steps, another run's, neither count nor go). ORR_EIO leaves what was there as it was. */
 int orr_checkpoint_save(const char *out, struct orr_training *training, const struct orr_config *config,
                         struct orr_config *trainer, int keep);
 
-/* Makes the directory `out`, and tries whether files can be written there. ORR_EINVAL where not. */
+/* Makes the directory `out`, tries whether files can be written there, and removes what a killed run left half-written.
+ * ORR_EINVAL where not. */
 int orr_checkpoint_prepare(const char *out);
 
 /* Reads parameters, optimizer state and step from a checkpoint's directory. ORR_ENOENT, ORR_EFORMAT as

@@ -29,7 +29,7 @@ struct orr_metrics;
 
 /* Opens `path` for appending, made where missing. Lines of steps after `keep` (those that a killed run made after the
  * checkpoint it is resumed from) and a half-written last line are removed first. keep < 0 keeps everything. NULL with
- * ORR_ENOENT where it cannot be opened. */
+ * ORR_ENOENT where it cannot be opened. What is no regular file, such as a pipe, is only written to. */
 struct orr_metrics *orr_metrics_open(const char *path, int64_t keep);
 void orr_metrics_destroy(struct orr_metrics *metrics);
 
@@ -38,6 +38,22 @@ int orr_metrics_step(struct orr_metrics *metrics, const struct orr_metric *m);
 
 /* Appends {"step":..,"val_loss":..}. ORR_EIO. */
 int orr_metrics_validation(struct orr_metrics *metrics, int64_t step, double loss);
+
+/* ---- TensorBoard ------------------------------------------------------------------------------------- */
+
+struct orr_tensorboard;
+
+/* Makes the directory where it is missing, and in it a new event file, events.out.tfevents.SECONDS.HOST.PID. Several
+ * files in one directory are one run to TensorBoard. after >= 0 continues a run after that step: what other
+ * files hold of later steps is then no longer shown. NULL with ORR_ENOENT where it cannot be made, or ORR_EIO. */
+struct orr_tensorboard *orr_tensorboard_open(const char *directory, int64_t after);
+void orr_tensorboard_destroy(struct orr_tensorboard *tensorboard);
+
+/* Appends the scalars train/loss, train/lr, train/grad_norm and train/tokens_per_s. ORR_EIO. */
+int orr_tensorboard_step(struct orr_tensorboard *tensorboard, const struct orr_metric *m);
+
+/* Appends validation/loss. ORR_EIO. */
+int orr_tensorboard_validation(struct orr_tensorboard *tensorboard, int64_t step, double loss);
 
 /* ---- progress ---------------------------------------------------------------------------------------- */
 

@@ -29,10 +29,12 @@ struct orr_trainer {
     int keep;                                   /* checkpoints (0: all)                                 */
     const char *resume;                         /* a checkpoint's directory, or NULL                    */
     const char *metrics;                        /* a file, or NULL                                      */
+    const char *tensorboard;                    /* a directory for an event file, or NULL               */
     const char *const *arguments;               /* saved in trainer.json                                */
     int argument_count;
     const volatile sig_atomic_t *stop;          /* set by a signal: finish the step, save, ORR_EINTR     */
     FILE *progress;                             /* NULL: silent                                         */
+    const char *headline;                       /* said first, once everything has been checked; or NULL   */
     double flops_per_token;
 };
 

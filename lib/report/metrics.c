@@ -6,12 +6,14 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <jansson.h>
 
 #include "core/core.h"
 #include "io/io.h"
+#include "report/report.h"
 
 struct orr_metrics {
     char *path;
@@ -42,7 +44,12 @@ static size_t kept_length(const char *text, size_t size, int64_t keep)
 static int cut_tail(struct orr_metrics *m, int64_t keep)
 {
     struct orri_map map;
+    struct stat st;
 
+    if (fstat(m->fd, &st) != 0)
+        return orri_fail(ORR_EIO, m->path, "cannot be read: %s", strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        return ORR_OK;
     ORR_TRY(orri_map_open(&map, m->path, true));
     size_t length = kept_length((const char *)map.data, map.size, keep);
     bool cut = length < map.size;
@@ -80,21 +87,41 @@ void orr_metrics_destroy(struct orr_metrics *m)
     free(m);
 }
 
-/* One write per line, so that a reader, or a kill, finds whole lines. */
+int orri_append(int fd, const char *path, const void *data, size_t bytes)
+{
+    struct stat st;
+    const char *from = data;
+    bool regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+
+    while (bytes > 0) {
+        ssize_t n = write(fd, from, bytes);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            int error = n < 0 ? errno : ENOSPC;
+            if (regular && from != (const char *)data && ftruncate(fd, st.st_size) != 0)
+                error = errno;
+            return orri_remedy(orri_fail(ORR_EIO, path, "cannot be written: %s", strerror(error)), "%s",
+                               error == ENOSPC || error == EDQUOT ? "free some space, or write to another disk"
+                               : error == EFBIG ? "raise the limit on file sizes (ulimit -f)"
+                                                : "");
+        }
+        from += n;
+        bytes -= (size_t)n;
+    }
+    return ORR_OK;
+}
+
 static int append(struct orr_metrics *m, json_t *object)
 {
     char *line = object ? json_dumps(object, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9)) : NULL;
-    int status = ORR_OK;
 
     json_decref(object);
     if (!line)
         return orri_fail(ORR_ENOMEM, m->path, "no room for a line");
     size_t length = strlen(line);
     line[length++] = '\n';      /* in place of the end of the string */
-    ssize_t written = write(m->fd, line, length);
-    if (written != (ssize_t)length)
-        status = orri_fail(ORR_EIO, m->path, "cannot be written: %s",
-                           written < 0 ? strerror(errno) : "no space left");
+    int status = orri_append(m->fd, m->path, line, length);
     free(line);
     return status;
 }

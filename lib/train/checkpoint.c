@@ -2,6 +2,7 @@
 #include <orrery/checkpoint.h>
 
 #include <dirent.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -364,9 +365,9 @@ static int64_t step_of(const char *name, const char *end)
     return strcmp(name, again) == 0 ? step : -1;
 }
 
-/* What is to be removed next from `out`: what a crash left half-written, then, while there are more than `keep`, the
- * oldest checkpoint that is not the newly written one. malloc'ed; NULL: nothing. */
-static char *find_superfluous(const char *out, const char *written, int keep)
+/* What is to be removed next from `out`: what a crash left half-written, then, while there are more than `keep` up to
+ * step `newest`, the oldest of them. Later ones are another run's. malloc'ed; NULL: nothing. */
+static char *find_superfluous(const char *out, int64_t newest, int keep)
 {
     DIR *dir = opendir(out);
     int64_t oldest = INT64_MAX;
@@ -379,22 +380,38 @@ static char *find_superfluous(const char *out, const char *written, int keep)
         int64_t step = step_of(entry->d_name, "");
         if (step_of(entry->d_name, ".tmp") >= 0)
             left = orri_format("%s/%s", out, entry->d_name);
-        count += step >= 0;
-        if (step >= 0 && step < oldest && strcmp(entry->d_name, written) != 0)
+        count += step >= 0 && step <= newest;
+        if (step >= 0 && step < oldest)
             oldest = step;
     }
     closedir(dir);
-    if (left || keep == 0 || count <= keep || oldest == INT64_MAX)
+    if (left || keep == 0 || count <= keep)
         return left;
     return orri_format("%s/step-%08lld", out, (long long)oldest);
 }
 
-static int prune(const char *out, const char *written, int keep)
+/* A checkpoint goes whole: renamed first, so that what a kill leaves is not taken for one. */
+static int remove_checkpoint(const char *path)
+{
+    char *temp = ends_with(path, ".tmp") ? orri_strdup(path) : orri_format("%s.tmp", path);
+    int status = temp ? orri_remove_tree(temp) : ORR_ENOMEM;
+
+    if (status == 0 && strcmp(path, temp) != 0) {
+        if (rename(path, temp) != 0)
+            status = orri_fail(ORR_EIO, path, "cannot be removed: %s", strerror(errno));
+        else
+            status = orri_remove_tree(temp);
+    }
+    free(temp);
+    return status;
+}
+
+static int prune(const char *out, int64_t newest, int keep)
 {
     int status = ORR_OK;
 
-    for (char *path; status == 0 && (path = find_superfluous(out, written, keep)) != NULL; free(path))
-        status = orri_remove_tree(path);
+    for (char *path; status == 0 && (path = find_superfluous(out, newest, keep)) != NULL; free(path))
+        status = remove_checkpoint(path);
     return status;
 }
 
@@ -407,6 +424,8 @@ int orr_checkpoint_prepare(const char *out)
         status = orri_write_file(probe, "", 0);
     if (status == 0)
         status = orri_remove_tree(probe);
+    if (status == 0)
+        status = prune(out, 0, 0);
     free(probe);
     return status == ORR_EIO ? orri_remedy(ORR_EINVAL, "name a directory that can be written with --out") : status;
 }
@@ -431,7 +450,7 @@ int orr_checkpoint_save(const char *out, struct orr_training *t, const struct or
     if (status == 0)
         status = orri_symlink(name, latest);
     if (status == 0)
-        status = prune(out, name, keep);
+        status = prune(out, t->steps, keep);
     free(path);
     free(latest);
     return status;

@@ -8,7 +8,7 @@ static int check_options(const struct orr_model *model, const struct orr_trainin
     if (o->micro_batch < 1 || o->seq < 1 || o->batch < 1)
         return orri_fail(ORR_EINVAL, "train", "batch %d, micro-batch %d, seq %d: every one must be at least 1",
                          o->batch, o->micro_batch, o->seq);
-    if (o->batch % (o->micro_batch * model->mesh.dp) != 0)
+    if (o->batch % ((int64_t)o->micro_batch * model->mesh.dp) != 0)
         return orri_remedy(orri_fail(ORR_EINVAL, "train", "batch %d is not divisible by micro-batch %d x dp %d",
                                      o->batch, o->micro_batch, model->mesh.dp),
                            "choose --batch as a multiple of --micro-batch times --dp");

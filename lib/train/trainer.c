@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <orrery/trainer.h>
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <jansson.h>
 
@@ -183,6 +185,7 @@ struct run {
     struct orr_sampler sampler;
     struct orr_config *state;
     struct orr_metrics *metrics;
+    struct orr_tensorboard *tensorboard;
     struct orr_progress progress;
     struct orr_trainer_result *result;
     double *seconds;                /* of the steps of this process that nothing interrupted */
@@ -225,6 +228,8 @@ static int start(struct run *r)
         return orr_error_code();
     if (t->resume)
         ORR_TRY(resume(r));
+    if (t->out)
+        ORR_TRY(orr_checkpoint_prepare(t->out));    /* fails before hours of training, not after them */
     int64_t steps = t->options.schedule.steps - orr_training_steps(r->training);
     r->seconds = orri_alloc((size_t)steps * sizeof(*r->seconds));
     if (!r->seconds)
@@ -234,8 +239,15 @@ static int start(struct run *r)
         if (!r->metrics)
             return orr_error_code();
     }
+    if (t->tensorboard) {
+        r->tensorboard = orr_tensorboard_open(t->tensorboard, t->resume ? r->saved : -1);
+        if (!r->tensorboard)
+            return orr_error_code();
+    }
     if (t->progress)
         orr_progress_start(&r->progress, t->progress, t->options.schedule.steps, t->flops_per_token);
+    if (t->progress && t->headline)
+        orr_progress_say(&r->progress, "%s", t->headline);
     return ORR_OK;
 }
 
@@ -260,6 +272,8 @@ static int take(struct run *r, const struct orr_step *step)
         r->seconds[r->timed++] = step->seconds;
     if (r->metrics)
         ORR_TRY(orr_metrics_step(r->metrics, &m));
+    if (r->tensorboard)
+        ORR_TRY(orr_tensorboard_step(r->tensorboard, &m));
     if (r->t->progress)
         orr_progress_step(&r->progress, &m);
     return ORR_OK;
@@ -289,6 +303,8 @@ static int evaluate(struct run *r)
     r->result->validation_loss = result.loss / (double)result.labels;
     if (r->metrics)
         ORR_TRY(orr_metrics_validation(r->metrics, r->evaluated, r->result->validation_loss));
+    if (r->tensorboard)
+        ORR_TRY(orr_tensorboard_validation(r->tensorboard, r->evaluated, r->result->validation_loss));
     if (t->progress)
         orr_progress_validation(&r->progress, r->evaluated, r->result->validation_loss);
     return ORR_OK;
@@ -296,7 +312,13 @@ static int evaluate(struct run *r)
 
 static int save(struct run *r)
 {
+    struct stat st;
+
     ORR_TRY(take_reports(r, true));
+    /* It may have been on a disk that is gone; what is then made in its place nobody would look for. */
+    if (stat(r->t->out, &st) != 0)
+        return orri_fail(ORR_EIO, r->t->out, "the checkpoint of step %lld cannot be saved: %s",
+                         (long long)orr_training_steps(r->training), strerror(errno));
     ORR_TRY(orr_checkpoint_save(r->t->out, r->training, r->t->config, r->state, r->t->keep));
     r->saved = orr_training_steps(r->training);
     r->skip_timing = r->saved + 1;
@@ -321,17 +343,19 @@ static int steps(struct run *r)
         stopped = t->stop && *t->stop;
         if (t->validation_corpus && due(step, t->eval_every))
             ORR_TRY(evaluate(r));
-        if (t->out && due(step, t->save_every))
+        /* The last checkpoint comes after the last evaluation, or a kill between them would leave that out for ever. */
+        if (t->out && due(step, t->save_every) && step < t->options.schedule.steps)
             ORR_TRY(save(r));
     }
     ORR_TRY(take_reports(r, true));
+    stopped = stopped && orr_training_steps(r->training) < t->options.schedule.steps;
     if (t->validation_corpus && !stopped && r->evaluated != orr_training_steps(r->training))
         ORR_TRY(evaluate(r));
     if (t->out && r->saved != orr_training_steps(r->training))
         ORR_TRY(save(r));
     return stopped ? orri_remedy(orri_fail(ORR_EINTR, "train", "interrupted after step %lld%s",
                                            (long long)orr_training_steps(r->training), t->out ? ", saved" : ""),
-                                 "%s", t->out ? "continue with --resume" : "")
+                                 "%s%s", t->out ? "continue with --resume " : "", t->out ? t->out : "")
                    : ORR_OK;
 }
 
@@ -371,6 +395,7 @@ int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result
     /* What follows must not replace the message of a failure. */
     orr_training_destroy(r.training);
     orr_metrics_destroy(r.metrics);
+    orr_tensorboard_destroy(r.tensorboard);
     orr_config_destroy(r.state);
     free(r.seconds);
     return status;

@@ -1,0 +1,255 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Bad usage and bad input: exit status 2, what cannot fit: 3; one line, perhaps a remedy, and nothing half-written.
+# shellcheck disable=SC2086,SC2016,SC2012    # $tiny is a list of options; sed scripts; plain names
+# shellcheck source=tests/cli/common.sh
+. "${srcdir:-.}/tests/cli/common.sh"
+cd "$work" || exit 99
+
+train="train $tiny --seq 32 --batch 4"
+some="$train --data text --steps 1"
+
+# --- usage -----------------------------------------------------------------------------------------------------
+refused '^orrery: frobnicate: is no command' 'orrery --help' frobnicate
+refused '^orrery: --frobnicate: is no option' 'train --help' $some --frobnicate
+refused '^orrery: -x: is no option' 'train --help' $some -x
+refused "'surplus'" 'train --help' $some surplus
+refused '^orrery: --steps: has no value' 'write --steps N' $train --data text --steps
+refused '^orrery: --json: takes no value' 'train --help' $some --json=1
+refused '^orrery: --s: is the beginning' 'train --help' $some --s 3
+refused '^orrery: --model: is missing' 'tiny-gpt2' train --data text --steps 1
+refused '^orrery: --data: is missing' 'name a' $train --steps 1
+refused '^orrery: --data: is missing' 'name a' eval $tiny
+refused '^orrery: --steps: is missing' '--steps 1000' $train --data text
+refused '^orrery: --epochs: .*--steps' '' $some --epochs 1
+"$orrery" > out 2> err < /dev/null
+ran=orrery status=$?
+same 'exit status without a command' $status 2
+check 'usage without a command' grep -q '^Usage: orrery COMMAND' err
+
+for number in 1x -1 0 '' nan 1e3 99999999999999999999 ' '; do
+    refused "^orrery: --steps: '$number' is no whole number from 1 to 1000000000000" '' $train --data text --steps "$number"
+done
+for number in 1x -1 '' nan inf 1e400; do
+    refused "^orrery: --lr: '$number' is no number from 0 to 1000" '' $some --lr "$number"
+done
+refused "^orrery: --val-fraction: '1' is no number from 0 to 0.999" '' $some --val-fraction 1
+refused "^orrery: --dropout: '1'" '' $some --dropout 1
+refused "^orrery: optimizer: 'lion'" 'adamw, adam, sgd or rmsprop' $some --optimizer lion
+refused "^orrery: schedule: 'step'" 'cosine, linear or constant' $some --schedule step
+refused "^orrery: --task: 'mlm'" 'use lm' $some --task mlm
+refused "^orrery: tokenizer: .*sentencepiece" 'bytes' $some --tokenizer sentencepiece
+
+# --- layout ----------------------------------------------------------------------------------------------------
+refused "slots: 'many'" 'gpipe, 1f1b, h1, zb' $some --slots many
+refused "slots: '0'" 'gpipe, 1f1b, h1, zb' $some --slots 0
+refused 'tp 2' '--tp 1' $some --tp 2
+refused "--dtype: 'bf16'" 'use fp32' $some --dtype bf16
+refused '6 blocks cannot fill 7 pipeline stages' '--pp of at most 6' $some --pp 7
+refused 'batch 4 is not divisible by micro-batch 3 x dp 1' '--batch' $some --micro-batch 3
+refused 'batch 4 is not divisible by micro-batch 1 x dp 3' '--batch' $some --dp 3
+refused '^orrery: --seq: 33 tokens are more than .* 32 positions' 'at most 32' $some --seq 33
+ORRERY_DP=abc refused "^orrery: ORRERY_DP: 'abc'" '' $some
+ORRERY_SLOTS=none refused "slots: 'none'" '' $some
+ORRERY_SLOTS=none works $some --slots 5
+ORRERY_DP=3 refused 'x dp 3' '' $some
+ORRERY_DP=3 works $some --dp 2
+if command -v mpiexec > /dev/null && "$orrery" --version | grep -q StarPU-MPI; then
+    ran="mpiexec -n 2 orrery $some"
+    mpiexec -n 2 --oversubscribe "$orrery" $some > out 2> err < /dev/null
+    status=$?
+    same 'exit status under mpiexec -n 2' $status 2
+    same 'lines under mpiexec -n 2' "$(grep -c '^orrery: mpi: started as 2 processes; this version runs in one' err)" 1
+    same 'remedies under mpiexec -n 2' "$(grep -c '^orrery: ' err)" 2
+    ran="mpiexec -n 1 orrery $some"
+    mpiexec -n 1 "$orrery" $some > out 2> err < /dev/null
+    status=$?
+    same 'exit status under mpiexec -n 1' $status 0
+else
+    skip 'mpiexec: there is none'
+fi
+
+# --- data ------------------------------------------------------------------------------------------------------
+data="$train --steps 1 --data"
+refused '^orrery: none: no such file' '' $data none
+refused '^orrery: none\*: ' '' $data 'none*'
+: > empty
+refused '^orrery: empty: is empty' '' $data empty
+mkdir folder
+refused '^orrery: folder: ' '' $data folder
+head -c 20 text > short
+refused '^orrery: data: 20 tokens are too few' 'sequence length of 19' $data short
+refused '^orrery: none: no such file' '' $some --val none
+printf x > one
+refused '1 token' '' $some --val one
+refused '^orrery: text: token [0-9]* at position [0-9]* is outside the vocabulary of 50' '' $some --set vocab_size=50
+printf '\310\001\310\001' > high.bin
+refused '^orrery: high.bin: token 456' '' $data high.bin --seq 1
+printf 'x' > odd.bin
+refused '^orrery: odd.bin: ' '' $data odd.bin
+# llm.c's header: 20240520, version 1, count, to 1024 bytes; then the tokens.
+header()
+{
+    printf '\210\330\064\001'
+    printf '%b' "$1$2"
+    head -c 1012 /dev/zero
+}
+{ header '\002\000\000\000' '\144\000\000\000'; head -c 200 /dev/zero; } > version.bin
+refused '^orrery: version.bin: .*version' '' $data version.bin
+{ header '\001\000\000\000' '\144\000\000\000'; head -c 100 /dev/zero; } > truncated.bin
+refused '^orrery: truncated.bin: ' '' $data truncated.bin
+head -c 500 truncated.bin > beginning.bin
+refused '^orrery: beginning.bin: ' '' $data beginning.bin
+{ header '\001\000\000\000' '\144\000\000\000'; head -c 200 /dev/zero; } > good.bin
+works $data good.bin --quiet
+printf 'a\tb\n' > labelled.tsv
+refused '^orrery: labelled.tsv: ' '' $data labelled.tsv
+cp text secret
+chmod 000 secret
+if [ "$(id -u)" -ne 0 ]; then
+    refused '^orrery: secret: cannot be opened: Permission denied' '' $data secret
+elif setpriv --bounding-set=-dac_override,-dac_read_search "$orrery" --version > out 2> err; then
+    ran='without the right to read everything: a file without permissions'
+    setpriv --bounding-set=-dac_override,-dac_read_search "$orrery" $data secret > out 2> err < /dev/null
+    status=$?
+    said 2 '^orrery: secret: cannot be opened: Permission denied'
+else
+    skip 'an unreadable file: root reads everything, and setpriv cannot take that from it'
+fi
+
+# --- models ----------------------------------------------------------------------------------------------------
+refused '^orrery: no-model: ' 'tiny-gpt2' train --model no-model --data text --steps 1
+refused '^orrery: folder/config.json: no such file' '' train --model folder --data text --steps 1
+works $some --out run --quiet
+model=run/step-00000001
+use="eval --data text --model broken"
+
+# broken_config SCRIPT: the checkpoint with a config.json changed by sed.
+broken_config()
+{
+    rm -rf broken
+    cp -r $model broken
+    sed -e "$1" $model/config.json > broken/config.json
+}
+broken_config '1s/{/{{/'
+refused '^orrery: broken/config.json:1: ' '' $use
+broken_config '1s/{/[/; $s/}/]/'
+refused '^orrery: broken/config.json' '' $use
+broken_config '/"n_head"/d'
+refused '^orrery: broken/config.json: .*n_head' '' $use
+broken_config 's/"n_head": *2/"n_head": 3/'
+refused '^orrery: broken/config.json: n_head 3 does not divide n_embd 32' 'divisors' $use
+broken_config 's/"n_embd": *32/"n_embd": "wide"/'
+refused '^orrery: broken/config.json: n_embd' '' $use
+broken_config 's/"n_embd": *32/"n_embd": -32/'
+refused '^orrery: broken/config.json: n_embd' '' $use
+broken_config 's/"model_type": *"gpt2"/"model_type": "mamba"/'
+refused "^orrery: broken/config.json: model_type 'mamba'" 'gpt2' $use
+broken_config 's/"activation_function": *"gelu_new"/"activation_function": "swish"/'
+refused "^orrery: broken/config.json: activation_function 'swish'" 'gelu_new' $use
+broken_config 's/"n_embd": *32/"n_embd": 64/'
+refused '^orrery: broken/model.safetensors: ' '' $use
+: > empty.json
+refused '^orrery: empty.json: is empty' '' train --model empty.json --data text --steps 1
+refused "'n_layer' sets nothing" 'key=value' $some --set n_layer
+refused 'n_layer' '' $some --set n_layer=0
+
+# broken_tensors SCRIPT PATTERN: a header changed by sed, of the same length.
+broken_tensors()
+{
+    rm -rf broken
+    cp -r $model broken
+    LC_ALL=C sed -e "$1" $model/model.safetensors > broken/model.safetensors
+    if cmp -s broken/model.safetensors $model/model.safetensors; then
+        fail "nothing was changed by $1"
+    fi
+    refused "^orrery: broken/model.safetensors: $2" '' $use
+}
+broken_tensors 's/ln_f.bias/ln_f.bogu/' "tensor 'transformer.ln_f.bogu'"
+broken_tensors 's/transformer.ln_f.bias/aaaaaaaaaaa.attn.bias/' "tensor 'transformer.ln_f.bias' is missing"
+broken_tensors 's/\[256,32\]/[32,256]/' 'tensor .transformer.wte.weight'
+broken_tensors 's/"F32"/"F99"/' '.*F99'
+broken_tensors 's/"F32"/"I32"/' '.*I32'
+broken_tensors 's/\[32768,36864\]/[32760,36856]/' ''
+broken_tensors 's/\[32768,36864\]/[92768,96864]/' ''
+broken_tensors 's/\[32768,36864\]/[36864,32768]/' ''
+broken_tensors 's/"shape":\[32,32\]/"shape":[-2,32]/' ''
+broken_tensors 's/{"__metadata__"/["__metadata__"/' ''
+size=$(wc -c < $model/model.safetensors)
+for length in 0 7 8 100 $((size - 1)); do
+    head -c "$length" $model/model.safetensors > broken/model.safetensors
+    refused '^orrery: broken/model.safetensors: ' '' $use
+done
+{ cat $model/model.safetensors; printf x; } > broken/model.safetensors
+refused '^orrery: broken/model.safetensors: ' '' $use
+printf '\377\377\377\377\377\377\377\177{}' > broken/model.safetensors
+refused '^orrery: broken/model.safetensors: .*header' '' $use
+rm broken/model.safetensors
+refused '^orrery: broken: has no parameters' '--model' $use
+refused '^orrery: tiny-gpt2: has no parameters to generate with' '--model' generate $tiny
+refused '^orrery: tiny-gpt2: has no parameters to evaluate' '--model' eval $tiny --data text
+
+# --- ids -------------------------------------------------------------------------------------------------------
+refused '^orrery: --ids: sequence 1, position 2: token id 256 is outside the vocabulary of 256' '' \
+    logits $tiny --ids '1 256' --out ids.safetensors
+refused "^orrery: --ids: '-1" '' logits $tiny --ids '1 -1' --out ids.safetensors
+refused "^orrery: --ids: '1x" '' logits $tiny --ids '1x' --out ids.safetensors
+refused '^orrery: --ids: holds no token ids' '' logits $tiny --ids ' ; ' --out ids.safetensors
+refused '^orrery: --ids: is missing' '--ids "5 6 7' logits $tiny --out ids.safetensors
+refused '^orrery: --ids: .*--ids-file' '' logits $tiny --ids 1 --ids-file text --out ids.safetensors
+refused '^orrery: folder: ' '' logits $tiny --ids-file folder --out ids.safetensors
+refused '^orrery: none: ' '' grads $tiny --ids-file none --out ids.safetensors
+refused "^orrery: text:1: '" '' grads $tiny --ids-file text --out ids.safetensors
+refused '^orrery: --ids: sequence 1 has 1 tokens' '' grads $tiny --ids 1 --out ids.safetensors
+refused '^orrery: --ids: sequence 1 has 33 tokens' '' logits $tiny --ids "$(yes 1 | head -33 | tr '\n' ' ')" \
+    --out ids.safetensors
+refused '^orrery: --out: is missing' '' logits $tiny --ids 1
+same 'files left of what was refused' "$(find . -name 'ids.safetensors*')" ''
+refused '^orrery: none: ' '' tokenize --data none
+refused '^orrery: folder: ' '' tokenize --data folder
+
+# --- output ----------------------------------------------------------------------------------------------------
+refused '^orrery: text: is no directory' '--out' $some --out text
+refused '^orrery: text/below: ' '--out' $some --out text/below
+refused '^orrery: nowhere/metrics: ' '--metrics' $some --metrics nowhere/metrics
+refused '^orrery: text: ' '--tensorboard' $some --tensorboard text
+
+# --- resuming --------------------------------------------------------------------------------------------------
+refused '^orrery: nowhere: is no checkpoint' '--out' train --resume nowhere
+refused '^orrery: folder/trainer.json: ' '' train --resume folder
+refused '^orrery: text: is no checkpoint' '' train --resume text
+awk '{ print toupper($0) }' text > other
+refused '^orrery: run/latest: was trained on other data' '--data' train --resume run --steps 2 --data other
+refused '^orrery: run/latest: .*sequence length' '--seq' train --resume run --steps 2 --seq 16
+refused '^orrery: run/latest: .*seed' '--seed' train --resume run --steps 2 --seed 2
+refused 'optimizer.safetensors: ' '--optimizer' train --resume run --steps 2 --optimizer sgd
+refused '^orrery: run/latest: has 1 steps already' '--steps' train --resume run
+refused '^orrery: .*n_embd|^orrery: .*tensor' '' train --resume run --steps 2 --set n_embd=64
+for file in trainer.json optimizer.safetensors model.safetensors; do
+    rm -rf broken
+    cp -r $model broken
+    rm broken/$file
+    refused "^orrery: broken.*" '' train --resume broken --steps 2
+done
+same 'a refused run leaves the checkpoint alone' "$(ls run)" "$(printf 'latest\nstep-00000001')"
+
+# --- what cannot fit -------------------------------------------------------------------------------------------
+too_large()
+{
+    begun=$(date +%s)
+    run "$@"
+    said 3 '[0-9]{4,}' 'lower|choose a smaller'
+    if [ $(($(date +%s) - begun)) -gt 10 ]; then fail 'this took long to refuse'; fi
+}
+too_large train --model gpt2-xl --data text --seq 32 --batch 4096 --micro-batch 4096 --steps 1
+too_large $some --set n_embd=4000000
+too_large $some --set n_embd=268000000 --set n_head=1
+too_large $some --dp 1048576 --micro-batch 16777216
+too_large bench --model tiny-gpt2 --batch 1000000 --micro-batch 1000000 --seq 256
+too_large bench --model tiny-gpt2 --batch 16777216 --micro-batch 16777216 --seq 256
+too_large logits $tiny --set n_embd=4000000 --ids 1 --out ids.safetensors
+too_large grads $tiny --set n_embd=4000000 --ids '1 2' --out ids.safetensors
+too_large eval --model run --data text --micro-batch 16777216
+refused 'n_layer' '' $some --set n_layer=268000000
+
+finish
