@@ -67,7 +67,7 @@ same()
 run()
 {
     ran="orrery $*"
-    "$orrery" "$@" > "$work/out" 2> "$work/err" < /dev/null
+    timeout 60 "$orrery" "$@" > "$work/out" 2> "$work/err" < /dev/null     # 124: it hung
     status=$?
 }
 
