@@ -105,6 +105,10 @@ static int describe(const struct orr_trainer *t, struct orr_config *state)
         snprintf(line, sizeof(line), "corpus=\"%016llx\"", (unsigned long long)orr_corpus_fingerprint(t->corpus));
         status = orr_config_set(state, line);
     }
+    if (status == 0) {
+        snprintf(line, sizeof(line), "optimizer=\"%s\"", orr_optimizer_name(t->options.optimizer.kind));
+        status = orr_config_set(state, line);
+    }
     if (status == 0)
         status = orr_config_set(state, assignment);
     free(assignment);
@@ -124,7 +128,12 @@ static int check_same(const struct orr_trainer *t, const struct orr_config *now,
         {"train_first", "training part of the data", "resume with the --data and --val-fraction of the checkpoint"},
         {"train_last", "training part of the data", "resume with the --data and --val-fraction of the checkpoint"},
     };
-    const char *corpus_then, *corpus_now;
+    static const struct {
+        const char *key, *what, *remedy;
+    } texts[] = {
+        {"corpus", "on other data", "resume with the --data of the checkpoint, or fine-tune from it with --model"},
+        {"optimizer", "with another optimizer", "resume with the --optimizer of the checkpoint"},
+    };
 
     for (size_t i = 0; i < ORRI_COUNT(keys); i++) {
         int64_t a, b;
@@ -135,12 +144,14 @@ static int check_same(const struct orr_trainer *t, const struct orr_config *now,
                                          keys[i].what, keys[i].key, (long long)b, (long long)a),
                                "%s", keys[i].remedy);
     }
-    ORR_TRY(orr_config_string(now, "corpus", &corpus_now));
-    ORR_TRY(orr_config_string(then, "corpus", &corpus_then));
-    if (strcmp(corpus_now, corpus_then) != 0)
-        return orri_remedy(orri_fail(ORR_EINVAL, t->resume, "was trained on other data (fingerprint %s, not %s)",
-                                     corpus_then, corpus_now),
-                           "resume with the --data of the checkpoint, or fine-tune from it with --model");
+    for (size_t i = 0; i < ORRI_COUNT(texts); i++) {
+        const char *a, *b;
+        ORR_TRY(orr_config_string(now, texts[i].key, &a));
+        ORR_TRY(orr_config_string(then, texts[i].key, &b));
+        if (strcmp(a, b) != 0)
+            return orri_remedy(orri_fail(ORR_EINVAL, t->resume, "was trained %s: %s, not %s", texts[i].what, b, a),
+                               "%s", texts[i].remedy);
+    }
     return ORR_OK;
 }
 

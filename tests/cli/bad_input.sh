@@ -222,7 +222,8 @@ awk '{ print toupper($0) }' text > other
 refused '^orrery: run/latest: was trained on other data' '--data' train --resume run --steps 2 --data other
 refused '^orrery: run/latest: .*sequence length' '--seq' train --resume run --steps 2 --seq 16
 refused '^orrery: run/latest: .*seed' '--seed' train --resume run --steps 2 --seed 2
-refused 'optimizer.safetensors: ' '--optimizer' train --resume run --steps 2 --optimizer sgd
+refused '^orrery: run/latest: .*another optimizer: adamw, not sgd' '--optimizer' train --resume run --steps 2 --optimizer sgd
+refused '^orrery: run/latest: .*another optimizer: adamw, not adam' '--optimizer' train --resume run --steps 2 --optimizer adam
 refused '^orrery: run/latest: has 1 steps already' '--steps' train --resume run
 refused '^orrery: .*n_embd|^orrery: .*tensor' '' train --resume run --steps 2 --set n_embd=64
 for file in trainer.json optimizer.safetensors model.safetensors; do
