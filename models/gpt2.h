@@ -26,7 +26,7 @@ struct orr_config *orr_gpt2_preset(const char *name);
 /* Reads and checks the hyper-parameters. ORR_ENOENT or ORR_EFORMAT naming file and key. */
 int orr_gpt2_read(const struct orr_config *config, struct orr_gpt2 *gpt);
 
-/* The model: blocks in place, parameters allocated and zero. NULL with the error of orr_model_build(). */
+/* The model: blocks in place, parameters not yet allocated (orr_model_allocate()). NULL with the error of orr_model_build(). */
 struct orr_model *orr_gpt2_create(const struct orr_gpt2 *gpt, const struct orr_mesh *mesh);
 
 #ifdef __cplusplus

@@ -15,9 +15,9 @@ static struct setting table[] = {
 static struct setting *const tables[] = {model_table, sequences_table, table, layout_table, NULL};
 
 /* Gradients are those of the model, not of one draw of its dropout. */
-static void without_dropout(struct orr_gpt2 *gpt)
+static int without_dropout(struct orr_config *config)
 {
-    gpt->embd_pdrop = gpt->attn_pdrop = gpt->resid_pdrop = 0;
+    return set_dropout(config, 0);
 }
 
 /* Each sequence but its last token is the input, each but its first the labels. */

@@ -57,10 +57,9 @@ static void on_signal(int number)
     stop = 1;
 }
 
-static void change(struct orr_gpt2 *gpt)
+static int change(struct orr_config *config)
 {
-    if (options_given(table, "dropout"))
-        gpt->embd_pdrop = gpt->attn_pdrop = gpt->resid_pdrop = (float)dropout;
+    return options_given(table, "dropout") ? set_dropout(config, dropout) : ORR_OK;
 }
 
 /* Everything that the command line decides about the optimizer and its schedule. */

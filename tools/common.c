@@ -136,7 +136,19 @@ static int check_layout(struct opened *o)
     return ORR_OK;
 }
 
-int open_model(struct opened *o, void (*change)(struct orr_gpt2 *gpt))
+int set_dropout(struct orr_config *config, double rate)
+{
+    static const char *const keys[] = {"embd_pdrop", "attn_pdrop", "resid_pdrop"};
+    char text[64];
+
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        snprintf(text, sizeof(text), "%s=%.9g", keys[i], rate);
+        ORR_TRY(orr_config_set(config, text));
+    }
+    return ORR_OK;
+}
+
+int open_model(struct opened *o, int (*change)(struct orr_config *config))
 {
     struct orr_runtime_options runtime = {.threads = (int)layout_options.threads};
 
@@ -148,10 +160,10 @@ int open_model(struct opened *o, void (*change)(struct orr_gpt2 *gpt))
     ORR_TRY(open_config(o, model_options.model));
     for (int i = 0; i < model_options.set.count; i++)
         ORR_TRY(orr_config_set(o->config, model_options.set.item[i]));
+    if (change)
+        ORR_TRY(change(o->config));
     ORR_TRY(check_type(o->config));
     ORR_TRY(orr_gpt2_read(o->config, &o->gpt));
-    if (change)
-        change(&o->gpt);
     o->tokenizer = orr_tokenizer_create(model_options.tokenizer ? model_options.tokenizer : "bytes");
     if (!o->tokenizer)
         return orr_error_code();

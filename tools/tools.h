@@ -55,8 +55,11 @@ struct opened {
 };
 
 /* Checks the layout options, reads the configuration with --set, starts the runtime and builds the model, without
- * allocating it. change, unless NULL, may alter the hyper-parameters before. */
-int open_model(struct opened *o, void (*change)(struct orr_gpt2 *gpt));
+ * allocating it. change, unless NULL, may alter the configuration before. */
+int open_model(struct opened *o, int (*change)(struct orr_config *config));
+
+/* Sets all dropout rates of a configuration. */
+int set_dropout(struct orr_config *config, double rate);
 
 /* Whether a task can take microbatches of this shape. */
 int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq);

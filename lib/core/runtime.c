@@ -65,6 +65,18 @@ static void stop_mpi(void)
     runtime.ranks = 1;
 }
 
+/* StarPU takes another scheduler without a word where it does not know the name. */
+static int check_scheduler(void)
+{
+    const char *wanted = getenv("STARPU_SCHED");
+
+    if (!wanted || strcmp(wanted, orr_scheduler()) == 0)
+        return ORR_OK;
+    orr_shutdown();
+    return orri_remedy(orri_fail(ORR_EINVAL, "STARPU_SCHED", "StarPU has no scheduler '%s'", wanted),
+                       "unset it, or choose prio, eager, lws, dmda or dmdas");
+}
+
 int orr_init(const struct orr_runtime_options *options)
 {
     struct starpu_conf conf;
@@ -101,7 +113,7 @@ int orr_init(const struct orr_runtime_options *options)
         return orri_remedy(orri_fail(ORR_EDEVICE, "StarPU", "no CPU worker to run on"),
                            "give at least one with --threads or STARPU_NCPU");
     }
-    return ORR_OK;
+    return check_scheduler();
 }
 
 void orr_shutdown(void)

@@ -81,7 +81,7 @@ void orr_progress_say(struct orr_progress *progress, const char *format, ...) __
 /* ORR_ENOFIT, with the sums and the knobs to turn, where `need` is more than the machine's memory. */
 int orr_memory_check(const struct orr_memory_need *need);
 
-/* "parameters 475 MiB + gradients ... = 2310 MiB" into text[size]. Returns text. */
+/* "125 MiB = parameters 4 + gradients 4 + optimizer 7 + activations 101 + scratch 11" into text[size]. Returns text. */
 char *orr_memory_describe(const struct orr_memory_need *need, char *text, size_t size);
 
 #ifdef __cplusplus

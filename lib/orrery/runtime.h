@@ -18,7 +18,7 @@ struct orr_runtime_options {
  * srun) started several processes, StarPU-MPI. The scheduler is STARPU_SCHED, else `prio`, the
  * cheapest that honours priorities. StarPU's other environment variables hold. BLAS is set to one
  * thread per caller, since every worker calls it. options may be NULL. Errors: ORR_EDEVICE,
- * ORR_EINVAL (called twice without orr_shutdown()). Main thread. */
+ * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know). Main thread. */
 int orr_init(const struct orr_runtime_options *options);
 
 /* Waits for all tasks and stops what orr_init() started. Legal without it, and twice. */
@@ -54,7 +54,7 @@ void orr_profile_read(struct orr_profile *out);
  * caller frees it. NULL when hwloc fails. Works before orr_init(). */
 char *orr_topology(void);
 
-/* "0.1.0 (StarPU 1.4.10, OpenMPI, OpenBLAS 0.3.21 SkylakeX)". Static. Any thread. */
+/* "0.1.0 (StarPU 1.4.10, StarPU-MPI, OpenBLAS for SkylakeX)". Static. Any thread. */
 const char *orr_version(void);
 
 #ifdef __cplusplus
