@@ -17,7 +17,8 @@ struct orr_runtime_options {
 /* Starts StarPU with one CPU worker per core and, when the build has MPI and a launcher (mpiexec,
  * srun) started several processes, StarPU-MPI. The scheduler is STARPU_SCHED, else `prio`, the
  * cheapest that honours priorities. StarPU's other environment variables hold. BLAS is set to one
- * thread per caller, since every worker calls it. options may be NULL. Errors: ORR_EDEVICE,
+ * thread per caller, since every worker calls it, and glibc's malloc to keep what is freed (M_MMAP_MAX 0, M_TRIM_THRESHOLD
+ * at its largest), for the process. options may be NULL. Errors: ORR_EDEVICE,
  * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know). Main thread. */
 int orr_init(const struct orr_runtime_options *options);
 
