@@ -82,11 +82,11 @@ static int check_scheduler(void)
 {
     const char *wanted = getenv("STARPU_SCHED");
 
-    if (!wanted || strcmp(wanted, orr_scheduler()) == 0)
+    if (!wanted || strcmp(wanted, orr_scheduler()) == 0 || strcmp(wanted, "help") == 0)
         return ORR_OK;
     orr_shutdown();
     return orri_remedy(orri_fail(ORR_EINVAL, "STARPU_SCHED", "StarPU has no scheduler '%s'", wanted),
-                       "unset it, or choose prio, eager, lws, dmda or dmdas");
+                       "unset it, or see STARPU_SCHED=help orrery info");
 }
 
 int orr_init(const struct orr_runtime_options *options)

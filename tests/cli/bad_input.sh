@@ -50,6 +50,7 @@ refused 'batch 4 is not divisible by micro-batch 3 x dp 1' '--batch' $some --mic
 refused 'batch 4 is not divisible by micro-batch 1 x dp 3' '--batch' $some --dp 3
 refused '^orrery: --seq: 33 tokens are more than .* 32 positions' 'at most 32' $some --seq 33
 ORRERY_DP=abc refused "^orrery: ORRERY_DP: 'abc'" '' $some
+STARPU_SCHED=nonsense refused "^orrery: STARPU_SCHED: StarPU has no scheduler 'nonsense'" 'STARPU_SCHED=help' $some
 ORRERY_SLOTS=none refused "slots: 'none'" '' $some
 ORRERY_SLOTS=none works $some --slots 5
 ORRERY_DP=3 refused 'x dp 3' '' $some
