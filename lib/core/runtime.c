@@ -77,14 +77,16 @@ static void keep_freed_memory(void)
 #endif
 }
 
-/* StarPU takes another scheduler without a word where it does not know the name. */
+/* StarPU takes another scheduler, with a warning, where it does not know the name. */
 static int check_scheduler(void)
 {
     const char *wanted = getenv("STARPU_SCHED");
+    bool known = !wanted || strcmp(wanted, "help") == 0;
 
-    if (!wanted || strcmp(wanted, orr_scheduler()) == 0 || strcmp(wanted, "help") == 0)
+    for (struct starpu_sched_policy **p = starpu_sched_get_predefined_policies(); !known && *p; p++)
+        known = (*p)->policy_name && strcmp((*p)->policy_name, wanted) == 0;
+    if (known)
         return ORR_OK;
-    orr_shutdown();
     return orri_remedy(orri_fail(ORR_EINVAL, "STARPU_SCHED", "StarPU has no scheduler '%s'", wanted),
                        "unset it, or see STARPU_SCHED=help orrery info");
 }
@@ -96,6 +98,7 @@ int orr_init(const struct orr_runtime_options *options)
 
     if (runtime.running)
         return orri_fail(ORR_EINVAL, "orr_init", "already started");
+    ORR_TRY(check_scheduler());
     openblas_set_num_threads(1);
     keep_freed_memory();
     starpu_conf_init(&conf);
@@ -126,7 +129,7 @@ int orr_init(const struct orr_runtime_options *options)
         return orri_remedy(orri_fail(ORR_EDEVICE, "StarPU", "no CPU worker to run on"),
                            "give at least one with --threads or STARPU_NCPU");
     }
-    return check_scheduler();
+    return ORR_OK;
 }
 
 void orr_shutdown(void)
