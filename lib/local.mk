@@ -29,6 +29,7 @@ liborri_la_SOURCES += \
 	lib/data/sampler.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \
+	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \
 	lib/graph/tape.c \

@@ -14,25 +14,42 @@
 struct starpu_codelet;
 
 enum {
-    ORRI_MAX_USERS = 4,     /* blocks that share one parameter group                  */
-    ORRI_PARITIES = 2,      /* steps in flight, each with results of its own          */
-    ORRI_MAX_BUFFERS = 16   /* of a task                                              */
+    ORRI_MAX_USERS = 4,     /* blocks that share one parameter group                          */
+    ORRI_PARITIES = 2,      /* steps in flight, each with results of its own                  */
+    ORRI_FAN = 8,           /* children of a node, in the trees that sum up and spread         */
+    ORRI_MAX_BUFFERS = 16 + 4 * ORR_MAX_SHARDS      /* of a task                              */
 };
 
-/* A group of parameters: one flat tile, and per user and replica a gradient tile of the same layout. */
-struct orri_parameter {
+/* A group of parameters as its block describes it. */
+struct orri_group {
     struct orr_block *block;                    /* that specified it                                     */
-    int group;
+    int number;                                 /* among the block's                                     */
     int views;
-    struct orr_view view[ORR_MAX_VIEWS];
+    struct orr_view view[ORR_MAX_VIEWS];        /* whole                                                 */
     char *name[ORR_MAX_VIEWS];                  /* in files                                              */
     int first_view;                             /* number of view 0 among all views of the model         */
-    int64_t count;
-    int owner;                                  /* replica whose coordinate runs the update              */
-    struct orr_tile value;
     int users;
     struct orr_block *user[ORRI_MAX_USERS];
-    struct orr_tile *gradient;                  /* [users][dp]                                           */
+    struct orri_parameter *common;              /* views that all shards share; without shards all of it; or NULL */
+    struct orri_parameter **shard;              /* [tp] parts of the views that are split; or NULL        */
+};
+
+/* One flat tile of parameters: a group, or a shard's part of it, or what the shards share. It is updated where its owner
+ * is, the replica that also has the optimizer's state, and read by every replica of every stage that uses it. */
+struct orri_parameter {
+    struct orri_group *group;
+    int index;                                  /* in the model                                          */
+    int shard;                                  /* t, or -1: common                                      */
+    int views;
+    int number[ORR_MAX_VIEWS];                  /* of the view in its group                              */
+    struct orr_view view[ORR_MAX_VIEWS];        /* as cut, with its offset in the tile                   */
+    int64_t count;
+    int owner;                                  /* replica                                               */
+    struct orr_tile value;
+    int copies;                                 /* gradients of a user and replica: one, or one of every chunk */
+    struct orr_tile *gradient;                  /* [users][dp][copies], summed up in this order          */
+    int places, *place;                         /* ranks that read it, the owner's first, each once      */
+    int here;                                   /* this rank's place, or -1                              */
 };
 
 struct orr_block {
@@ -46,17 +63,32 @@ struct orr_block {
     int inputs;
     struct orr_block *input[ORR_MAX_INPUTS];    /* writers of the values it reads                        */
     int readers;                                /* blocks that read its output                           */
-    struct orri_parameter *parameter[ORR_MAX_GROUPS];
-    int user[ORR_MAX_GROUPS];                   /* its place among the parameter's users                 */
+    struct orri_group *group[ORR_MAX_GROUPS];
+    int user[ORR_MAX_GROUPS];                   /* its place among the group's users                     */
+};
+
+/* Tiles of one size that parameters or gradients from elsewhere are received in, one after the other. */
+struct orri_pool {
+    struct orri_pool *next;
+    int64_t count;                              /* elements of each                                      */
+    int size, used;
+    struct orr_tile *tile;                      /* [size]                                                */
 };
 
 struct orr_model {
     struct orr_mesh mesh;
+    int rank;                                   /* this process'                                         */
+    int stages, chunks;
+    int workers;                                /* of the rank that has fewest                           */
     int blocks, capacity;
     struct orr_block **block;                   /* the tape                                              */
+    int *first_block;                           /* [stages + 1] of each stage                            */
+    int groups;
+    struct orri_group **group;
     int parameters;
     struct orri_parameter **parameter;
     int views;
+    struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
     int status;                                 /* atomic; the failure's code                            */
@@ -66,27 +98,38 @@ struct orr_model {
     int64_t tasks;                              /* submitted so far                                      */
 };
 
-/* What a replica's stage keeps for one microbatch in flight, per block of the stage. */
+/* What a slot keeps for one block. On each rank there are the tiles that it writes or reads. */
+struct orri_cell {
+    struct orr_tile *value;         /* [chunks] outputs                                        */
+    struct orr_tile *gradient;      /* [chunks] gradients of the outputs                       */
+    struct orr_tile *saved;         /* [tp]                                                    */
+    /* with shards: */
+    struct orr_tile *chunk_saved;   /* [chunks]                                                */
+    struct orr_tile *branch;        /* [chunks]                                                */
+    struct orr_tile *partial;       /* [tp][chunks]                                            */
+    struct orr_tile *dpartial;      /* [tp][chunks]                                            */
+};
+
+/* What a replica's stage keeps for one microbatch in flight. */
 struct orri_slot {
-    struct orr_tile ids;            /* tokens of the first stage                               */
-    struct orr_tile labels;         /* of the last; the first has them on their way there       */
-    struct orr_tile prediction;     /* of the last, when predicting                            */
-    struct orr_tile *value;         /* [blocks]: outputs                                       */
-    struct orr_tile *gradient;      /* [blocks]: gradients of the outputs                      */
-    struct orr_tile *saved;         /* [blocks]                                                */
+    struct orr_tile *ids;           /* [tp] tokens, of stages that read them                   */
+    struct orr_tile *labels;        /* [tp] of the last stage                                  */
+    struct orr_tile prediction;     /* of the last stage, when predicting                      */
+    struct orr_tile *part;          /* [tp] the shards' parts of it                            */
+    struct orri_cell *cell;         /* [blocks of the stage]                                   */
 };
 
 struct orri_ring {
     int count;
-    struct orri_slot *slot;
+    struct orri_slot *slot;         /* NULL where this rank has no part of the replica         */
 };
 
 struct orr_slots {
     struct orr_model *model;
     struct orr_slots_options options;
     bool split;                     /* B and W are tasks of their own                          */
-    struct orri_ring *ring;         /* [dp][pp]                                                */
-    struct orr_tile *result;        /* [ORRI_PARITIES][dp]                                     */
+    struct orri_ring *ring;         /* [dp][stages]                                            */
+    struct orr_tile *result;        /* [ORRI_PARITIES][dp][chunks]                             */
 };
 
 /* One microbatch on its way. Runs are what is submitted in one go, in the order of submission: a step, a group of
@@ -94,9 +137,26 @@ struct orr_slots {
 struct orri_microbatch {
     int64_t run;
     int64_t step;                   /* chooses parity and dropout                             */
-    int index;                      /* in the step; the first of a replica overwrites sums    */
+    int index;                      /* in the step                                             */
     uint64_t first_sample;          /* its first sequence, counted from the step's first      */
+    int replica;                    /* that computes it                                        */
+    int turn;                       /* its number among the replica's; 0 overwrites sums       */
 };
+
+/* ---- placement (placement.c): pure ---------------------------------------------------------------- */
+
+/* The rank of shard (or chunk) t of the stage of a block. */
+int orri_place(const struct orr_block *block, int replica, int t);
+
+/* Is any coordinate of a replica on this rank? */
+bool orri_replica_here(const struct orr_model *model, int replica);
+
+/* Is the block cut into shards? */
+bool orri_sharded(const struct orr_block *block);
+
+/* Gives every stage its blocks, cuts the groups into parameters, deals these to owners and lists who reads them. */
+int orri_assign_stages(struct orr_model *model);
+int orri_make_parameters(struct orr_model *model);
 
 /* ---- the tape (tape.c): pure ------------------------------------------------------------------- */
 
@@ -110,6 +170,32 @@ double orri_block_cost(const struct orr_block *block, int batch, int seq);
 /* True where a block's forward, backward and weights passes are one task: where no W is to fill a gap, the loss
  * block need not compute its logits twice. */
 bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_block *block);
+
+/* ---- transfers (transfer.c) ------------------------------------------------------------------------- */
+
+/* What a message carries, for its tag. */
+enum orri_message {
+    ORRI_VALUE, ORRI_GRADIENT, ORRI_BRANCH, ORRI_PARTIAL, ORRI_PARTIAL_GRADIENT, ORRI_PREDICTION, ORRI_PARAMETER,
+    ORRI_PARAMETER_GRADIENT, ORRI_SUMMARY, ORRI_CONTROL, ORRI_MESSAGES
+};
+
+/* A tile's number among all of the model, the same on every rank: `kind` of replica d, block or parameter `index`, slot k,
+ * and two more numbers below tp. */
+int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, int index, int k, int i, int j);
+
+/* Sends a tile from rank `from` to rank `to`, once the tasks submitted so far that write it have ended there; a task that is
+ * submitted later on the other rank reads what came. Each rank calls it at the same place of its program; the ranks that
+ * have no part in it do nothing. */
+int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run);
+
+/* The same into a tile of the pool that is free next, which is returned on `to`; NULL there is a failure. `turn` tells
+ * several such messages of a run apart. On the other ranks it returns `tile`. */
+struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool **pools, struct orr_tile *tile, int from,
+                                     int to, int64_t run, int turn);
+
+/* A pool for tiles of `count` elements, made or enlarged to at least `size`. */
+int orri_pool_prepare(struct orri_pool **pools, enum orr_role role, int64_t count, int size);
+void orri_pools_destroy(struct orri_pool *pools);
 
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */
 
@@ -129,9 +215,10 @@ enum {
     ORRI_COLOR_OTHER = 0x8c8c8c
 };
 
-/* The result tile of a step and replica. */
-struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int replica);
-struct orri_slot *orri_slots_at(struct orr_slots *slots, int microbatch, int stage);
+/* The result tile of a step, replica and chunk. */
+struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int replica, int chunk);
+struct orri_slot *orri_slots_at(struct orr_slots *slots, const struct orri_microbatch *mb, int stage);
+struct orri_cell *orri_cell_at(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_block *block);
 
 /* Submits a task: a codelet, its buffers, an argument that is copied, a priority class and the order within it
  * (lower first). */
@@ -145,13 +232,15 @@ int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, in
                      const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                      enum orri_priority priority, int order, double flops);
 
-/* Named parameter number `index` is view *view of parameter group *parameter. */
-void orri_model_view(const struct orr_model *model, int index, int *parameter, int *view);
+/* Named parameter number `index` is view *view of a group. */
+struct orri_group *orri_model_view(const struct orr_model *model, int index, int *view);
 int64_t orri_view_count(const struct orr_view *view);
 
-/* Copies fp32 elements offset .. offset + count - 1 of a tile, once the tasks that change it have ended. */
-int orri_tile_copy_out(struct orr_tile *tile, int64_t offset, int64_t count, float *values);
-int orri_tile_copy_in(struct orr_tile *tile, int64_t offset, int64_t count, const float *values);
+/* Copies a named parameter to values[], or from it. tile_of gives the tile that has parameter p, with `offset` elements
+ * before its values, or one without a handle. Gathering is collective: every rank gets all of it. */
+typedef struct orr_tile *orri_tile_of(void *self, const struct orri_parameter *parameter, int64_t *offset);
+int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, void *self, float *values);
+int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of, void *self, const float *values);
 
 /* Marks a run as failed; of several the earliest wins, and in it the first call. */
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)

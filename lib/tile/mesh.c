@@ -16,7 +16,29 @@ int orr_mesh_check(const struct orr_mesh *mesh)
         return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "dp %d x pp %d x tp %d does not divide over %d ranks",
                                      mesh->dp, mesh->pp, mesh->tp, mesh->ranks),
                            "choose --dp, --pp and --tp whose product is a multiple of the ranks");
+    if (mesh->stages < 0 || mesh->stages % mesh->pp != 0)
+        return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "%d stages are no multiple of pp %d", mesh->stages, mesh->pp),
+                           "choose --stages as a multiple of --pp");
+    if (mesh->zero < 0 || mesh->zero > 3)
+        return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "zero %d is none", mesh->zero), "use --zero 1, 2 or 3");
+    if (mesh->parameter_slots < 0)
+        return orri_fail(ORR_EINVAL, "mesh", "%d parameter slots", mesh->parameter_slots);
     return ORR_OK;
+}
+
+int orr_mesh_stages(const struct orr_mesh *mesh)
+{
+    return mesh->stages ? mesh->stages : mesh->pp;
+}
+
+int orr_mesh_chunks(const struct orr_mesh *mesh)
+{
+    return mesh->sequence_parallel ? mesh->tp : 1;
+}
+
+int orr_mesh_place(const struct orr_mesh *mesh, int d, int s, int t)
+{
+    return orr_mesh_rank(mesh, (struct orr_coord){d, s % mesh->pp, t});
 }
 
 int64_t orr_mesh_size(const struct orr_mesh *mesh)
