@@ -29,10 +29,12 @@ liborri_la_SOURCES += \
 	lib/data/sampler.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \
+	lib/graph/placement.c \
 	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \
 	lib/graph/tape.c \
+	lib/graph/transfer.c \
 	lib/infer/generate.c \
 	lib/infer/predict.c \
 	lib/io/config.c \

@@ -154,6 +154,9 @@ bool orri_replica_here(const struct orr_model *model, int replica);
 /* Is the block cut into shards? */
 bool orri_sharded(const struct orr_block *block);
 
+/* ORR_EINVAL where the numbers of this mesh and model are more than a tag has room for. */
+int orri_check_tags(const struct orr_model *model);
+
 /* Gives every stage its blocks, cuts the groups into parameters, deals these to owners and lists who reads them. */
 int orri_assign_stages(struct orr_model *model);
 int orri_make_parameters(struct orr_model *model);
@@ -179,8 +182,10 @@ enum orri_message {
     ORRI_PARAMETER_GRADIENT, ORRI_SUMMARY, ORRI_CONTROL, ORRI_MESSAGES
 };
 
-/* A tile's number among all of the model, the same on every rank: `kind` of replica d, block or parameter `index`, slot k,
- * and two more numbers below tp. */
+enum { ORRI_MAX_SLOTS = 1 << 16 };     /* of a ring, and turns of a message */
+
+/* A tile's number among all of the model, the same on every rank: `kind` of replica d, block or parameter `index`, slot k <
+ * ORRI_MAX_SLOTS, and two more numbers below tp. */
 int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, int index, int k, int i, int j);
 
 /* Sends a tile from rank `from` to rank `to`, once the tasks submitted so far that write it have ended there; a task that is
@@ -188,14 +193,16 @@ int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, i
  * have no part in it do nothing. */
 int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run);
 
-/* The same into a tile of the pool that is free next, which is returned on `to`; NULL there is a failure. `turn` tells
- * several such messages of a run apart. On the other ranks it returns `tile`. */
+/* The same from a tile that this rank may know nothing of but its tag, into the tile of a pool that is free next, which is
+ * returned on `to`; NULL there is a failure. The sender gives the tile itself, which is returned on every other rank. `turn`
+ * tells such messages of one tile in a run apart. */
 struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool **pools, struct orr_tile *tile, int from,
                                      int to, int64_t run, int turn);
-
-/* A pool for tiles of `count` elements, made or enlarged to at least `size`. */
-int orri_pool_prepare(struct orri_pool **pools, enum orr_role role, int64_t count, int size);
 void orri_pools_destroy(struct orri_pool *pools);
+
+/* Tiles that a pool of a size has room for: parameters that are received here, with ZeRO-3, and gradients. */
+int orri_parameter_slots(const struct orr_model *model, int64_t count);
+enum { ORRI_GRADIENT_SLOTS = 2 };
 
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */
 
