@@ -138,7 +138,7 @@ int orr_model_allocate(struct orr_model *model)
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
         bool owned = parameter->here == 0;
-        if (parameter->value.handle || parameter->here < 0 || (!owned && model->mesh.zero == 3))
+        if (parameter->value.handle || parameter->here < 0 || (!owned && orri_is_lent(model, parameter)))
             continue;
         ORR_TRY(orr_tile_create(&parameter->value, ORR_PARAMETER, ORR_F32, parameter->count, parameter->place[0], true));
     }
@@ -361,16 +361,30 @@ bool orri_model_stopped(const struct orr_model *model, int64_t run)
     return run >= __atomic_load_n(&model->failed_run, __ATOMIC_ACQUIRE);
 }
 
-int orr_model_status(const struct orr_model *model)
+int orri_model_check(const struct orr_model *model)
+{
+    return model->mesh.ranks == 1 ? orr_model_status(model) : ORR_OK;
+}
+
+int orri_model_failure(const struct orr_model *model, char *message, size_t size)
 {
     pthread_mutex_t *lock = (pthread_mutex_t *)&model->failure_lock;
 
     if (__atomic_load_n(&model->status, __ATOMIC_ACQUIRE) == 0)
         return ORR_OK;
     pthread_mutex_lock(lock);
-    int status = orri_fail(model->status, "run", "%s", model->failure);
+    int code = model->status;
+    snprintf(message, size, "%s", model->failure);
     pthread_mutex_unlock(lock);
-    return status;
+    return code;
+}
+
+int orr_model_status(const struct orr_model *model)
+{
+    char message[sizeof(model->failure)];
+    int code = orri_model_failure(model, message, sizeof(message));
+
+    return code == 0 ? ORR_OK : orri_fail(code, "run", "%s", message);
 }
 
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)

@@ -11,21 +11,33 @@ int orri_place(const struct orr_block *block, int replica, int t)
     return orr_mesh_place(&block->model->mesh, replica, block->stage, t);
 }
 
-bool orri_replica_here(const struct orr_model *model, int replica)
+bool orri_stage_here(const struct orr_model *model, int replica, int stage)
 {
     const struct orr_mesh *mesh = &model->mesh;
 
-    for (int p = 0; p < mesh->pp; p++) {
-        int first = orr_mesh_place(mesh, replica, p, 0), last = orr_mesh_place(mesh, replica, p, mesh->tp - 1);
-        if (model->rank >= first && model->rank <= last)
+    return model->rank >= orr_mesh_place(mesh, replica, stage, 0) &&
+           model->rank <= orr_mesh_place(mesh, replica, stage, mesh->tp - 1);
+}
+
+bool orri_replica_here(const struct orr_model *model, int replica)
+{
+    for (int p = 0; p < model->mesh.pp; p++)
+        if (orri_stage_here(model, replica, p))
             return true;
-    }
     return false;
 }
 
-bool orri_sharded(const struct orr_block *block)
+int orri_place_of(const struct orri_parameter *parameter, int rank)
 {
-    return block->model->mesh.tp > 1;
+    for (int i = 0; i < parameter->places; i++)
+        if (parameter->place[i] == rank)
+            return i;
+    return -1;
+}
+
+bool orri_is_lent(const struct orr_model *model, const struct orri_parameter *parameter)
+{
+    return model->mesh.zero == 3 && (model->mesh.tp == 1 || parameter->shard >= 0);
 }
 
 /* ---- stages ------------------------------------------------------------------------------------------ */
@@ -168,10 +180,7 @@ static int list_places(struct orr_model *model, struct orri_parameter *parameter
         for (int u = 0; u < group->users; u++)
             for (int t = first; t <= last; t++)
                 add_place(parameter, orri_place(group->user[u], (parameter->owner + i) % mesh->dp, t), 2 * each);
-    parameter->here = -1;
-    for (int i = 0; i < parameter->places; i++)
-        if (parameter->place[i] == model->rank)
-            parameter->here = i;
+    parameter->here = orri_place_of(parameter, model->rank);
     return ORR_OK;
 }
 

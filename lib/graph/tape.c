@@ -108,6 +108,7 @@ struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct 
     for (int i = 0; i < count; i++) {
         block->input[block->inputs++] = inputs[i];
         inputs[i]->readers++;
+        inputs[i]->last_reader = block->index;
     }
     return own_groups(model, block) == 0 ? block : NULL;
 }
@@ -134,16 +135,15 @@ int orr_block_share(struct orr_block *block, int group, struct orr_block *of, in
     return ORR_OK;
 }
 
-bool orri_tape_first_gradient(const struct orr_block *block, int input)
+struct orr_block *orri_tape_next_reader(const struct orr_block *writer, int after)
 {
-    const struct orr_model *model = block->model;
-    const struct orr_block *writer = block->input[input];
+    const struct orr_model *model = writer->model;
 
-    for (int l = block->index + 1; l < model->blocks; l++)
+    for (int l = after + 1; writer->readers && l <= writer->last_reader; l++)
         for (int i = 0; i < model->block[l]->inputs; i++)
             if (model->block[l]->input[i] == writer)
-                return false;
-    return true;
+                return model->block[l];
+    return NULL;
 }
 
 double orri_block_cost(const struct orr_block *block, int batch, int seq)

@@ -104,7 +104,7 @@ int orri_parameter_slots(const struct orr_model *model, int64_t count)
     int slots = model->mesh.parameter_slots ? model->mesh.parameter_slots : 2, received = 0;
 
     for (int p = 0; p < model->parameters; p++)
-        received += model->parameter[p]->here > 0 && model->parameter[p]->count == count;
+        received += model->parameter[p]->count == count && orri_place_of(model->parameter[p], model->rank) > 0;
     return received < slots ? received : slots;
 }
 
@@ -147,9 +147,9 @@ void orri_pools_destroy(struct orri_pool *pools)
 /* The sender waits until the receiver has a tile for it: StarPU-MPI would store what comes earlier in memory of its own,
  * which nothing bounds. */
 struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool **pools, struct orr_tile *tile, int from,
-                                     int to, int64_t run, int turn)
+                                     int to, int64_t run)
 {
-    int64_t tag = (tile->tag + (int64_t)turn * model->mesh.tp * model->mesh.tp) * RUNS + run % RUNS;
+    int64_t tag = tile->tag * RUNS + run % RUNS;
 
     if (from == to)
         return tile;
