@@ -20,9 +20,13 @@ apiorrery_HEADERS += \
 
 liborri_la_SOURCES += \
 	lib/core/core.h \
+	lib/core/cores.c \
+	lib/core/cores.h \
 	lib/core/dtype.c \
 	lib/core/error.c \
 	lib/core/memory.c \
+	lib/core/ranks.c \
+	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
 	lib/data/corpus.c \
