@@ -39,8 +39,16 @@ struct setting validation_table[] = {
 
 struct setting layout_table[] = {
     SETTING("dp", "D", "replicas (data parallel)", OPTION_INT, &layout_options.dp, 1, 1 << 20, true),
-    SETTING("pp", "P", "pipeline stages", OPTION_INT, &layout_options.pp, 1, 1 << 20, true),
-    SETTING("tp", "T", "tensor-parallel shards (1 in this version)", OPTION_INT, &layout_options.tp, 1, 1 << 20, true),
+    SETTING("pp", "P", "pipeline coordinates", OPTION_INT, &layout_options.pp, 1, 1 << 20, true),
+    SETTING("tp", "T", "shards of each block (tensor parallel)", OPTION_INT, &layout_options.tp, 1, 64, true),
+    SETTING("stages", "S", "pipeline stages, a multiple of --pp, dealt in turn (default: --pp)", OPTION_INT,
+     &layout_options.stages, 1, 1 << 20, true),
+    SETTING("sequence-parallel", NULL, "cut the residual stream into --tp chunks of the sequence", OPTION_FLAG,
+     &layout_options.sequence_parallel, 0, 0, true),
+    SETTING("zero", "N", "what replicas share out: 1 or 2 optimizer state, 3 parameters too (1)", OPTION_INT,
+     &layout_options.zero, 1, 3, true),
+    SETTING("zero-slots", "K", "with --zero 3, parameters of a size that a rank has room to receive (2)", OPTION_INT,
+     &layout_options.zero_slots, 1, 1 << 16, true),
     SETTING("slots", "POLICY", "microbatches in flight: gpipe, 1f1b, h1, zb or a number", OPTION_TEXT, &layout_options.slots, 0,
      0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
@@ -186,7 +194,16 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config))
     ORR_TRY(orr_ranks_settle(read_model(o, change)));
     ORR_TRY(agree_on_model(o));
     ORR_TRY(orr_init(&runtime));
-    o->mesh = (struct orr_mesh){(int)layout_options.dp, (int)layout_options.pp, (int)layout_options.tp, orr_rank_count()};
+    o->mesh = (struct orr_mesh){
+        .dp = (int)layout_options.dp,
+        .pp = (int)layout_options.pp,
+        .tp = (int)layout_options.tp,
+        .ranks = orr_rank_count(),
+        .stages = (int)layout_options.stages,
+        .sequence_parallel = layout_options.sequence_parallel,
+        .zero = (int)layout_options.zero,
+        .parameter_slots = (int)layout_options.zero_slots,
+    };
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
     return orr_ranks_settle(o->model ? ORR_OK : orr_error_code());
 }
@@ -212,7 +229,7 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
     struct orr_memory_need need;
 
     ORR_TRY(check_shape(o, micro_batch, seq));
-    orr_slots_memory(o->model, &slots, 0, &need);
+    ORR_TRY(orr_slots_memory(o->model, &slots, 0, orr_rank(), &need));
     int64_t have = (int64_t)orr_memory_total();
     if (need.total > have)
         return command_remedy(command_fail(ORR_ENOFIT, "memory: this needs %lld MiB (parameters %lld MiB); the machine has "

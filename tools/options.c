@@ -51,7 +51,7 @@ static int set(struct setting *o, const char *where, const char *text)
         break;
     }
     case OPTION_TEXT: *(const char **)o->target = text; break;
-    case OPTION_FLAG: *(bool *)o->target = true; break;
+    case OPTION_FLAG: *(bool *)o->target = !text || strcmp(text, "0") != 0; break;
     case OPTION_LIST: {
         struct list *list = o->target;
         const char **more = realloc(list->item, (size_t)(list->count + 1) * sizeof(*more));

@@ -32,7 +32,8 @@ struct data_options {
 };
 
 struct layout_options {
-    int64_t dp, pp, tp, threads, seed;
+    int64_t dp, pp, tp, stages, zero, zero_slots, threads, seed;
+    bool sequence_parallel;
     const char *slots, *dtype;
 };
 

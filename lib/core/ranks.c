@@ -15,7 +15,7 @@
 #ifdef ORR_HAVE_MPI
 #include <mpi.h>
 
-enum { MESSAGE_SIZE = 1024, REMEDY_SIZE = 512 };
+enum { MESSAGE_SIZE = 1024, REMEDY_SIZE = 512, MERGE_SIZE = 64 << 20 };
 
 static struct {
     bool running;               /* MPI_Init was called and has to be ended        */
@@ -210,6 +210,27 @@ int orri_ranks_broadcast(void *data, size_t bytes, int root)
     return ORR_OK;
 }
 
+int orri_ranks_merge(void *data, size_t bytes)
+{
+    ORR_TRY(orri_ranks_settle(ORR_OK));
+    for (size_t done = 0; ranks.count > 1 && done < bytes;) {
+        MPI_Request request;
+        int n = bytes - done < MERGE_SIZE ? (int)(bytes - done) : MERGE_SIZE;
+        MPI_Iallreduce(MPI_IN_PLACE, (char *)data + done, n, MPI_BYTE, MPI_BOR, ranks.all, &request);
+        finish(&request);
+        done += (size_t)n;
+    }
+    return ORR_OK;
+}
+
+int orri_ranks_least(int *value)
+{
+    ORR_TRY(orri_ranks_settle(ORR_OK));
+    if (ranks.count > 1)
+        *value = least(*value);
+    return ORR_OK;
+}
+
 int orri_ranks_gather_on_host(const void *mine, size_t bytes, void *all)
 {
     MPI_Request request;
@@ -324,6 +345,18 @@ int orri_ranks_barrier(void)
 int orri_ranks_broadcast(void *data, size_t bytes, int root)
 {
     (void)data, (void)bytes, (void)root;
+    return ORR_OK;
+}
+
+int orri_ranks_merge(void *data, size_t bytes)
+{
+    (void)data, (void)bytes;
+    return ORR_OK;
+}
+
+int orri_ranks_least(int *value)
+{
+    (void)value;
     return ORR_OK;
 }
 

@@ -8,6 +8,8 @@
 
 #include <orrery/runtime.h>
 
+#include "core/ranks.h"
+
 struct orr_model *orr_model_create(const struct orr_mesh *mesh)
 {
     if (orr_mesh_check(mesh) != 0)
@@ -19,7 +21,11 @@ struct orr_model *orr_model_create(const struct orr_mesh *mesh)
     model->rank = orr_rank();
     model->stages = orr_mesh_stages(mesh);
     model->chunks = orr_mesh_chunks(mesh);
-    model->workers = orri_ranks_workers();
+    model->workers = orr_worker_count();
+    if (mesh->ranks > 1 && orri_ranks_least(&model->workers) != 0) {
+        free(model);
+        return NULL;
+    }
     model->failed_run = INT64_MAX;
     pthread_mutex_init(&model->failure_lock, NULL);
     return model;

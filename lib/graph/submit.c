@@ -98,8 +98,8 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         int index = task->buffer[i].index;
         switch (task->buffer[i].operand) {
         case ORR_INPUT: out->x[index] = p; break;
-        case ORR_OUTPUT: *(kind == SHARD ? (void *)&out->ys[index] : (void *)&out->y) = p; break;
-        case ORR_OUTPUT_GRADIENT: *(kind == SHARD ? &out->dys[index] : &out->dy) = p; break;
+        case ORR_OUTPUT: kind == SHARD ? (out->ys[index] = p) : (out->y = p); break;
+        case ORR_OUTPUT_GRADIENT: kind == SHARD ? (out->dys[index] = p) : (out->dy = p); break;
         case ORR_INPUT_GRADIENT: out->dx[index] = p; break;
         case ORR_PARAMETERS: decode_parameter(task->buffer[i].parameter, index, p, out, false); break;
         case ORR_GRADIENTS: decode_parameter(task->buffer[i].parameter, index, p, out, true); break;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
+#include "core/ranks.h"
 #include "train/train.h"
 
 enum { GROUP = 32 };    /* microbatches whose tasks are submitted together */
