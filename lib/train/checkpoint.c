@@ -219,12 +219,12 @@ int orr_weights_load(struct orr_model *model, const char *directory)
     status = check_leftovers(model, &shards);
     if (status == 0)
         status = orr_model_allocate(model);
-    for (int p = 0; status == 0 && p < model->parameters; p++) {
-        struct orri_parameter *parameter = model->parameter[p];
-        float *tile = orr_tile_acquire(&parameter->value, true);
-        for (int v = 0; status == 0 && v < parameter->views; v++)
-            status = read_view(&shards, parameter->name[v], &parameter->view[v], tile + parameter->view[v].offset);
-        orr_tile_release(&parameter->value);
+    for (int i = 0; status == 0 && i < model->views; i++) {
+        int v; struct orri_group *g = orri_model_view(model, i, &v);
+        float *x = orri_alloc((size_t)orri_view_count(&g->view[v]) * 4);
+        status = read_view(&shards, g->name[v], &g->view[v], x);
+        if (status == 0) status = orr_model_write(model, i, x);
+        free(x);
     }
     shards_close(&shards);
     return status;
@@ -232,6 +232,7 @@ int orr_weights_load(struct orr_model *model, const char *directory)
 
 /* ---- writing ----------------------------------------------------------------------------------------------- */
 
+static struct orr_tile *value_tile(void *self, int parameter);
 /* Writes, for every view and each of `copies` layers of its tile, one tensor; names[view * copies + copy]. */
 static int write_tiles(struct orr_model *model, struct orr_tile *(*tile_of)(void *self, int parameter), void *self,
                        int copies, char *const *names, const char *path)
@@ -250,16 +251,13 @@ static int write_tiles(struct orr_model *model, struct orr_tile *(*tile_of)(void
     free(specs);
     if (!writer)
         return orr_error_code();
-    for (int p = 0; status == 0 && p < model->parameters; p++) {
-        const struct orri_parameter *parameter = model->parameter[p];
-        struct orr_tile *tile = tile_of(self, p);
-        const float *data = orr_tile_acquire(tile, false);
-        for (int v = 0; status == 0 && v < parameter->views; v++)
-            for (int c = 0; status == 0 && c < copies; c++)
-                status = orr_safetensors_write(writer, (parameter->first_view + v) * copies + c, 0,
-                                               data + c * parameter->count + parameter->view[v].offset,
-                                               (size_t)orri_view_count(&parameter->view[v]) * sizeof(*data));
-        orr_tile_release(tile);
+    for (int i = 0; status == 0 && i < count; i++) {
+        int v; struct orri_group *g = orri_model_view(model, i / copies, &v);
+        size_t n = (size_t)orri_view_count(&g->view[v]);
+        float *x = orri_alloc(n * 4);
+        status = copies == 1 && tile_of == value_tile ? orr_model_read(model, i, x) : orr_training_read_state(self, i / copies, i % copies, x);
+        if (status == 0) status = orr_safetensors_write(writer, i, 0, x, n * 4);
+        free(x);
     }
     if (status == 0)
         status = orr_safetensors_writer_finish(writer);
@@ -466,18 +464,13 @@ static int optimizer_load(struct orr_training *t, const char *directory)
 
     if (status != 0)
         return status;
-    for (int p = 0; status == 0 && p < t->model->parameters; p++) {
-        struct orri_parameter *parameter = t->model->parameter[p];
-        float *tile = orr_tile_acquire(&t->state[p], true);
-        for (int i = 0; status == 0 && i < parameter->views * states; i++) {
-            int v = i / states, which = i % states;
-            char *name = state_name(t, parameter->first_view + v, which);
-            status = name ? read_view(&shards, name, &parameter->view[v],
-                                      tile + which * parameter->count + parameter->view[v].offset)
-                          : ORR_ENOMEM;
-            free(name);
-        }
-        orr_tile_release(&t->state[p]);
+    for (int i = 0; status == 0 && i < t->model->views * states; i++) {
+        int v; struct orri_group *g = orri_model_view(t->model, i / states, &v);
+        char *name = state_name(t, i / states, i % states);
+        float *x = orri_alloc((size_t)orri_view_count(&g->view[v]) * 4);
+        status = read_view(&shards, name, &g->view[v], x);
+        if (status == 0) status = orr_training_write_state(t, i / states, i % states, x);
+        free(x); free(name);
     }
     shards_close(&shards);
     return status == ORR_ENOENT ? orri_remedy(status, "resume with the --optimizer that wrote the checkpoint") : status;
