@@ -229,8 +229,9 @@ void orri_residual_shard_weights(const struct orr_operands *o, const struct orri
 void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r)
 {
     const struct orri_dropout d = dropout_of(o, r);
-    size_t count = (size_t)o->batch * (size_t)orri_positions(o).count * (size_t)r->width;
-    float *dout = orri_scratch(orri_residual_shard_scratch_bytes(r, o->batch, o->seq));
+    int rows = o->batch * (int)orri_positions(o).count;
+    size_t count = (size_t)rows * (size_t)r->width;
+    float *dout = orri_scratch((count + orri_norm_scratch_floats(r->width, rows)) * sizeof(*dout));
 
     out_bias_weights(o, r, orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, dout));
     orri_norm_chunk_backward(o, r->width, o->dy, dout + count);

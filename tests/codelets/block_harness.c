@@ -252,7 +252,8 @@ static void run(const struct orr_block_class *cls, enum orr_pass pass, const str
 
     poison(scratch, floats + GUARD);
     cls->cpu[pass](o);
-    check_guard("scratch", orri_scratch(0), floats);
+    ck_assert_msg(orri_scratch(0) == scratch, "pass %d takes more scratch than %zu bytes", pass, scratch_bytes);
+    check_guard("scratch", scratch, floats);
 }
 
 void harness_run(struct harness *h, enum orr_pass pass)
