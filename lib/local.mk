@@ -20,19 +20,25 @@ apiorrery_HEADERS += \
 
 liborri_la_SOURCES += \
 	lib/core/core.h \
+	lib/core/cores.c \
+	lib/core/cores.h \
 	lib/core/dtype.c \
 	lib/core/error.c \
 	lib/core/memory.c \
+	lib/core/ranks.c \
+	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
 	lib/data/corpus.c \
 	lib/data/sampler.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \
+	lib/graph/placement.c \
 	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \
 	lib/graph/tape.c \
+	lib/graph/transfer.c \
 	lib/infer/generate.c \
 	lib/infer/predict.c \
 	lib/io/config.c \

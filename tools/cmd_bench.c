@@ -125,7 +125,7 @@ static int run(struct opened *o)
     struct orr_profile profile;
 
     ORR_TRY(check_shape(o, t.micro_batch, t.seq));
-    orr_training_memory(o->model, &t, &need);
+    ORR_TRY(orr_training_memory(o->model, &t, orr_rank(), &need));
     ORR_TRY(orr_memory_check(&need));
     ORR_TRY(fill_model(o));
     struct orr_training *training = orr_training_create(o->model, &t);

@@ -161,8 +161,8 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
 
     t->progress = quiet ? NULL : json ? stderr : stdout;
     t->flops_per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->options.seq);
-    orr_training_memory(o->model, &t->options, &need);
-    ORR_TRY(orr_memory_check(&need));
+    ORR_TRY(orr_training_memory(o->model, &t->options, orr_rank(), &need));
+    ORR_TRY(orr_ranks_settle(orr_memory_check(&need)));
     snprintf(headline, sizeof(headline),
              "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d, %d microbatches of %d x %d\nmemory: %s%s",
              model_options.model, describe_size(orr_model_size(o->model), size, sizeof(size)),
@@ -206,8 +206,8 @@ static int parse(int argc, char **argv, char ***held, char **directory)
     if (!resume_from)
         return ORR_OK;
     *directory = orr_checkpoint_resolve(resume_from);
-    if (!*directory)
-        return orr_error_code();
+    ORR_TRY(orr_ranks_settle(*directory ? ORR_OK : orr_error_code()));
+    ORR_TRY(orr_ranks_agree("--resume", *directory));
     *held = orr_trainer_arguments(*directory, &saved);
     if (!*held)
         return orr_error_code();
@@ -248,6 +248,7 @@ int cmd_train(int argc, char **argv)
         status = check_out();
     if (status == 0)
         status = arguments_collect(&arguments, tables, "resume");
+    status = orr_ranks_settle(status);
     if (status == 0) {
         t.model = o.model;
         t.config = o.config;

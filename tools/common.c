@@ -39,8 +39,16 @@ struct setting validation_table[] = {
 
 struct setting layout_table[] = {
     SETTING("dp", "D", "replicas (data parallel)", OPTION_INT, &layout_options.dp, 1, 1 << 20, true),
-    SETTING("pp", "P", "pipeline stages", OPTION_INT, &layout_options.pp, 1, 1 << 20, true),
-    SETTING("tp", "T", "tensor-parallel shards (1 in this version)", OPTION_INT, &layout_options.tp, 1, 1 << 20, true),
+    SETTING("pp", "P", "pipeline coordinates", OPTION_INT, &layout_options.pp, 1, 1 << 20, true),
+    SETTING("tp", "T", "shards of each block (tensor parallel)", OPTION_INT, &layout_options.tp, 1, 64, true),
+    SETTING("stages", "S", "pipeline stages, a multiple of --pp, dealt in turn (default: --pp)", OPTION_INT,
+     &layout_options.stages, 1, 1 << 20, true),
+    SETTING("sequence-parallel", NULL, "cut the residual stream into --tp chunks of the sequence", OPTION_FLAG,
+     &layout_options.sequence_parallel, 0, 0, true),
+    SETTING("zero", "N", "what replicas share out: 1 or 2 optimizer state, 3 parameters too (1)", OPTION_INT,
+     &layout_options.zero, 1, 3, true),
+    SETTING("zero-slots", "K", "with --zero 3, parameters of a size that a rank has room to receive (2)", OPTION_INT,
+     &layout_options.zero_slots, 1, 1 << 16, true),
     SETTING("slots", "POLICY", "microbatches in flight: gpipe, 1f1b, h1, zb or a number", OPTION_TEXT, &layout_options.slots, 0,
      0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
@@ -148,11 +156,8 @@ int set_dropout(struct orr_config *config, double rate)
     return ORR_OK;
 }
 
-int open_model(struct opened *o, int (*change)(struct orr_config *config))
+static int read_model(struct opened *o, int (*change)(struct orr_config *config))
 {
-    struct orr_runtime_options runtime = {.threads = (int)layout_options.threads};
-
-    *o = (struct opened){0};
     if (!model_options.model)
         return command_remedy(command_fail(ORR_EINVAL, "--model: is missing"),
                               "name a directory, a config.json or a preset such as tiny-gpt2");
@@ -165,12 +170,42 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config))
     ORR_TRY(check_type(o->config));
     ORR_TRY(orr_gpt2_read(o->config, &o->gpt));
     o->tokenizer = orr_tokenizer_create(model_options.tokenizer ? model_options.tokenizer : "bytes");
-    if (!o->tokenizer)
-        return orr_error_code();
+    return o->tokenizer ? ORR_OK : orr_error_code();
+}
+
+/* Each rank reads its own copy of the files. */
+static int agree_on_model(const struct opened *o)
+{
+    char *text = orr_config_text(o->config);
+
+    ORR_TRY(orr_ranks_settle(text ? ORR_OK : orr_error_code()));
+    int status = orr_ranks_agree("--model", o->directory ? o->directory : "");
+    if (status == 0)
+        status = orr_ranks_agree(orr_config_name(o->config), text);
+    free(text);
+    return status;
+}
+
+int open_model(struct opened *o, int (*change)(struct orr_config *config))
+{
+    struct orr_runtime_options runtime = {.threads = (int)layout_options.threads};
+
+    *o = (struct opened){0};
+    ORR_TRY(orr_ranks_settle(read_model(o, change)));
+    ORR_TRY(agree_on_model(o));
     ORR_TRY(orr_init(&runtime));
-    o->mesh = (struct orr_mesh){(int)layout_options.dp, (int)layout_options.pp, (int)layout_options.tp, orr_rank_count()};
+    o->mesh = (struct orr_mesh){
+        .dp = (int)layout_options.dp,
+        .pp = (int)layout_options.pp,
+        .tp = (int)layout_options.tp,
+        .ranks = orr_rank_count(),
+        .stages = (int)layout_options.stages,
+        .sequence_parallel = layout_options.sequence_parallel,
+        .zero = (int)layout_options.zero,
+        .parameter_slots = (int)layout_options.zero_slots,
+    };
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
-    return o->model ? ORR_OK : orr_error_code();
+    return orr_ranks_settle(o->model ? ORR_OK : orr_error_code());
 }
 
 int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq)
@@ -194,7 +229,7 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
     struct orr_memory_need need;
 
     ORR_TRY(check_shape(o, micro_batch, seq));
-    orr_slots_memory(o->model, &slots, 0, &need);
+    ORR_TRY(orr_slots_memory(o->model, &slots, 0, orr_rank(), &need));
     int64_t have = (int64_t)orr_memory_total();
     if (need.total > have)
         return command_remedy(command_fail(ORR_ENOFIT, "memory: this needs %lld MiB (parameters %lld MiB); the machine has "
@@ -208,8 +243,8 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
 
 int fill_model(struct opened *o)
 {
-    return o->weights ? orr_weights_load(o->model, o->directory)
-                      : orr_model_randomize(o->model, (uint64_t)layout_options.seed);
+    return orr_ranks_settle(o->weights ? orr_weights_load(o->model, o->directory)
+                                       : orr_model_randomize(o->model, (uint64_t)layout_options.seed));
 }
 
 void close_model(struct opened *o)
@@ -234,15 +269,27 @@ int default_micro_batch(int batch, int dp)
 
 /* ---- data ------------------------------------------------------------------------------------------------- */
 
+static int agree_on_data(const struct orr_corpus *corpus)
+{
+    char text[64];
+
+    snprintf(text, sizeof(text), "%lld tokens\nfingerprint %016llx", (long long)orr_corpus_size(corpus),
+             (unsigned long long)orr_corpus_fingerprint(corpus));
+    return orr_ranks_agree("data", text);
+}
+
 struct orr_corpus *open_data(const struct opened *o, const struct list *paths)
 {
     struct orr_corpus *corpus = orr_corpus_open(paths->item, paths->count, o->tokenizer, 0);
+    int status = corpus ? orr_corpus_check_vocab(corpus, o->gpt.vocab_size) : orr_error_code();
 
-    if (corpus && orr_corpus_check_vocab(corpus, o->gpt.vocab_size) != 0) {
-        orr_corpus_destroy(corpus);
-        return NULL;
-    }
-    return corpus;
+    status = orr_ranks_settle(status);
+    if (status == 0)
+        status = agree_on_data(corpus);
+    if (status == 0)
+        return corpus;
+    orr_corpus_destroy(corpus);
+    return NULL;
 }
 
 int add_sequence(struct sequences *s, char *text, const char *where)

@@ -51,7 +51,7 @@ static int set(struct setting *o, const char *where, const char *text)
         break;
     }
     case OPTION_TEXT: *(const char **)o->target = text; break;
-    case OPTION_FLAG: *(bool *)o->target = true; break;
+    case OPTION_FLAG: *(bool *)o->target = !text || strcmp(text, "0") != 0; break;
     case OPTION_LIST: {
         struct list *list = o->target;
         const char **more = realloc(list->item, (size_t)(list->count + 1) * sizeof(*more));
@@ -101,7 +101,8 @@ static error_t parse_one(int key, char *arg, struct argp_state *state)
         p->status = bad_option(p, state->argv[state->next - 1]);
     if (key == HELP_KEY) {
         argp_help(p->argp, stdout, ARGP_HELP_STD_HELP, state->argv[0]);
-        exit(0);
+        p->status = HELP_GIVEN;
+        return EINVAL;
     }
     if (key == ARGP_KEY_ARG) {
         p->status = command_remedy(command_fail(ORR_EINVAL, "%s: '%s' is no option", p->command, arg),
@@ -132,6 +133,27 @@ static int read_environment(struct parse *p)
             return ORR_EINVAL;
     }
     return 0;
+}
+
+/* One option per line, as they were given. How many workers a rank has is its own affair. */
+static int agree(struct setting *const given[])
+{
+    struct arguments a = {0};
+    char *text = NULL;
+    size_t size;
+    int status = arguments_collect(&a, given, "threads");
+    FILE *f = status == 0 ? open_memstream(&text, &size) : NULL;
+
+    for (int i = 0; f && i < a.count; i++)
+        fprintf(f, "%s\n", a.item[i]);
+    if (status == 0 && (!f || fclose(f) != 0))
+        status = command_fail(ORR_ENOMEM, "memory: no room for the options");
+    status = orr_ranks_settle(status);
+    if (status == 0)
+        status = orr_ranks_agree("options", text);
+    free(text);
+    arguments_free(&a);
+    return status;
 }
 
 /* The summary and, behind the list of options (argp's \v), what can be set from outside. */
@@ -189,7 +211,7 @@ int options_parse(const char *command, const char *summary, struct setting *cons
     argv[0] = program;
     free(p.option);
     free(known);
-    return status;
+    return status == 0 ? agree(tables) : status;
 }
 
 bool options_given(const struct setting *table, const char *name)

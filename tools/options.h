@@ -35,8 +35,10 @@ struct setting {
 #define SETTING(name, value, help, kind, target, min, max, environment) \
     {name, value, help, kind, target, min, max, environment, false, NULL}
 
-/* Parses argv[1..] of a sub-command by several tables (each ended by a NULL name; the list ended by NULL). Prints
- * help and exits where asked to. Returns 0 or ORR_EINVAL with the error recorded. */
+enum { HELP_GIVEN = 1 };
+
+/* Parses argv[1..] of a sub-command by several tables (each ended by a NULL name; the list ended by NULL). Collective:
+ * all ranks must have been given the same, --threads aside. Returns 0, HELP_GIVEN where it printed help, or an error. */
 int options_parse(const char *command, const char *summary, struct setting *const tables[], int argc, char **argv);
 
 /* Whether the option called `name` of a table was given. */

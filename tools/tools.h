@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the sub-commands of `orrery` share. */
+/* What the sub-commands of `orrery` share. On several ranks each of them runs the same command: what one of them can
+ * fail at alone goes through orr_ranks_settle() before what they do together. */
 #ifndef TOOLS_H
 #define TOOLS_H
 
@@ -13,7 +14,7 @@
 
 #include "tools/options.h"
 
-/* Records the command's own error, as the library does its own, and returns `code`. */
+/* Record the command's own error, as the library does its own, and return `code`. */
 int command_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int command_remedy(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -31,7 +32,8 @@ struct data_options {
 };
 
 struct layout_options {
-    int64_t dp, pp, tp, threads, seed;
+    int64_t dp, pp, tp, stages, zero, zero_slots, threads, seed;
+    bool sequence_parallel;
     const char *slots, *dtype;
 };
 
@@ -55,7 +57,7 @@ struct opened {
 };
 
 /* Checks the layout options, reads the configuration with --set, starts the runtime and builds the model, without
- * allocating it. change, unless NULL, may alter the configuration before. */
+ * allocating it, on all ranks together. change, unless NULL, may alter the configuration before. */
 int open_model(struct opened *o, int (*change)(struct orr_config *config));
 
 /* Sets all dropout rates of a configuration. */
@@ -72,7 +74,7 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
 int fill_model(struct opened *o);
 void close_model(struct opened *o);
 
-/* Opens a list of inputs and checks every token against the vocabulary. NULL on failure. */
+/* Opens a list of inputs, the same on every rank, and checks every token against the vocabulary. NULL on failure. */
 struct orr_corpus *open_data(const struct opened *o, const struct list *paths);
 
 /* The ids of "--ids", "5 6 7; 8 9 1", or of a file with a sequence per line. */

@@ -63,7 +63,9 @@ struct orr_block {
     int inputs;
     struct orr_block *input[ORR_MAX_INPUTS];    /* writers of the values it reads                        */
     int readers;                                /* blocks that read its output                           */
+    int last_reader;                            /* the last of them on the tape                          */
     struct orri_group *group[ORR_MAX_GROUPS];
+    struct orr_tile *lent[ORR_MAX_GROUPS];      /* parameters of the last B, with ZeRO-3                 */
     int user[ORR_MAX_GROUPS];                   /* its place among the group's users                     */
 };
 
@@ -114,8 +116,7 @@ struct orri_cell {
 struct orri_slot {
     struct orr_tile *ids;           /* [tp] tokens, of stages that read them                   */
     struct orr_tile *labels;        /* [tp] of the last stage                                  */
-    struct orr_tile prediction;     /* of the last stage, when predicting                      */
-    struct orr_tile *part;          /* [tp] the shards' parts of it                            */
+    struct orr_tile *part;          /* [tp] of the last stage: predictions of the shards       */
     struct orri_cell *cell;         /* [blocks of the stage]                                   */
 };
 
@@ -130,6 +131,9 @@ struct orr_slots {
     bool split;                     /* B and W are tasks of their own                          */
     struct orri_ring *ring;         /* [dp][stages]                                            */
     struct orr_tile *result;        /* [ORRI_PARITIES][dp][chunks]                             */
+    struct orr_tile prediction;     /* on every rank, when predicting                          */
+    bool counting;                  /* nothing is created, only `bytes` added up               */
+    double bytes;
 };
 
 /* One microbatch on its way. Runs are what is submitted in one go, in the order of submission: a step, a group of
@@ -139,8 +143,10 @@ struct orri_microbatch {
     int64_t step;                   /* chooses parity and dropout                             */
     int index;                      /* in the step                                             */
     uint64_t first_sample;          /* its first sequence, counted from the step's first      */
+    int count;                      /* sequences; fewer than there is room for in a last one   */
     int replica;                    /* that computes it                                        */
     int turn;                       /* its number among the replica's; 0 overwrites sums       */
+    bool here;                      /* orri_replica_here()                                     */
 };
 
 /* ---- placement (placement.c): pure ---------------------------------------------------------------- */
@@ -151,8 +157,18 @@ int orri_place(const struct orr_block *block, int replica, int t);
 /* Is any coordinate of a replica on this rank? */
 bool orri_replica_here(const struct orr_model *model, int replica);
 
-/* Is the block cut into shards? */
-bool orri_sharded(const struct orr_block *block);
+/* Is any shard (or chunk) of a stage of it on this rank? */
+bool orri_stage_here(const struct orr_model *model, int replica, int stage);
+
+/* The place of a rank among those that read a parameter, 0: the owner's; or -1. */
+int orri_place_of(const struct orri_parameter *parameter, int rank);
+
+/* With ZeRO-3 the owner lends whole blocks and shards their parameters for each task; what shards share, which is little,
+ * stays with all who read it. */
+bool orri_is_lent(const struct orr_model *model, const struct orri_parameter *parameter);
+
+/* ORR_EINVAL where the numbers of this mesh and model are more than a tag has room for. */
+int orri_check_tags(const struct orr_model *model);
 
 /* Gives every stage its blocks, cuts the groups into parameters, deals these to owners and lists who reads them. */
 int orri_assign_stages(struct orr_model *model);
@@ -160,9 +176,10 @@ int orri_make_parameters(struct orr_model *model);
 
 /* ---- the tape (tape.c): pure ------------------------------------------------------------------- */
 
-/* The order in which blocks run backwards is the tape's reversed; so the first block to write a value's
- * gradient is the last of the tape that reads it. True for that one. */
-bool orri_tape_first_gradient(const struct orr_block *block, int input);
+/* The block that reads a value next, behind block number `after` of the tape (the writer's own: the first), or NULL.
+ * Blocks run backwards in the reversed order of the tape: the last reader is the first to write a value's gradient, the
+ * others add to it, and what the first reader leaves is complete. */
+struct orr_block *orri_tape_next_reader(const struct orr_block *writer, int after);
 
 /* Floating-point operations of all the passes of a block for one microbatch. */
 double orri_block_cost(const struct orr_block *block, int batch, int seq);
@@ -179,8 +196,10 @@ enum orri_message {
     ORRI_PARAMETER_GRADIENT, ORRI_SUMMARY, ORRI_CONTROL, ORRI_MESSAGES
 };
 
-/* A tile's number among all of the model, the same on every rank: `kind` of replica d, block or parameter `index`, slot k,
- * and two more numbers below tp. */
+enum { ORRI_MAX_SLOTS = 1 << 16 };     /* of a ring */
+
+/* A tile's number among all of the model, the same on every rank: `kind` of replica d, block or parameter `index`, slot k <
+ * ORRI_MAX_SLOTS, and two more numbers below tp. */
 int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, int index, int k, int i, int j);
 
 /* Sends a tile from rank `from` to rank `to`, once the tasks submitted so far that write it have ended there; a task that is
@@ -188,14 +207,15 @@ int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, i
  * have no part in it do nothing. */
 int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run);
 
-/* The same into a tile of the pool that is free next, which is returned on `to`; NULL there is a failure. `turn` tells
- * several such messages of a run apart. On the other ranks it returns `tile`. */
+/* The same into the tile of a pool that is free next, which is returned on `to`; NULL is a failure. Other ranks get `tile`
+ * itself. Of one tile only what is the same may be sent more than once in a run. */
 struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool **pools, struct orr_tile *tile, int from,
-                                     int to, int64_t run, int turn);
-
-/* A pool for tiles of `count` elements, made or enlarged to at least `size`. */
-int orri_pool_prepare(struct orri_pool **pools, enum orr_role role, int64_t count, int size);
+                                     int to, int64_t run);
 void orri_pools_destroy(struct orri_pool *pools);
+
+/* Tiles that a pool of a size has room for: parameters that are received here, with ZeRO-3, and gradients. */
+int orri_parameter_slots(const struct orr_model *model, int64_t count);
+enum { ORRI_GRADIENT_SLOTS = 2 };
 
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */
 
@@ -245,6 +265,13 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
 /* Marks a run as failed; of several the earliest wins, and in it the first call. */
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* The code of the failure, with its message; 0 where there is none. */
+int orri_model_failure(const struct orr_model *model, char *message, size_t size);
+
+/* A failure that stops submission at once. Several ranks must submit what belongs together and end together instead: they
+ * see the failure in the report of its step. */
+int orri_model_check(const struct orr_model *model);
 
 /* Is a task of this run to do nothing? */
 bool orri_model_stopped(const struct orr_model *model, int64_t run);

@@ -95,13 +95,14 @@ struct orr_slots_options {
 struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slots_options *options);
 void orr_slots_destroy(struct orr_slots *slots);
 
-/* Bytes that a model needs with these options: parameters + gradients + optimizer state (state_tiles
- * times the parameters) + slots + scratch of the workers. Of a built model, before or after it is allocated. */
+/* Bytes that rank `rank` of the model's mesh needs with these options: parameters + gradients + optimizer state
+ * (state_tiles times the parameters that it updates) + slots + scratch of the workers. Of a built model, before or after it
+ * is allocated. ORR_ENOMEM. */
 struct orr_memory_need {
     int64_t parameters, gradients, state, slots, scratch, total;
 };
-void orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *options, int state_tiles,
-                      struct orr_memory_need *need);
+int orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *options, int state_tiles, int rank,
+                     struct orr_memory_need *need);
 
 /* The model's floating-point operations for one token of a sequence of seq tokens, forward and backward, as
  * the PaLM paper counts (Chowdhery et al. 2022, appendix B): 6 x parameters + 12 x layers x width x T. */

@@ -14,20 +14,45 @@ struct orr_runtime_options {
     int threads;    /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
 };
 
+/* ---- several ranks ------------------------------------------------------------------------------------------- */
+
+/* Where the build has MPI and a launcher (mpiexec, srun) started this process: starts MPI and makes sure that all ranks
+ * run the same build. orr_init() calls it. A program in which a rank can fail before orr_init() calls it first: MPI
+ * starts on all ranks or on none, and a rank that ended before would leave the others waiting. Legal twice.
+ * Errors: ORR_EDEVICE, ORR_EINVAL (ranks of different builds; on all of them). Main thread. */
+int orr_ranks_start(void);
+
+/* Collective: 0 when every rank gave 0, else on all ranks the status of the first that did not, with its message and
+ * remedy as orr_error(), behind "rank R: " unless all failed alike. Called wherever a rank may fail alone (files,
+ * memory) before something that the ranks do together. From the first failure on it returns that status at once, and so
+ * does all else that ranks agree on: a rank that failed needs to come here once, wherever the others are then. A status
+ * above 0, which is no failure, ends what they do together in the same way. Trivial with one rank. Main thread. */
+int orr_ranks_settle(int status);
+
+/* Collective: ORR_EINVAL on all ranks where one has another text than rank 0, with the first line in which it differs
+ * (so a text is best written as lines of "name=value"). `what` stands before it. Trivial with one rank. Main thread. */
+int orr_ranks_agree(const char *what, const char *text);
+
+/* This process' rank and the number of ranks; 0 and 1 without a launcher and before orr_ranks_start(). */
+int orr_rank(void);
+int orr_rank_count(void);
+
+/* ---- the runtime ----------------------------------------------------------------------------------------------- */
+
 /* Starts StarPU with one CPU worker per core and, when the build has MPI and a launcher (mpiexec,
- * srun) started several processes, StarPU-MPI. The scheduler is STARPU_SCHED, else `prio`, the
+ * srun) started several processes, StarPU-MPI, on all ranks together. Ranks on one host share its cores: each has an
+ * equal part of them, at least one worker, and from four cores on leaves one to the communication thread; with more
+ * threads than cores the threads are not bound, unless StarPU's variables say otherwise. The scheduler is STARPU_SCHED, else `prio`, the
  * cheapest that honours priorities. StarPU's other environment variables hold. BLAS is set to one
  * thread per caller, since every worker calls it, and glibc's malloc to keep what is freed (M_MMAP_MAX 0, M_TRIM_THRESHOLD
  * at its largest), for the process. options may be NULL. Errors: ORR_EDEVICE,
- * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know). Main thread. */
+ * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know). What fails on one rank
+ * fails on all. Main thread. */
 int orr_init(const struct orr_runtime_options *options);
 
-/* Waits for all tasks and stops what orr_init() started. Legal without it, and twice. */
+/* Waits for all tasks and stops what orr_init() and orr_ranks_start() started. Collective. Legal without them, and
+ * twice. */
 void orr_shutdown(void);
-
-/* This process' rank and the number of ranks; 0 and 1 without a launcher. */
-int orr_rank(void);
-int orr_rank_count(void);
 
 /* CPU workers that can compute at once; 0 before orr_init(). */
 int orr_worker_count(void);

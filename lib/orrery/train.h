@@ -3,6 +3,7 @@
 #ifndef ORRERY_TRAIN_H
 #define ORRERY_TRAIN_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -69,6 +70,7 @@ struct orr_training_options {
     struct orr_optimizer optimizer;
     struct orr_schedule schedule;
     uint64_t seed;                      /* of dropout */
+    const volatile sig_atomic_t *stop;  /* set by a signal handler of any rank; see orr_step. NULL: never */
 };
 
 /* What a finished step says of itself. */
@@ -79,10 +81,11 @@ struct orr_step {
     double lr;
     int64_t labels;             /* tokens that counted                                        */
     double seconds;             /* since the step before ended (or since submission)          */
+    bool stop;                  /* some rank's `stop` was set: all ranks learn it of the same step */
 };
 
 /* Prepares training of a built model: slots, gradients, optimizer state (zero). The model is borrowed and
- * must outlive it. Errors: ORR_EINVAL (the microbatch times dp does not divide the batch), ORR_ENOMEM. */
+ * must outlive it. A last microbatch may be short. Errors: ORR_EINVAL (fewer microbatches than replicas), ORR_ENOMEM. */
 struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options);
 
 /* Waits for the tasks in flight. */
@@ -126,9 +129,10 @@ int orr_training_write_state(struct orr_training *training, int index, int which
  * written). */
 void orr_training_resume(struct orr_training *training, int64_t steps, int64_t samples);
 
-/* The memory that orr_training_create() and the parameters need. Of a built model, before or after it is allocated. */
-void orr_training_memory(const struct orr_model *model, const struct orr_training_options *options,
-                         struct orr_memory_need *need);
+/* The memory that orr_training_create() and the parameters need on one rank of the mesh. Of a built model, before or after
+ * it is allocated. ORR_ENOMEM. */
+int orr_training_memory(const struct orr_model *model, const struct orr_training_options *options, int rank,
+                        struct orr_memory_need *need);
 
 /* ---- evaluation ------------------------------------------------------------------------------------ */
 

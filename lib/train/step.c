@@ -3,15 +3,21 @@
 
 #include "train/train.h"
 
+/* The last one may be short. */
+static int microbatches_of(const struct orr_training_options *o)
+{
+    return (int)(((int64_t)o->batch + o->micro_batch - 1) / o->micro_batch);
+}
+
 static int check_options(const struct orr_model *model, const struct orr_training_options *o)
 {
     if (o->micro_batch < 1 || o->seq < 1 || o->batch < 1)
         return orri_fail(ORR_EINVAL, "train", "batch %d, micro-batch %d, seq %d: every one must be at least 1",
                          o->batch, o->micro_batch, o->seq);
-    if (o->batch % ((int64_t)o->micro_batch * model->mesh.dp) != 0)
-        return orri_remedy(orri_fail(ORR_EINVAL, "train", "batch %d is not divisible by micro-batch %d x dp %d",
-                                     o->batch, o->micro_batch, model->mesh.dp),
-                           "choose --batch as a multiple of --micro-batch times --dp");
+    if (microbatches_of(o) < model->mesh.dp)
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "batch %d is %d microbatches of %d, fewer than dp %d", o->batch,
+                                     microbatches_of(o), o->micro_batch, model->mesh.dp),
+                           "choose a larger --batch, a smaller --micro-batch or a smaller --dp");
     return ORR_OK;
 }
 
@@ -20,18 +26,21 @@ static int create_tiles(struct orr_training *t)
     struct orr_model *model = t->model;
     int states = orr_optimizer_state_count(t->options.optimizer.kind);
 
-    t->state = orri_calloc((size_t)model->parameters, sizeof(*t->state));
-    t->squares = orri_calloc((size_t)model->parameters, sizeof(*t->squares));
-    if (!t->state || !t->squares)
+    size_t count = (size_t)model->parameters;
+
+    t->state = orri_calloc(count, sizeof(*t->state));
+    t->squares = orri_calloc(count, sizeof(*t->squares));
+    t->sum = orri_calloc(count, sizeof(*t->sum));
+    if (!t->state || !t->squares || !t->sum)
         return ORR_ENOMEM;
-    ORR_TRY(orr_tile_create(&t->control, ORR_SCALAR, ORR_U8, sizeof(struct orri_control), 0, true));
     for (int p = 0; p < model->parameters; p++) {
         const struct orri_parameter *parameter = model->parameter[p];
-        ORR_TRY(orr_tile_create(&t->state[p], ORR_STATE, ORR_F32, states * parameter->count, parameter->value.rank,
-                                true));
-        ORR_TRY(orr_tile_create(&t->squares[p], ORR_SCALAR, ORR_F64, 1, parameter->value.rank, true));
+        if (parameter->here != 0)
+            continue;
+        ORR_TRY(orr_tile_create(&t->state[p], ORR_STATE, ORR_F32, states * parameter->count, model->rank, true));
+        ORR_TRY(orr_tile_create(&t->squares[p], ORR_SCALAR, ORR_F64, 1, model->rank, true));
     }
-    return ORR_OK;
+    return orri_trees_create(t);
 }
 
 static struct orr_slots_options slots_options(const struct orr_training_options *o)
@@ -39,19 +48,19 @@ static struct orr_slots_options slots_options(const struct orr_training_options 
     return (struct orr_slots_options){
         .batch = o->micro_batch,
         .seq = o->seq,
-        .microbatches = o->batch / o->micro_batch,
+        .microbatches = microbatches_of(o),
         .policy = o->slots,
         .training = true,
         .seed = o->seed,
     };
 }
 
-void orr_training_memory(const struct orr_model *model, const struct orr_training_options *options,
-                         struct orr_memory_need *need)
+int orr_training_memory(const struct orr_model *model, const struct orr_training_options *options, int rank,
+                        struct orr_memory_need *need)
 {
     struct orr_slots_options slots = slots_options(options);
 
-    orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), need);
+    return orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), rank, need);
 }
 
 struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options)
@@ -63,7 +72,8 @@ struct orr_training *orr_training_create(struct orr_model *model, const struct o
         return NULL;
     t->model = model;
     t->options = *options;
-    t->microbatches = options->batch / options->micro_batch;
+    t->microbatches = microbatches_of(options);
+    t->failed = INT64_MAX;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->finished, NULL);
     struct orr_slots_options slots = slots_options(options);
@@ -97,9 +107,10 @@ void orr_training_destroy(struct orr_training *t)
         if (t->squares)
             orr_tile_destroy(&t->squares[p]);
     }
-    orr_tile_destroy(&t->control);
+    orri_trees_destroy(t);
     free(t->state);
     free(t->squares);
+    free(t->sum);
     free(t->queue);
     pthread_cond_destroy(&t->finished);
     pthread_mutex_destroy(&t->lock);
@@ -126,13 +137,34 @@ static int make_queue_room(struct orr_training *t)
     return ORR_OK;
 }
 
-/* The loop that a textbook would print; StarPU makes the graph of it. */
+static struct orri_microbatch microbatch(const struct orr_training *t, int m)
+{
+    const struct orr_training_options *o = &t->options;
+    int first = m * o->micro_batch, dp = t->model->mesh.dp;
+    struct orri_microbatch mb = {
+        .run = t->run,
+        .step = t->steps,
+        .index = m,
+        .first_sample = (uint64_t)first,
+        .count = o->batch - first < o->micro_batch ? o->batch - first : o->micro_batch,
+        .replica = m % dp,
+        .turn = m / dp,
+    };
+
+    mb.here = orri_replica_here(t->model, mb.replica);
+    return mb;
+}
+
+/* The loop that a textbook would print; StarPU makes the graph of it. Microbatches that are computed elsewhere are passed
+ * over, unless parameters are lent to them. */
 static int gradients_submit(struct orr_training *t, const struct orr_source *source)
 {
     struct orr_model *model = t->model;
 
     for (int m = 0; m < t->microbatches; m++) {
-        struct orri_microbatch mb = {t->run, t->steps, m, (uint64_t)m * (uint64_t)t->options.micro_batch};
+        struct orri_microbatch mb = microbatch(t, m);
+        if (!mb.here && model->mesh.zero != 3)
+            continue;
         ORR_TRY(orri_input_submit(t->slots, &mb, source, (uint64_t)t->samples + mb.first_sample));
         for (int l = 0; l < model->blocks; l++)
             ORR_TRY(orri_forward_submit(t->slots, &mb, model->block[l]));
@@ -151,13 +183,23 @@ static int updates_submit(struct orr_training *t, double lr)
     return ORR_OK;
 }
 
+/* Several ranks must make the same steps: none begins the next but one behind a step that failed. */
+static int check_failed(struct orr_training *t)
+{
+    ORR_TRY(orri_model_check(t->model));
+    pthread_mutex_lock(&t->lock);
+    bool failed = t->failed <= t->submitted - ORRI_IN_FLIGHT;
+    pthread_mutex_unlock(&t->lock);
+    return failed ? orr_model_status(t->model) : ORR_OK;
+}
+
 static int step_submit(struct orr_training *t, const struct orr_source *source, bool update)
 {
     int64_t tasks = t->model->tasks;
     double lr = update ? orr_schedule_rate(&t->options.schedule, t->steps) : 0;
 
     wait_for_reports(t, ORRI_IN_FLIGHT - 1);
-    ORR_TRY(orr_model_status(t->model));
+    ORR_TRY(check_failed(t));
     ORR_TRY(make_queue_room(t));
     t->run = t->model->runs++;
     ORR_TRY(gradients_submit(t, source));
@@ -185,18 +227,23 @@ int orr_training_gradients(struct orr_training *t, const struct orr_source *sour
     return taken < 0 ? taken : ORR_OK;
 }
 
+static struct orr_tile *sum_of(void *self, const struct orri_parameter *parameter, int64_t *offset)
+{
+    struct orr_training *t = self;
+
+    (void)offset;
+    return t->sum[parameter->index];
+}
+
 int orr_training_read_gradient(struct orr_training *t, int index, float *values)
 {
     struct orr_parameter_info info;
-    int p, view;
 
-    orri_model_view(t->model, index, &p, &view);
     orr_model_parameter(t->model, index, &info);
-    struct orri_parameter *parameter = t->model->parameter[p];
-    const struct orri_control *control = orr_tile_acquire(&t->control, false);
+    const struct orri_control *control = orr_tile_acquire(&t->tree.control, false);
     float scale = control->labels ? (float)(1 / (double)control->labels) : 0;
-    orr_tile_release(&t->control);
-    ORR_TRY(orri_tile_copy_out(&parameter->gradient[0], parameter->view[view].offset, info.count, values));
+    orr_tile_release(&t->tree.control);
+    ORR_TRY(orri_view_gather(t->model, index, sum_of, t, values));
     for (int64_t i = 0; i < info.count; i++)
         values[i] *= scale;
     return ORR_OK;
@@ -242,34 +289,31 @@ const char *orr_training_state_name(const struct orr_training *t, int which)
     }
 }
 
-/* The values of state `which` of a named parameter, inside its tile. */
-static struct orr_tile *state_of(struct orr_training *t, int index, int which, int64_t *offset)
-{
-    int p, view;
+struct state {
+    struct orr_training *training;
+    int which;
+};
 
-    orri_model_view(t->model, index, &p, &view);
-    *offset = which * t->model->parameter[p]->count + t->model->parameter[p]->view[view].offset;
-    return &t->state[p];
+static struct orr_tile *state_of(void *self, const struct orri_parameter *parameter, int64_t *offset)
+{
+    const struct state *state = self;
+
+    *offset = state->which * parameter->count;
+    return &state->training->state[parameter->index];
 }
 
 int orr_training_read_state(struct orr_training *t, int index, int which, float *values)
 {
-    struct orr_parameter_info info;
-    int64_t offset;
-    struct orr_tile *tile = state_of(t, index, which, &offset);
+    struct state state = {t, which};
 
-    orr_model_parameter(t->model, index, &info);
-    return orri_tile_copy_out(tile, offset, info.count, values);
+    return orri_view_gather(t->model, index, state_of, &state, values);
 }
 
 int orr_training_write_state(struct orr_training *t, int index, int which, const float *values)
 {
-    struct orr_parameter_info info;
-    int64_t offset;
-    struct orr_tile *tile = state_of(t, index, which, &offset);
+    struct state state = {t, which};
 
-    orr_model_parameter(t->model, index, &info);
-    return orri_tile_copy_in(tile, offset, info.count, values);
+    return orri_view_scatter(t->model, index, state_of, &state, values);
 }
 
 void orr_training_resume(struct orr_training *t, int64_t steps, int64_t samples)

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Edges of the graph that lead from one rank to another. */
+#include <starpu.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef ORR_HAVE_MPI
+#include <starpu_mpi.h>
+#endif
+
+#include "graph/graph.h"
+
+/* A message must not be taken for one of the same tile that is still under way: at most two steps are in flight, and what
+ * one of them sends has arrived before the one after the next begins. */
+enum { RUNS = 4 };
+
+/* ---- tags ---------------------------------------------------------------------------------------------- */
+
+static int64_t indices(const struct orr_model *model)
+{
+    return model->blocks > model->parameters ? model->blocks : model->parameters;
+}
+
+int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, int index, int k, int i, int j)
+{
+    int64_t tag = (int64_t)kind;
+
+    tag = tag * model->mesh.dp + d;
+    tag = tag * indices(model) + index;
+    tag = tag * ORRI_MAX_SLOTS + k;
+    tag = tag * model->mesh.tp + i;
+    return tag * model->mesh.tp + j;
+}
+
+int orri_check_tags(const struct orr_model *model)
+{
+    const int64_t extents[] = {ORRI_MESSAGES, model->mesh.dp, indices(model), ORRI_MAX_SLOTS,
+                               model->mesh.tp, model->mesh.tp, RUNS};
+    int64_t all = 1;
+
+    for (size_t i = 0; i < ORRI_COUNT(extents); i++)
+        if (__builtin_mul_overflow(all, extents[i], &all))
+            return orri_fail(ORR_EINVAL, "mesh", "dp %d x tp %d x %lld parameters are more than message tags can number",
+                             model->mesh.dp, model->mesh.tp, (long long)indices(model));
+    return ORR_OK;
+}
+
+/* ---- messages -------------------------------------------------------------------------------------------- */
+
+#ifdef ORR_HAVE_MPI
+
+static int check(int status, const char *what)
+{
+    return status == 0 ? ORR_OK : orri_fail(ORR_EDEVICE, "StarPU-MPI", "%s was refused: %s", what, strerror(-status));
+}
+
+static int send_submit(struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
+{
+    starpu_data_handle_t handle = tile->handle;
+
+    return check(wait_for_receiver ? starpu_mpi_issend_detached(handle, to, tag, MPI_COMM_WORLD, NULL, NULL)
+                                   : starpu_mpi_isend_detached(handle, to, tag, MPI_COMM_WORLD, NULL, NULL),
+                 "a send");
+}
+
+static int receive_submit(struct orr_tile *tile, int from, int64_t tag)
+{
+    return check(starpu_mpi_irecv_detached(tile->handle, from, tag, MPI_COMM_WORLD, NULL, NULL), "a receive");
+}
+
+#else
+
+static int send_submit(struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
+{
+    (void)tile, (void)tag, (void)wait_for_receiver;
+    return orri_fail(ORR_EDEVICE, "MPI", "rank %d is to be sent to, but this build has no MPI", to);
+}
+
+static int receive_submit(struct orr_tile *tile, int from, int64_t tag)
+{
+    (void)tile, (void)tag;
+    return orri_fail(ORR_EDEVICE, "MPI", "rank %d is to be received from, but this build has no MPI", from);
+}
+
+#endif
+
+int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run)
+{
+    int64_t tag = tile->tag * RUNS + run % RUNS;
+
+    if (from == to)
+        return ORR_OK;
+    if (model->rank == from)
+        return send_submit(tile, to, tag, false);
+    if (model->rank == to)
+        return receive_submit(tile, from, tag);
+    return ORR_OK;
+}
+
+/* ---- pools ------------------------------------------------------------------------------------------------- */
+
+int orri_parameter_slots(const struct orr_model *model, int64_t count)
+{
+    int slots = model->mesh.parameter_slots ? model->mesh.parameter_slots : 2, received = 0;
+
+    for (int p = 0; p < model->parameters; p++)
+        received += model->parameter[p]->count == count && orri_place_of(model->parameter[p], model->rank) > 0;
+    return received < slots ? received : slots;
+}
+
+static struct orri_pool *pool_of(struct orr_model *model, struct orri_pool **pools, const struct orr_tile *like)
+{
+    struct orri_pool *pool = *pools;
+    int size = pools == &model->values ? orri_parameter_slots(model, like->count) : ORRI_GRADIENT_SLOTS;
+
+    while (pool && pool->count != like->count)
+        pool = pool->next;
+    if (pool)
+        return pool;
+    pool = orri_calloc(1, sizeof(*pool));
+    struct orr_tile *tile = orri_calloc((size_t)size, sizeof(*tile));
+    if (!pool || !tile) {
+        free(pool);
+        free(tile);
+        return NULL;
+    }
+    *pool = (struct orri_pool){.next = *pools, .count = like->count, .size = size, .tile = tile};
+    *pools = pool;
+    for (int i = 0; i < size; i++)
+        if (orr_tile_create(&tile[i], like->role, like->dtype, like->count, model->rank, false) != 0)
+            return NULL;
+    return pool;
+}
+
+void orri_pools_destroy(struct orri_pool *pools)
+{
+    while (pools) {
+        struct orri_pool *next = pools->next;
+        for (int i = 0; i < pools->size; i++)
+            orr_tile_destroy(&pools->tile[i]);
+        free(pools->tile);
+        free(pools);
+        pools = next;
+    }
+}
+
+/* The sender waits until the receiver has a tile for it: StarPU-MPI would store what comes earlier in memory of its own,
+ * which nothing bounds. */
+struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool **pools, struct orr_tile *tile, int from,
+                                     int to, int64_t run)
+{
+    int64_t tag = tile->tag * RUNS + run % RUNS;
+
+    if (from == to)
+        return tile;
+    if (model->rank == from)
+        return send_submit(tile, to, tag, true) == 0 ? tile : NULL;
+    if (model->rank != to)
+        return tile;
+    struct orri_pool *pool = pool_of(model, pools, tile);
+    if (!pool)
+        return NULL;
+    struct orr_tile *slot = &pool->tile[pool->used++ % pool->size];
+    return receive_submit(slot, from, tag) == 0 ? slot : NULL;
+}
