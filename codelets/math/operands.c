@@ -32,7 +32,8 @@ int orri_check_dropout(const char *block, float p)
     return p >= 0 && p < 1 ? ORR_OK : orri_fail(ORR_EINVAL, block, "a dropout of %g is not in 0 <= p < 1", p);
 }
 
-void orri_dropout_tile(const struct orr_operands *o, const struct orri_dropout *d, int width, struct orr_part at, float *x)
+void orri_dropout_tile(const struct orr_operands *o, const struct orri_dropout *d, int width, struct orr_part at,
+                       float *x)
 {
     size_t count = (size_t)at.count * (size_t)width;
 

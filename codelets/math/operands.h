@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What blocks do with their operands, whole or in shards and chunks: dropout, norms, and the way from chunks to shards and
- * back. A tile of positions `at` is [B,at.count,width]: those positions of every sequence of the microbatch. */
+/* What blocks do with their operands, whole or in shards and chunks: dropout, norms, and the way from chunks to
+ * shards and back. A tile of positions `at` is [B,at.count,width]: those positions of every sequence. */
 #ifndef ORRI_OPERANDS_H
 #define ORRI_OPERANDS_H
 
@@ -21,7 +21,8 @@ struct orri_dropout orri_block_dropout(const struct orr_operands *o, float p, in
 int orri_check_dropout(const char *block, float p);
 
 /* Applies it to a tile, in place, with elements numbered as in the step's [samples,T,width]. */
-void orri_dropout_tile(const struct orr_operands *o, const struct orri_dropout *d, int width, struct orr_part at, float *x);
+void orri_dropout_tile(const struct orr_operands *o, const struct orri_dropout *d, int width, struct orr_part at,
+                       float *x);
 
 /* The gradient of what was dropped out: dy, or, with dropout, dy through it, in `room`, which may be dy. */
 const float *orri_dropout_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width,

@@ -26,10 +26,11 @@ static struct orri_dropout dropout_of(const struct orr_operands *o, const struct
 /* ---- the products, of a whole block or a shard ------------------------------------------------------- */
 
 /* out = h Wout + beta out. */
-static void product(const struct orr_operands *o, const struct orri_residual *r, const float *h, float beta, float *out)
+static void product(const struct orr_operands *o, const struct orri_residual *r, const float *h, float beta,
+                    float *out)
 {
-    orri_gemm(false, false, o->batch * o->seq, r->width, r->out, h, r->out, o->param[0][ORRI_OUT_WEIGHT], r->width, beta,
-              out, r->width);
+    orri_gemm(false, false, o->batch * o->seq, r->width, r->out, h, r->out, o->param[0][ORRI_OUT_WEIGHT], r->width,
+              beta, out, r->width);
 }
 
 /* The gradient of norm(x) from that of the second product; that of the first in s->u. dh [N,out]. */
@@ -90,8 +91,8 @@ int64_t orri_residual_saved_floats(const struct orri_residual *r, int batch, int
     return (int64_t)(2 * rows + inner_floats(r, rows) + 2 * (size_t)r->width);
 }
 
-/* F outside training keeps what it would save, beside norm(x); B keeps the gradient of h beside those of norm(x) and of
- * what was dropped out. */
+/* F outside training keeps what it would save, beside norm(x); B keeps the gradient of h beside those of norm(x) and
+ * of what was dropped out. */
 size_t orri_residual_scratch_bytes(const struct orri_residual *r, int batch, int seq)
 {
     size_t rows = (size_t)batch * (size_t)seq, width = (size_t)r->width;
@@ -162,7 +163,8 @@ int64_t orri_residual_shard_floats(const struct orri_residual *r, int batch, int
 size_t orri_residual_shard_scratch_bytes(const struct orri_residual *r, int batch, int seq)
 {
     size_t rows = (size_t)batch * (size_t)seq;
-    size_t chunk = orri_norm_scratch_floats(r->width, (int)rows) - rows * (size_t)r->width, shard = inner_floats(r, rows);
+    size_t chunk = orri_norm_scratch_floats(r->width, (int)rows) - rows * (size_t)r->width;
+    size_t shard = inner_floats(r, rows);
 
     return sizeof(float) * (2 * rows * (size_t)r->width + (chunk > shard ? chunk : shard)) + r->scratch;
 }
@@ -229,8 +231,9 @@ void orri_residual_shard_weights(const struct orr_operands *o, const struct orri
 void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r)
 {
     const struct orri_dropout d = dropout_of(o, r);
-    size_t count = (size_t)o->batch * (size_t)orri_positions(o).count * (size_t)r->width;
-    float *dout = orri_scratch(orri_residual_shard_scratch_bytes(r, o->batch, o->seq));
+    int rows = o->batch * (int)orri_positions(o).count;
+    size_t count = (size_t)rows * (size_t)r->width;
+    float *dout = orri_scratch((count + orri_norm_scratch_floats(r->width, rows)) * sizeof(*dout));
 
     out_bias_weights(o, r, orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, dout));
     orri_norm_chunk_backward(o, r->width, o->dy, dout + count);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Residual blocks of two products, whole and in shards: y = x + dropout(g(norm(x) Win + bin) Wout + bout).
  *
- * A block brings g and its geometry and has its passes from here. A shard has columns of Win and bin, those rows of Wout
- * that go with them, and a g of its own; norm, bout, dropout and x are the chunks'. */
+ * A block brings g and its geometry and has its passes from here. A shard has columns of Win and bin, those rows of
+ * Wout that go with them, and a g of its own; norm, bout, dropout and x are the chunks'. */
 #ifndef ORRI_RESIDUAL_H
 #define ORRI_RESIDUAL_H
 

@@ -245,14 +245,16 @@ static void poison_outputs(struct harness *h, const struct orr_operands *o, enum
         poison(o->prediction, h->prediction_floats);
 }
 
-static void run(const struct orr_block_class *cls, enum orr_pass pass, const struct orr_operands *o, size_t scratch_bytes)
+static void run(const struct orr_block_class *cls, enum orr_pass pass, const struct orr_operands *o,
+                size_t scratch_bytes)
 {
     int64_t floats = (int64_t)(scratch_bytes / sizeof(float));
     float *scratch = orri_scratch((size_t)(floats + GUARD) * sizeof(*scratch));
 
     poison(scratch, floats + GUARD);
     cls->cpu[pass](o);
-    check_guard("scratch", orri_scratch(0), floats);
+    ck_assert_msg(orri_scratch(0) == scratch, "pass %d takes more scratch than %zu bytes", pass, scratch_bytes);
+    check_guard("scratch", scratch, floats);
 }
 
 void harness_run(struct harness *h, enum orr_pass pass)
