@@ -492,6 +492,5 @@ int orr_checkpoint_load(const char *directory, struct orr_training *t)
         return status;
     ORR_TRY(orr_weights_load(t->model, directory));
     ORR_TRY(optimizer_load(t, directory));
-    orr_training_resume(t, step, samples);
-    return ORR_OK;
+    return orr_training_resume(t, step, samples);
 }
