@@ -15,7 +15,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
 
     *spec = (struct orr_block_spec){
         .groups = 1,
-        .views = {6},
+        .views = {ORRI_RESIDUAL_VIEWS},
         .view = {{{"norm.weight", 1, {c, 0}, ORR_INITIAL_ONE, 0, -1, 1, 1, 0},
                   {"norm.bias", 1, {c, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0},
                   {"qkv.weight", 2, {c, 3 * c}, ORR_INITIAL_NORMAL, a->std, 1, 3, head, 0},

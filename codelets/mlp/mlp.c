@@ -12,7 +12,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
 
     *spec = (struct orr_block_spec){
         .groups = 1,
-        .views = {6},
+        .views = {ORRI_RESIDUAL_VIEWS},
         .view = {{{"norm.weight", 1, {m->width, 0}, ORR_INITIAL_ONE, 0, -1, 1, 1, 0},
                   {"norm.bias", 1, {m->width, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0},
                   {"fc.weight", 2, {m->width, m->hidden}, ORR_INITIAL_NORMAL, m->std, 1, 1, 1, 0},

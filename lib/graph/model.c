@@ -150,6 +150,9 @@ int orr_model_allocate(struct orr_model *model)
     }
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
+        parameter->value.role = ORR_PARAMETER;
+        parameter->value.dtype = ORR_F32;
+        parameter->value.count = parameter->count;
         parameter->value.rank = parameter->place[0];
         parameter->value.tag = orri_tag(model, ORRI_PARAMETER, 0, p, 0, 0, 0);
     }

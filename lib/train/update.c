@@ -75,28 +75,41 @@ static struct orr_tile *sum_submit(struct orr_training *t, int parameter, struct
     return home;
 }
 
-/* A tree of such sums: eight terms each, in the order of users, replicas and chunks, whatever the ranks. The owner leads
- * where it takes part, and in the end. */
+/* A tree of such sums, of ORRI_FAN terms each, whatever the ranks, that ends where term[leader] is. The sums take the
+ * places of their first terms. */
+static struct orr_tile *tree_sum_submit(struct orr_training *t, int p, struct orr_tile **term, int terms, int leader)
+{
+    struct orr_tile *sum = term[0];
+
+    for (; sum && terms > 1; leader /= ORRI_FAN) {
+        int groups = (terms + ORRI_FAN - 1) / ORRI_FAN;
+        for (int g = 0; sum && g < groups; g++) {
+            int first = g * ORRI_FAN, n = terms - first < ORRI_FAN ? terms - first : ORRI_FAN;
+            int leads = leader / ORRI_FAN == g ? leader % ORRI_FAN : (p + g) % n;
+            sum = term[g] = sum_submit(t, p, term + first, n, leads);
+        }
+        terms = groups;
+    }
+    return sum;
+}
+
+/* First over the users and chunks of each replica, then over the replicas: so each of these sends its gradient once. */
 static struct orr_tile *reduce_submit(struct orr_training *t, int p)
 {
     const struct orri_parameter *parameter = t->model->parameter[p];
-    int left = parameter->group->users * t->model->mesh.dp * parameter->copies, owner = parameter->owner * parameter->copies;
-    struct orr_tile **term = orri_alloc((size_t)left * sizeof(*term)), *sum = NULL;
+    int dp = t->model->mesh.dp, copies = parameter->copies, within = parameter->group->users * copies;
+    struct orr_tile **replica = orri_alloc((size_t)(dp + within) * sizeof(*replica)), **term = replica + dp, *sum = NULL;
 
-    if (!term)
+    if (!replica)
         return NULL;
-    for (int i = 0; i < left; i++)
-        term[i] = &parameter->gradient[i];
-    for (sum = term[0]; sum && left > 1; owner /= ORRI_FAN) {
-        int groups = (left + ORRI_FAN - 1) / ORRI_FAN;
-        for (int g = 0; sum && g < groups; g++) {
-            int first = g * ORRI_FAN, n = left - first < ORRI_FAN ? left - first : ORRI_FAN;
-            int leader = owner / ORRI_FAN == g ? owner % ORRI_FAN : (p + g) % n;
-            sum = term[g] = sum_submit(t, p, term + first, n, leader);
-        }
-        left = groups;
+    for (int d = 0; d == 0 || (sum && d < dp); d++) {
+        for (int i = 0; i < within; i++)
+            term[i] = &parameter->gradient[(i / copies * dp + d) * copies + i % copies];
+        sum = replica[d] = tree_sum_submit(t, p, term, within, 0);
     }
-    free(term);
+    if (sum)
+        sum = tree_sum_submit(t, p, replica, dp, parameter->owner);
+    free(replica);
     return sum;
 }
 
