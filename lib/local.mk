@@ -48,6 +48,7 @@ liborri_la_SOURCES += \
 	lib/io/json.c \
 	lib/io/json.h \
 	lib/io/safetensors.c \
+	lib/report/median.c \
 	lib/report/memory.c \
 	lib/report/metrics.c \
 	lib/report/progress.c \

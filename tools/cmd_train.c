@@ -294,7 +294,7 @@ int cmd_train(int argc, char **argv)
         t.tensorboard = tensorboard;
         t.arguments = arguments.item;
         t.argument_count = arguments.count;
-        t.stop = &stop;
+        t.options.stop = &stop;
         status = train(&o, &t, &result);
         if (json && (status == 0 || status == ORR_EINTR) && print_summary(&result, t.flops_per_token) != 0)
             status = ORR_EIO;

@@ -287,6 +287,9 @@ int orri_model_failure(const struct orr_model *model, char *message, size_t size
  * see the failure in the report of its step. */
 int orri_model_check(const struct orr_model *model);
 
+/* Collective among the ranks of the mesh: what one failed at, all did. */
+int orri_model_settle(const struct orr_model *model, int status);
+
 /* Is a task of this run to do nothing? */
 bool orri_model_stopped(const struct orr_model *model, int64_t run);
 

@@ -426,6 +426,11 @@ int orri_model_check(const struct orr_model *model)
     return model->mesh.ranks == 1 ? orr_model_status(model) : ORR_OK;
 }
 
+int orri_model_settle(const struct orr_model *model, int status)
+{
+    return model->mesh.ranks == 1 ? status : orri_ranks_settle(status);
+}
+
 int orri_model_failure(const struct orr_model *model, char *message, size_t size)
 {
     pthread_mutex_t *lock = (pthread_mutex_t *)&model->failure_lock;
