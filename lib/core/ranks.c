@@ -77,6 +77,7 @@ int orr_ranks_start(void)
 
     if (ranks.running || !launched())
         return ORR_OK;
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);     /* cores.c says what yielding is */
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &given) != MPI_SUCCESS)
         return orri_fail(ORR_EDEVICE, "MPI", "MPI_Init_thread failed");
     ranks.running = true;
