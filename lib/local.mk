@@ -29,6 +29,8 @@ liborri_la_SOURCES += \
 	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
+	lib/core/watch.c \
+	lib/core/watch.h \
 	lib/data/corpus.c \
 	lib/data/sampler.c \
 	lib/graph/graph.h \

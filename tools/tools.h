@@ -33,6 +33,7 @@ struct data_options {
 
 struct layout_options {
     int64_t dp, pp, tp, threads, seed;
+    double watchdog, heartbeat;
     const char *slots, *dtype;
 };
 
