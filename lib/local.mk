@@ -30,6 +30,8 @@ liborri_la_SOURCES += \
 	lib/core/rng.c \
 	lib/core/runtime.c \
 	lib/core/vector.c \
+	lib/core/watch.c \
+	lib/core/watch.h \
 	lib/data/corpus.c \
 	lib/data/sampler.c \
 	lib/graph/graph.h \

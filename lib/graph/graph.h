@@ -95,6 +95,7 @@ struct orr_model {
     int views;
     bool apart;                                 /* read[] is by replica, not by step                     */
     int64_t *busy;                              /* [dp] atomic: nanoseconds in passes of each replica, or NULL */
+    char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
@@ -222,6 +223,7 @@ int orri_copy_submit(struct orr_tile *source, struct orr_tile *target);
 struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool **pools, struct orr_tile *tile, int from,
                                      int to, int64_t run);
 void orri_pools_destroy(struct orri_pool *pools);
+void orri_message_names_destroy(struct orr_model *model);
 
 /* Tiles that a pool of a size has room for: parameters that are received here, with ZeRO-3, and gradients. */
 int orri_parameter_slots(const struct orr_model *model, int64_t count);

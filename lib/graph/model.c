@@ -51,6 +51,7 @@ void orr_model_destroy(struct orr_model *model)
         free(model->group[g]->shard);
         free(model->group[g]);
     }
+    orri_message_names_destroy(model);
     orri_pools_destroy(model->values);
     orri_pools_destroy(model->gradients);
     for (int l = 0; l < model->blocks; l++) {
