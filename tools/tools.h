@@ -32,7 +32,7 @@ struct data_options {
 };
 
 struct layout_options {
-    int64_t dp, pp, tp, stages, zero, zero_slots, threads, seed;
+    int64_t dp, pp, tp, stages, zero, zero_slots, threads, seed, pretend_ranks, pretend_rank;
     double watchdog, heartbeat;
     bool sequence_parallel;
     const char *slots, *dtype;

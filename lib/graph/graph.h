@@ -53,6 +53,7 @@ struct orri_parameter {
     struct orr_tile *gradient;                  /* [users][dp][copies], summed up in this order          */
     int places, *place;                         /* ranks that read it, the owner's first, each once      */
     int here;                                   /* this rank's place, or -1                              */
+    int first_here, last_here;                  /* replicas whose block, that specified it, is here; or 0, -1 */
 };
 
 struct orr_block {
@@ -84,6 +85,7 @@ struct orr_model {
     struct orr_mesh mesh;
     int rank;                                   /* this process'                                         */
     int stages, chunks;
+    int replicas_here, *replica_here;           /* replicas that have a coordinate on this rank, ascending */
     int workers;                                /* of the rank that has fewest                           */
     int blocks, capacity;
     struct orr_block **block;                   /* the tape                                              */
@@ -103,7 +105,7 @@ struct orr_model {
     int64_t failed_run;                         /* atomic; the run that failed, INT64_MAX: none          */
     pthread_mutex_t failure_lock;
     char failure[512];                          /* message                                               */
-    int64_t tasks;                              /* submitted so far                                      */
+    int64_t tasks, messages;                    /* submitted so far                                      */
 };
 
 /* What a slot keeps for one block. On each rank there are the tiles that it writes or reads. */
@@ -160,7 +162,8 @@ struct orri_microbatch {
 /* The rank of shard (or chunk) t of the stage of a block. */
 int orri_place(const struct orr_block *block, int replica, int t);
 
-/* Is any coordinate of a replica on this rank? */
+/* Is any coordinate of a replica on this rank? Listed once. */
+int orri_list_replicas(struct orr_model *model);
 bool orri_replica_here(const struct orr_model *model, int replica);
 
 /* Is any shard (or chunk) of a stage of it on this rank? */
