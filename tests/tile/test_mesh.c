@@ -7,6 +7,7 @@
 #include <orrery/orrery.h>
 
 #include "check_main.h"
+#include "meshes.h"
 
 /* ---- coordinates --------------------------------------------------------------------------------------------- */
 
@@ -60,19 +61,20 @@ START_TEST(test_grid)
     for (int dp = 1; dp <= 4; dp++)
         for (int pp = 1; pp <= 4; pp++)
             for (int tp = 1; tp <= 4; tp++)
-                check_grid((struct orr_mesh){dp, pp, tp, 1});
+                check_grid((struct orr_mesh)MESH(dp, pp, tp));
 }
 END_TEST
 
 START_TEST(test_mesh_errors)
 {
-    static const struct orr_mesh bad[] = {{0, 1, 1, 1}, {1, 0, 1, 1}, {1, 1, 0, 1}, {1, 1, 1, 0}, {-2, 1, -2, 1}};
+    static const struct orr_mesh bad[] = {MESH(0, 1, 1), MESH(1, 0, 1), MESH(1, 1, 0), {.dp = 1, .pp = 1, .tp = 1},
+                                          MESH(-2, 1, -2)};
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         ck_assert_int_eq(orr_mesh_check(&bad[i]), ORR_EINVAL);
         ck_assert_ptr_nonnull(strstr(orr_error(), "at least 1"));
     }
-    ck_assert_int_eq(orr_mesh_check(&(struct orr_mesh){2, 2, 1, 3}), ORR_EINVAL);
+    ck_assert_int_eq(orr_mesh_check(&(struct orr_mesh){.dp = 2, .pp = 2, .tp = 1, .ranks = 3}), ORR_EINVAL);
     ck_assert_str_eq(orr_error(), "mesh: dp 2 x pp 2 x tp 1 does not divide over 3 ranks");
     ck_assert_ptr_nonnull(strstr(orr_error_remedy(), "--dp"));
 }
@@ -80,7 +82,7 @@ END_TEST
 
 START_TEST(test_replica)
 {
-    struct orr_mesh mesh = {3, 2, 1, 1};
+    struct orr_mesh mesh = MESH(3, 2, 1);
 
     for (int64_t m = 0; m < 20; m++)
         ck_assert_int_eq(orr_mesh_replica(&mesh, m), m % 3);
