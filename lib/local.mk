@@ -29,6 +29,7 @@ liborri_la_SOURCES += \
 	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
+	lib/core/vector.c \
 	lib/data/corpus.c \
 	lib/data/sampler.c \
 	lib/graph/graph.h \
@@ -47,6 +48,7 @@ liborri_la_SOURCES += \
 	lib/io/json.c \
 	lib/io/json.h \
 	lib/io/safetensors.c \
+	lib/report/median.c \
 	lib/report/memory.c \
 	lib/report/metrics.c \
 	lib/report/progress.c \
@@ -58,8 +60,11 @@ liborri_la_SOURCES += \
 	lib/tile/mesh.c \
 	lib/tile/tile.c \
 	lib/train/checkpoint.c \
+	lib/train/control.c \
+	lib/train/deal.c \
 	lib/train/evaluation.c \
 	lib/train/optimizer.c \
+	lib/train/reduce.c \
 	lib/train/schedule.c \
 	lib/train/step.c \
 	lib/train/train.h \

@@ -45,21 +45,13 @@ static void read_random(void *self, uint64_t first, int count, int length, int32
     }
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 static int print(const struct opened *o, const struct orr_training_options *t, double *seconds,
                  const struct orr_profile *profile, int64_t tasks)
 {
     double tokens = (double)t->batch * t->seq;
     double per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->seq);
 
-    qsort(seconds, (size_t)steps, sizeof(*seconds), ascending);
-    double median = steps % 2 ? seconds[steps / 2] : (seconds[steps / 2 - 1] + seconds[steps / 2]) / 2;
+    double median = orr_median(seconds, steps);
     json_t *object = json_pack(
         "{s:f,s:f,s:f,s:f,s:I,s:f,s:f,s:I,s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s}", "tokens_per_s", tokens / median,
         "best_tokens_per_s", tokens / seconds[0], "step_ms", 1000 * median, "gflops", tokens * per_token / median / 1e9,

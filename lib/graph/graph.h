@@ -46,6 +46,9 @@ struct orri_parameter {
     int64_t count;
     int owner;                                  /* replica                                               */
     struct orr_tile value;
+    struct orr_tile *read;                      /* [reads] what microbatches in training read instead of value: each
+                                                   replica its own, or a version for each step in flight  */
+    int reads;
     int copies;                                 /* gradients of a user and replica: one, or one of every chunk */
     struct orr_tile *gradient;                  /* [users][dp][copies], summed up in this order          */
     int places, *place;                         /* ranks that read it, the owner's first, each once      */
@@ -90,6 +93,8 @@ struct orr_model {
     int parameters;
     struct orri_parameter **parameter;
     int views;
+    bool apart;                                 /* read[] is by replica, not by step                     */
+    int64_t *busy;                              /* [dp] atomic: nanoseconds in passes of each replica, or NULL */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
@@ -193,7 +198,7 @@ bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_b
 /* What a message carries, for its tag. */
 enum orri_message {
     ORRI_VALUE, ORRI_GRADIENT, ORRI_BRANCH, ORRI_PARTIAL, ORRI_PARTIAL_GRADIENT, ORRI_PREDICTION, ORRI_PARAMETER,
-    ORRI_PARAMETER_GRADIENT, ORRI_SUMMARY, ORRI_CONTROL, ORRI_MESSAGES
+    ORRI_PARAMETER_GRADIENT, ORRI_PARAMETER_READ, ORRI_OPTIMIZER_STATE, ORRI_SUMMARY, ORRI_CONTROL, ORRI_MESSAGES
 };
 
 enum { ORRI_MAX_SLOTS = 1 << 16 };     /* of a ring */
@@ -206,6 +211,11 @@ int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, i
  * submitted later on the other rank reads what came. Each rank calls it at the same place of its program; the ranks that
  * have no part in it do nothing. */
 int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run);
+
+/* The same from one tile into another. And within a rank. */
+int orri_transfer_between_submit(struct orr_model *model, struct orr_tile *source, int from, struct orr_tile *target, int to,
+                                 int64_t run);
+int orri_copy_submit(struct orr_tile *source, struct orr_tile *target);
 
 /* The same into the tile of a pool that is free next, which is returned on `to`; NULL is a failure. Other ranks get `tile`
  * itself. Of one tile only what is the same may be sent more than once in a run. */
@@ -266,12 +276,19 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* The tiles that training reads parameters from instead of `value`: as many as `reads`, filled with it. */
+int orri_make_reads(struct orr_model *model, int reads, bool apart);
+void orri_destroy_reads(struct orr_model *model);
+
 /* The code of the failure, with its message; 0 where there is none. */
 int orri_model_failure(const struct orr_model *model, char *message, size_t size);
 
 /* A failure that stops submission at once. Several ranks must submit what belongs together and end together instead: they
  * see the failure in the report of its step. */
 int orri_model_check(const struct orr_model *model);
+
+/* Collective among the ranks of the mesh: what one failed at, all did. */
+int orri_model_settle(const struct orr_model *model, int status);
 
 /* Is a task of this run to do nothing? */
 bool orri_model_stopped(const struct orr_model *model, int64_t run);

@@ -138,12 +138,16 @@ static void pass_cpu(void *buffers[], void *argument)
     if (orri_model_stopped(task->slots->model, task->mb.run))
         return;
     decode(task, buffers, &o);
+    double begin = orri_seconds();
     if (is_both(task->pass)) {
         cls->cpu[both[task->pass].first](&o);
         cls->cpu[both[task->pass].second](&o);
     } else {
         cls->cpu[task->pass](&o);
     }
+    if (task->slots->model->busy)
+        __atomic_fetch_add(&task->slots->model->busy[task->mb.replica], (int64_t)(1e9 * (orri_seconds() - begin)),
+                           __ATOMIC_RELAXED);
 }
 
 void orr_task_fail(const struct orr_operands *o, int code, const char *what)
@@ -356,6 +360,8 @@ static int add_parameters(struct list *list, struct orr_block *block, enum orr_p
         if (!parameter)
             continue;
         struct orr_tile *tile = &parameter->value;
+        if (parameter->reads && list->slots->options.training)
+            tile = &parameter->read[model->apart ? list->mb->replica : list->mb->step % parameter->reads];
         if (orri_is_lent(model, parameter)) {
             if (!again)
                 block->lent[g] = orri_receive_submit(model, &model->values, tile, parameter->place[0], at, list->mb->run);

@@ -10,9 +10,9 @@
 
 #include "graph/graph.h"
 
-/* A message must not be taken for one of the same tile that is still under way: at most two steps are in flight, and what
- * one of them sends has arrived before the one after the next begins. */
-enum { RUNS = 4 };
+/* A message must not be taken for one of the same tile that is still under way: at most six steps are in flight, and what
+ * one of them sends has arrived before the seventh after it begins. */
+enum { RUNS = 8 };
 
 /* ---- tags ---------------------------------------------------------------------------------------------- */
 
@@ -84,17 +84,30 @@ static int receive_submit(struct orr_tile *tile, int from, int64_t tag)
 
 #endif
 
-int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run)
+int orri_transfer_between_submit(struct orr_model *model, struct orr_tile *source, int from, struct orr_tile *target, int to,
+                                 int64_t run)
 {
-    int64_t tag = tile->tag * RUNS + run % RUNS;
+    int64_t tag = source->tag * RUNS + run % RUNS;
 
     if (from == to)
         return ORR_OK;
     if (model->rank == from)
-        return send_submit(tile, to, tag, false);
+        return send_submit(source, to, tag, false);
     if (model->rank == to)
-        return receive_submit(tile, from, tag);
+        return receive_submit(target, from, tag);
     return ORR_OK;
+}
+
+int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run)
+{
+    return orri_transfer_between_submit(model, tile, from, tile, to, run);
+}
+
+int orri_copy_submit(struct orr_tile *source, struct orr_tile *target)
+{
+    int status = starpu_data_cpy(target->handle, source->handle, 1, NULL, NULL);
+
+    return status == 0 ? ORR_OK : orri_fail(ORR_EDEVICE, "StarPU", "a copy was refused: %s", strerror(-status));
 }
 
 /* ---- pools ------------------------------------------------------------------------------------------------- */

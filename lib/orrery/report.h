@@ -76,6 +76,12 @@ void orr_progress_validation(struct orr_progress *progress, int64_t step, double
 /* A line of its own between those of the progress, printf style. */
 void orr_progress_say(struct orr_progress *progress, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* ---- figures ----------------------------------------------------------------------------------------- */
+
+/* Sorts values[count], count >= 1, in ascending order and returns their median: of an even number the mean of the two in
+ * the middle. */
+double orr_median(double *values, int64_t count);
+
 /* ---- memory ------------------------------------------------------------------------------------------ */
 
 /* ORR_ENOFIT, with the sums and the knobs to turn, where `need` is more than the machine's memory. */

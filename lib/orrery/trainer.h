@@ -3,7 +3,6 @@
 #ifndef ORRERY_TRAINER_H
 #define ORRERY_TRAINER_H
 
-#include <signal.h>
 #include <stdio.h>
 
 #include <orrery/checkpoint.h>
@@ -18,7 +17,8 @@ extern "C" {
 struct orr_trainer {
     struct orr_model *model;
     const struct orr_config *config;            /* becomes config.json                                  */
-    struct orr_training_options options;        /* schedule.steps is the length of the run              */
+    struct orr_training_options options;        /* schedule.steps is the length of the run; stop, of any rank,
+                                                   ends it: finish the steps in flight, save, ORR_EINTR  */
     const struct orr_corpus *corpus;
     struct orr_range train;                     /* tokens that are trained on                           */
     const struct orr_corpus *validation_corpus; /* NULL: no evaluation                                  */
@@ -32,8 +32,7 @@ struct orr_trainer {
     const char *tensorboard;                    /* a directory for an event file, or NULL               */
     const char *const *arguments;               /* saved in trainer.json                                */
     int argument_count;
-    const volatile sig_atomic_t *stop;          /* set by a signal: finish the step, save, ORR_EINTR     */
-    FILE *progress;                             /* NULL: silent                                         */
+    FILE *progress;                             /* NULL: silent. Metrics and this are rank 0's alone    */
     const char *headline;                       /* said first, once everything has been checked; or NULL   */
     double flops_per_token;
 };
