@@ -80,6 +80,9 @@ tests_test_mesh_SOURCES = tests/tile/test_mesh.c tests/check_main.h tests/meshes
 check_PROGRAMS += tests/test_tape
 tests_test_tape_SOURCES = tests/graph/test_tape.c tests/check_main.h tests/graph/toys.h tests/meshes.h
 
+check_PROGRAMS += tests/test_placement
+tests_test_placement_SOURCES = tests/graph/test_placement.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+
 check_PROGRAMS += tests/test_slots
 tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
