@@ -53,7 +53,7 @@ check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
 
 check_PROGRAMS += tests/test_gpt2
-tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h
+tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_fuzz_readers
 tests_test_fuzz_readers_SOURCES = tests/fuzz/test_fuzz_readers.c tests/check_main.h tests/files.h
@@ -75,19 +75,22 @@ tests_test_head_SOURCES = tests/codelets/test_head.c tests/codelets/block_harnes
 	tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_mesh
-tests_test_mesh_SOURCES = tests/tile/test_mesh.c tests/check_main.h
+tests_test_mesh_SOURCES = tests/tile/test_mesh.c tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_tape
-tests_test_tape_SOURCES = tests/graph/test_tape.c tests/check_main.h tests/graph/toys.h
+tests_test_tape_SOURCES = tests/graph/test_tape.c tests/check_main.h tests/graph/toys.h tests/meshes.h
+
+check_PROGRAMS += tests/test_placement
+tests_test_placement_SOURCES = tests/graph/test_placement.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_slots
-tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/check_main.h
+tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_update
-tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h
+tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_training
-tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h
+tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h tests/meshes.h
 
 # The programs of README.md and docs/adding-a-block.md, compiled as a user would: public headers and liborrery alone.
 # The driver is run by a script, so it is no test by itself.

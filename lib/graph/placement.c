@@ -156,22 +156,27 @@ static int cut_group(struct orr_model *model, struct orri_group *group)
     return ORR_OK;
 }
 
-/* The updates of a stage's parameters are dealt to the replicas by bytes; shards of one number among themselves, since
- * they share their ranks. */
-static int assign_owners(struct orr_model *model, int stage, int shard)
+static bool is_dealt(const struct orr_model *model, const struct orri_parameter *parameter, int at, int shard)
+{
+    return parameter->group->block->stage % model->mesh.pp == at && parameter->shard == shard;
+}
+
+/* The updates of the parameters of a pipeline coordinate are dealt to the replicas by bytes; shards of one number among
+ * themselves, since they share their ranks. */
+static int assign_owners(struct orr_model *model, int at, int shard)
 {
     int64_t *bytes = orri_alloc((size_t)model->parameters * sizeof(*bytes));
     int *owner = orri_alloc((size_t)model->parameters * sizeof(*owner));
     int status = bytes && owner ? ORR_OK : ORR_ENOMEM, n = 0;
 
     for (int p = 0; status == 0 && p < model->parameters; p++)
-        if (model->parameter[p]->group->block->stage == stage && model->parameter[p]->shard == shard)
+        if (is_dealt(model, model->parameter[p], at, shard))
             bytes[n++] = model->parameter[p]->count * (int64_t)sizeof(float);
     if (status == 0)
         status = orr_balance(n, bytes, model->mesh.dp, owner);
     n = 0;
     for (int p = 0; status == 0 && p < model->parameters; p++)
-        if (model->parameter[p]->group->block->stage == stage && model->parameter[p]->shard == shard)
+        if (is_dealt(model, model->parameter[p], at, shard))
             model->parameter[p]->owner = owner[n++];
     free(bytes);
     free(owner);
@@ -220,9 +225,9 @@ int orri_make_parameters(struct orr_model *model)
 {
     for (int g = 0; g < model->groups; g++)
         ORR_TRY(cut_group(model, model->group[g]));
-    for (int s = 0; s < model->stages; s++)
+    for (int at = 0; at < model->mesh.pp; at++)
         for (int t = -1; t < model->mesh.tp; t++)
-            ORR_TRY(assign_owners(model, s, t));
+            ORR_TRY(assign_owners(model, at, t));
     for (int p = 0; p < model->parameters; p++)
         ORR_TRY(list_places(model, model->parameter[p]));
     return ORR_OK;

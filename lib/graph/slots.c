@@ -187,7 +187,7 @@ static int cell_tiles(const struct orr_model *model)
 }
 
 /* Every shard reads the tokens by itself. */
-static int make_inputs(struct orr_slots *slots, struct orri_slot *slot, int d, int stage)
+static int make_inputs(struct orr_slots *slots, struct orri_slot *slot, int d, int stage, int k)
 {
     const struct orr_model *model = slots->model;
     const struct orr_slots_options *o = &slots->options;
@@ -201,7 +201,7 @@ static int make_inputs(struct orr_slots *slots, struct orri_slot *slot, int d, i
         ORR_TRY(make(slots, &slot->ids[t], ORR_TOKENS, ORR_I32, stage_reads_ids(model, stage) ? tokens : 0, home, here, 0));
         ORR_TRY(make(slots, &slot->labels[t], ORR_TOKENS, ORR_I32, last ? tokens : 0, home, here, 0));
         ORR_TRY(make(slots, &slot->part[t], ORR_ACTIVATION, ORR_F32, last && model->mesh.tp > 1 ? o->predict_floats : 0, home,
-                     here || first == model->rank, orri_tag(model, ORRI_PARTIAL, d, 0, 0, t, 0)));
+                     here || first == model->rank, orri_tag(model, ORRI_PREDICTION_PART, d, 0, k, t, 0)));
     }
     return ORR_OK;
 }
@@ -218,7 +218,7 @@ static int make_slot(struct orr_slots *slots, struct orri_slot *slot, int d, int
         return ORR_ENOMEM;
     slot->labels = slot->ids + tp;
     slot->part = slot->labels + tp;
-    ORR_TRY(make_inputs(slots, slot, d, stage));
+    ORR_TRY(make_inputs(slots, slot, d, stage, k));
     for (int b = 0; b < blocks; b++)
         ORR_TRY(make_cell(slots, &slot->cell[b], model->block[first + b], d, k));
     return ORR_OK;

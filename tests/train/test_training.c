@@ -13,10 +13,11 @@
 
 #include "check_main.h"
 #include "files.h"
+#include "meshes.h"
 
 enum { VOCAB = 61, WIDTH = 32, POSITIONS = 24, SEQ = 12, BATCH = 8, MOST_STEPS = 12 };
 
-static const struct orr_mesh one = {1, 1, 1, 1};
+static const struct orr_mesh one = MESH(1, 1, 1);
 
 /* ---- a model and its training -------------------------------------------------------------------------------- */
 
@@ -262,7 +263,7 @@ START_TEST(test_micro_batches_and_replicas)
     s.micro_batch = 1;
     for (s.mesh.dp = 2; s.mesh.dp <= 8; s.mesh.dp *= 2)
         check_close(train(s, 10), first, 10, "dp");
-    s.mesh = (struct orr_mesh){2, 3, 1, 1};
+    s.mesh = (struct orr_mesh)MESH(2, 3, 1);
     check_close(train(s, 10), first, 10, "dp and pp");
     free(first.values.at);
 }
@@ -273,7 +274,7 @@ START_TEST(test_dropout_knows_no_layout)
     static const struct {
         int micro_batch;
         struct orr_mesh mesh;
-    } layouts[] = {{1, {1, 1, 1, 1}}, {4, {1, 1, 1, 1}}, {8, {1, 1, 1, 1}}, {1, {8, 1, 1, 1}}, {2, {2, 2, 1, 1}}};
+    } layouts[] = {{1, MESH(1, 1, 1)}, {4, MESH(1, 1, 1)}, {8, MESH(1, 1, 1)}, {1, MESH(8, 1, 1)}, {2, MESH(2, 2, 1)}};
     struct setup s = usual();
     struct result without = train(s, 1);
     s.dropout = 0.2f;
@@ -643,7 +644,7 @@ static void read_first_samples(void *self, uint64_t first, int count, int seq, i
 
 START_TEST(test_evaluation)
 {
-    static const struct orr_mesh meshes[] = {{1, 1, 1, 1}, {3, 1, 1, 1}, {1, 3, 1, 1}};
+    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(3, 1, 1), MESH(1, 3, 1)};
     static const int64_t counts[] = {1, 3, 67, 135};     /* of groups of 32 microbatches: up to three */
 
     for (size_t g = 0; g < sizeof(meshes) / sizeof(meshes[0]); g++) {
