@@ -15,6 +15,7 @@ apiorrery_HEADERS += \
 	lib/orrery/safetensors.h \
 	lib/orrery/tile.h \
 	lib/orrery/tokenizer.h \
+	lib/orrery/trace.h \
 	lib/orrery/train.h \
 	lib/orrery/trainer.h
 
@@ -22,6 +23,8 @@ liborri_la_SOURCES += \
 	lib/core/core.h \
 	lib/core/dtype.c \
 	lib/core/error.c \
+	lib/core/fxt.c \
+	lib/core/fxt.h \
 	lib/core/memory.c \
 	lib/core/rng.c \
 	lib/core/runtime.c \
@@ -42,9 +45,15 @@ liborri_la_SOURCES += \
 	lib/io/safetensors.c \
 	lib/report/memory.c \
 	lib/report/metrics.c \
+	lib/report/pipeline.c \
 	lib/report/progress.c \
 	lib/report/report.h \
 	lib/report/tensorboard.c \
+	lib/report/trace.h \
+	lib/report/trace_read.c \
+	lib/report/trace_run.c \
+	lib/report/trace_svg.c \
+	lib/report/trace_table.c \
 	lib/text/bytes.c \
 	lib/text/text.h \
 	lib/text/tokenizer.c \

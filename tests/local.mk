@@ -131,3 +131,13 @@ tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
 tests_cli_compare_tensors_LDADD = liborri.la
 tests_cli_read_events_SOURCES = tests/cli/read_events.c
 tests_cli_read_events_LDADD =
+
+# Programs for two ranks, run by scripts: mpiexec may not be there.
+if HAVE_MPI
+mpi_programs = tests/mpi/traced_pair
+EXTRA_PROGRAMS += $(mpi_programs)
+CLEANFILES += $(mpi_programs)
+tests/mpi/traced_pair.log: $(mpi_programs)
+tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
+tests_mpi_traced_pair_LDADD = liborri.la
+endif

@@ -19,7 +19,7 @@ static struct setting table[] = {
     {0},
 };
 
-static struct setting *const tables[] = {model_table, table, layout_table, NULL};
+static struct setting *const tables[] = {model_table, table, layout_table, trace_table, NULL};
 
 struct random_tokens {
     uint64_t seed;
@@ -133,6 +133,8 @@ static int run(struct opened *o)
     int status = !training ? orr_error_code() : !seconds ? command_fail(ORR_ENOMEM, "bench: no room for the times") : ORR_OK;
     if (status == 0)
         status = measure(training, &source, seconds, &profile);
+    if (status == 0)
+        status = describe_trace(o, t.batch / t.micro_batch, WARM_UP + steps);
     if (status == 0)
         status = print(o, &t, seconds, &profile, orr_training_tasks_per_step(training));
     orr_training_destroy(training);

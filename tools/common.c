@@ -51,6 +51,13 @@ struct setting layout_table[] = {
     {0},
 };
 
+const char *trace_path;
+
+struct setting trace_table[] = {
+    SETTING("trace", "DIR", "record a trace of every rank there, for 'orrery trace DIR'", OPTION_TEXT, &trace_path, 0, 0, true),
+    {0},
+};
+
 const char *ids_text, *ids_path;
 
 struct setting sequences_table[] = {
@@ -150,7 +157,7 @@ int set_dropout(struct orr_config *config, double rate)
 
 int open_model(struct opened *o, int (*change)(struct orr_config *config))
 {
-    struct orr_runtime_options runtime = {.threads = (int)layout_options.threads};
+    struct orr_runtime_options runtime = {.threads = (int)layout_options.threads, .trace = trace_path};
 
     *o = (struct opened){0};
     if (!model_options.model)
@@ -167,6 +174,8 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config))
     o->tokenizer = orr_tokenizer_create(model_options.tokenizer ? model_options.tokenizer : "bytes");
     if (!o->tokenizer)
         return orr_error_code();
+    if (trace_path)
+        ORR_TRY(orr_trace_prepare(trace_path));
     ORR_TRY(orr_init(&runtime));
     o->mesh = (struct orr_mesh){(int)layout_options.dp, (int)layout_options.pp, (int)layout_options.tp, orr_rank_count()};
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
@@ -210,6 +219,18 @@ int fill_model(struct opened *o)
 {
     return o->weights ? orr_weights_load(o->model, o->directory)
                       : orr_model_randomize(o->model, (uint64_t)layout_options.seed);
+}
+
+int describe_trace(const struct opened *o, int microbatches, int64_t steps)
+{
+    struct orr_trace_run run = {.mesh = o->mesh, .stages = o->mesh.pp, .microbatches = microbatches,
+                                .workers = orr_worker_count(), .steps = steps};
+
+    if (!trace_path || orr_rank() > 0)
+        return ORR_OK;
+    snprintf(run.model, sizeof(run.model), "%s", model_options.model);
+    snprintf(run.slots, sizeof(run.slots), "%s", layout_options.slots ? layout_options.slots : "");
+    return orr_trace_describe(trace_path, &run);
 }
 
 void close_model(struct opened *o)

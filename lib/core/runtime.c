@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "core/core.h"
+#include "core/fxt.h"
 
 #ifdef ORR_HAVE_MPI
 #include <starpu_mpi.h>
@@ -99,6 +100,7 @@ int orr_init(const struct orr_runtime_options *options)
     if (runtime.running)
         return orri_fail(ORR_EINVAL, "orr_init", "already started");
     ORR_TRY(check_scheduler());
+    ORR_TRY(orri_fxt_start(options ? options->trace : NULL));
     openblas_set_num_threads(1);
     keep_freed_memory();
     starpu_conf_init(&conf);
@@ -144,6 +146,7 @@ void orr_shutdown(void)
 #endif
         starpu_shutdown();
     runtime.running = runtime.starpu_mpi_running = false;
+    orri_fxt_stop();
     stop_mpi();
     orri_scratch_free_all();
 }

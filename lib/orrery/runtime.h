@@ -12,6 +12,7 @@ extern "C" {
 
 struct orr_runtime_options {
     int threads;    /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
+    const char *trace;  /* the folder for an FxT trace of this process, from orr_trace_prepare(); NULL: Orrery asks for none */
 };
 
 /* Starts StarPU with one CPU worker per core and, when the build has MPI and a launcher (mpiexec,
@@ -19,7 +20,8 @@ struct orr_runtime_options {
  * cheapest that honours priorities. StarPU's other environment variables hold. BLAS is set to one
  * thread per caller, since every worker calls it, and glibc's malloc to keep what is freed (M_MMAP_MAX 0, M_TRIM_THRESHOLD
  * at its largest), for the process. options may be NULL. Errors: ORR_EDEVICE,
- * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know). Main thread. */
+ * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know, a trace from a StarPU built
+ * without FxT). Main thread. */
 int orr_init(const struct orr_runtime_options *options);
 
 /* Waits for all tasks and stops what orr_init() started. Legal without it, and twice. */

@@ -42,7 +42,7 @@ static struct starpu_codelet reduce_codelet = {
     .nbuffers = STARPU_VARIABLE_NBUFFERS,
     .model = &reduce_model,
     .name = "reduce",
-    .color = ORRI_COLOR_UPDATE,
+    .color = ORRI_COLOR_REDUCE,
 };
 
 static int reduce_tiles_submit(struct orr_training *t, int parameter, struct orr_tile *const *tile, int tiles)
