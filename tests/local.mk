@@ -146,3 +146,12 @@ CLEANFILES += tests/mpi/ranks_program
 $(mpi_tests:.sh=.log): tests/mpi/ranks_program
 tests_mpi_ranks_program_SOURCES = tests/mpi/ranks_program.c
 tests_mpi_ranks_program_LDADD = liborri.la
+# Programs for two ranks, run by scripts: mpiexec may not be there.
+if HAVE_MPI
+mpi_programs = tests/mpi/traced_pair
+EXTRA_PROGRAMS += $(mpi_programs)
+CLEANFILES += $(mpi_programs)
+tests/mpi/traced_pair.log: $(mpi_programs)
+tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
+tests_mpi_traced_pair_LDADD = liborri.la
+endif

@@ -22,7 +22,7 @@ static struct setting table[] = {
     {0},
 };
 
-static struct setting *const tables[] = {model_table, table, layout_table, NULL};
+static struct setting *const tables[] = {model_table, table, layout_table, trace_table, NULL};
 
 struct random_tokens {
     uint64_t seed;
@@ -147,6 +147,8 @@ static int run(struct opened *o)
         status = measure_submission(training, &source, seconds);
     else if (status == 0)
         status = measure(training, &source, seconds, &profile);
+    if (status == 0 && !o->mesh.pretended)
+        status = describe_trace(o, (t.batch + t.micro_batch - 1) / t.micro_batch, WARM_UP + steps);
     if (status == 0 && !o->mesh.pretended)
         status = print(o, &t, seconds, &profile, orr_training_submission(training).tasks);
     orr_training_destroy(training);

@@ -64,6 +64,13 @@ struct setting layout_table[] = {
     {0},
 };
 
+const char *trace_path;
+
+struct setting trace_table[] = {
+    SETTING("trace", "DIR", "record a trace of every rank there, for 'orrery trace DIR'", OPTION_TEXT, &trace_path, 0, 0, true),
+    {0},
+};
+
 const char *ids_text, *ids_path;
 
 struct setting sequences_table[] = {
@@ -195,12 +202,15 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config))
 {
     const struct layout_options *l = &layout_options;
     struct orr_runtime_options runtime = {.threads = (int)l->threads,
+                                          .trace = trace_path,
                                           .watchdog = l->watchdog > 0 ? l->watchdog : -1,
                                           .heartbeat = l->heartbeat > 0 ? l->heartbeat : -1};
 
     *o = (struct opened){0};
     ORR_TRY(orr_ranks_settle(read_model(o, change)));
     ORR_TRY(agree_on_model(o));
+    if (trace_path)
+        ORR_TRY(orr_ranks_settle(orr_rank() == 0 ? orr_trace_prepare(trace_path) : ORR_OK));
     ORR_TRY(orr_init(&runtime));
     o->mesh = (struct orr_mesh){
         .dp = (int)layout_options.dp,
@@ -254,6 +264,18 @@ int fill_model(struct opened *o)
 {
     return orr_ranks_settle(o->weights ? orr_weights_load(o->model, o->directory)
                                        : orr_model_randomize(o->model, (uint64_t)layout_options.seed));
+}
+
+int describe_trace(const struct opened *o, int microbatches, int64_t steps)
+{
+    struct orr_trace_run run = {.mesh = o->mesh, .stages = orr_mesh_stages(&o->mesh), .microbatches = microbatches,
+                                .workers = orr_worker_count(), .steps = steps};
+
+    if (!trace_path || orr_rank() > 0)
+        return ORR_OK;
+    snprintf(run.model, sizeof(run.model), "%s", model_options.model);
+    snprintf(run.slots, sizeof(run.slots), "%s", layout_options.slots ? layout_options.slots : "");
+    return orr_trace_describe(trace_path, &run);
 }
 
 void close_model(struct opened *o)

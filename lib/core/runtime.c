@@ -16,6 +16,7 @@
 
 #include "core/core.h"
 #include "core/cores.h"
+#include "core/fxt.h"
 #include "core/ranks.h"
 #include "core/watch.h"
 
@@ -81,6 +82,7 @@ int orr_init(const struct orr_runtime_options *options)
         return orri_fail(ORR_EINVAL, "orr_init", "already started");
     ORR_TRY(orr_ranks_start());
     ORR_TRY(orri_ranks_settle(check_scheduler()));
+    ORR_TRY(orri_ranks_settle(orri_fxt_start(options ? options->trace : NULL)));
     openblas_set_num_threads(1);
     keep_freed_memory();
     starpu_conf_init(&conf);
@@ -123,6 +125,7 @@ void orr_shutdown(void)
     }
     orri_watch_stop();
     runtime.running = runtime.starpu_mpi_running = false;
+    orri_fxt_stop();
     orri_ranks_stop();
 }
 

@@ -200,7 +200,7 @@ bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_b
 /* ---- transfers (transfer.c) ------------------------------------------------------------------------- */
 
 /* What a message carries, for its tag. */
-enum orri_message {
+enum orri_message_kind {
     ORRI_VALUE, ORRI_GRADIENT, ORRI_BRANCH, ORRI_PARTIAL, ORRI_PARTIAL_GRADIENT, ORRI_PREDICTION_PART, ORRI_PREDICTION,
     ORRI_PARAMETER, ORRI_PARAMETER_GRADIENT, ORRI_PARAMETER_READ, ORRI_OPTIMIZER_STATE, ORRI_SUMMARY, ORRI_CONTROL,
     ORRI_MESSAGES
@@ -210,7 +210,7 @@ enum { ORRI_MAX_SLOTS = 1 << 16 };     /* of a ring */
 
 /* A tile's number among all of the model, the same on every rank: `kind` of replica d, block or parameter `index`, slot k <
  * ORRI_MAX_SLOTS, and two more numbers below tp. */
-int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, int index, int k, int i, int j);
+int64_t orri_tag(const struct orr_model *model, enum orri_message_kind kind, int d, int index, int k, int i, int j);
 
 /* Sends a tile from rank `from` to rank `to`, once the tasks submitted so far that write it have ended there; a task that is
  * submitted later on the other rank reads what came. Each rank calls it at the same place of its program; the ranks that
@@ -248,6 +248,7 @@ enum {
     ORRI_COLOR_BACKWARD = 0x3f6fb5,
     ORRI_COLOR_WEIGHTS = 0xd98b2b,
     ORRI_COLOR_UPDATE = 0x8a55a8,
+    ORRI_COLOR_REDUCE = 0xb94a4a,
     ORRI_COLOR_OTHER = 0x8c8c8c
 };
 

@@ -22,7 +22,7 @@ static int64_t indices(const struct orr_model *model)
     return model->blocks > model->parameters ? model->blocks : model->parameters;
 }
 
-int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, int index, int k, int i, int j)
+int64_t orri_tag(const struct orr_model *model, enum orri_message_kind kind, int d, int index, int k, int i, int j)
 {
     int64_t tag = (int64_t)kind;
 
@@ -55,7 +55,7 @@ static const char *name_of(struct orr_model *model, int64_t tag)
         "value", "gradient", "branch", "partial value", "partial gradient", "prediction", "parameters",
         "gradient of the parameters", "parameters", "optimizer state", "summary of the step", "control of the step"};
     int64_t rest = tag / ORRI_MAX_SLOTS / model->mesh.tp / model->mesh.tp, index = rest % indices(model);
-    enum orri_message kind = (enum orri_message)(rest / indices(model) / model->mesh.dp);
+    enum orri_message_kind kind = (enum orri_message_kind)(rest / indices(model) / model->mesh.dp);
 
     if (kind >= ORRI_SUMMARY)
         return kinds[kind];

@@ -27,7 +27,7 @@ static struct starpu_codelet reduce_codelet = {
     .modes = {STARPU_RW, STARPU_R},
     .model = &reduce_model,
     .name = "reduce",
-    .color = ORRI_COLOR_UPDATE,
+    .color = ORRI_COLOR_REDUCE,
 };
 
 /* sum += term */
