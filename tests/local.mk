@@ -134,3 +134,14 @@ tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
 tests_cli_compare_tensors_LDADD = liborri.la
 tests_cli_read_events_SOURCES = tests/cli/read_events.c
 tests_cli_read_events_LDADD =
+
+# Layouts against each other, in one process and on ranks.
+mpi_tests = tests/mpi/equivalence.sh
+TESTS += $(mpi_tests)
+EXTRA_DIST += $(mpi_tests)
+mpi_programs = tests/mpi/equivalence
+EXTRA_PROGRAMS += $(mpi_programs)
+CLEANFILES += $(mpi_programs)
+tests/mpi/equivalence.log: tests/mpi/equivalence
+tests_mpi_equivalence_SOURCES = tests/mpi/equivalence.c
+tests_mpi_equivalence_LDADD = liborri.la
