@@ -121,6 +121,11 @@ cli_tests = \
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 
+# On several ranks; skipped without mpiexec.
+mpi_tests = tests/mpi/checkpoint.sh
+TESTS += $(mpi_tests)
+EXTRA_DIST += $(mpi_tests)
+
 # Not in check_PROGRAMS, which are tests.
 cli_programs = tests/cli/compare_tensors tests/cli/read_events
 EXTRA_PROGRAMS += $(cli_programs)
