@@ -29,6 +29,9 @@ liborri_la_SOURCES += \
 	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
+	lib/core/vector.c \
+	lib/core/watch.c \
+	lib/core/watch.h \
 	lib/data/corpus.c \
 	lib/data/sampler.c \
 	lib/graph/graph.h \
@@ -59,8 +62,11 @@ liborri_la_SOURCES += \
 	lib/tile/mesh.c \
 	lib/tile/tile.c \
 	lib/train/checkpoint.c \
+	lib/train/control.c \
+	lib/train/deal.c \
 	lib/train/evaluation.c \
 	lib/train/optimizer.c \
+	lib/train/reduce.c \
 	lib/train/schedule.c \
 	lib/train/step.c \
 	lib/train/train.h \

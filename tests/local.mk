@@ -136,3 +136,15 @@ tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
 tests_cli_compare_tensors_LDADD = liborri.la
 tests_cli_read_events_SOURCES = tests/cli/read_events.c
 tests_cli_read_events_LDADD =
+
+# Several ranks: scripts that start the command or ranks_program by mpiexec, and skip where there is none.
+mpi_tests = \
+	tests/mpi/start.sh \
+	tests/mpi/watch.sh
+TESTS += $(mpi_tests)
+EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
+EXTRA_PROGRAMS += tests/mpi/ranks_program
+CLEANFILES += tests/mpi/ranks_program
+$(mpi_tests:.sh=.log): tests/mpi/ranks_program
+tests_mpi_ranks_program_SOURCES = tests/mpi/ranks_program.c
+tests_mpi_ranks_program_LDADD = liborri.la

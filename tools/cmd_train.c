@@ -10,6 +10,9 @@
 
 static int64_t steps, batch = 16, micro_batch, seq, warmup = 100, save_every, keep = 3, eval_every, eval_samples = 512;
 static double epochs, lr = 3e-4, min_lr = -1, weight_decay, beta1, beta2, eps, clip = 1, dropout;
+static int64_t sync_every = 1, staleness;
+static double outer_lr = 1, outer_momentum;
+static const char *partition = "static", *sync_mode = "gradients";
 static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics, *tensorboard;
 static bool quiet, json;
 
@@ -42,6 +45,17 @@ static struct setting table[] = {
                       "where none are given", OPTION_TEXT, &resume_from, 0, 0, false),
     SETTING("metrics", "FILE", "append a JSON object per step", OPTION_TEXT, &metrics, 0, 0, false),
     SETTING("tensorboard", "DIR", "write an event file for TensorBoard there", OPTION_TEXT, &tensorboard, 0, 0, false),
+    SETTING("partition", "HOW", "static (default), or dynamic: replicas get microbatches as their measured speed allows", OPTION_TEXT,
+     &partition, 0, 0, true),
+    SETTING("sync", "WHAT", "what replicas have in common: gradients (default), or parameters every --sync-every steps",
+     OPTION_TEXT, &sync_mode, 0, 0, true),
+    SETTING("sync-every", "H", "steps between synchronisations of parameters (1)", OPTION_INT, &sync_every, 1, 1e9, true),
+    SETTING("outer-lr", "RATE", "with --sync parameters, of the outer step (1: the mean; DiLoCo 0.7)", OPTION_REAL, &outer_lr, 1e-6,
+     1e3, true),
+    SETTING("outer-momentum", "M", "with --sync parameters, Nesterov momentum of the outer step (0; DiLoCo 0.9)", OPTION_REAL,
+     &outer_momentum, 0, 0.999999, true),
+    SETTING("staleness", "S", "steps that a replica may be ahead of the others, on parameters so much older (0 to 4; default 0)",
+     OPTION_INT, &staleness, 0, 4, true),
     SETTING("quiet", NULL, "no progress", OPTION_FLAG, &quiet, 0, 0, false),
     SETTING("json", NULL, "print a summary as a JSON object, last", OPTION_FLAG, &json, 0, 0, false),
     {0},
@@ -62,12 +76,30 @@ static int change(struct orr_config *config)
     return options_given(table, "dropout") ? set_dropout(config, dropout) : ORR_OK;
 }
 
+static int read_modes(struct orr_training_options *t)
+{
+    if (strcmp(partition, "dynamic") == 0)
+        t->partition = ORR_PARTITION_DYNAMIC;
+    else if (strcmp(partition, "static") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--partition: '%s' is none", partition), "use static or dynamic");
+    if (strcmp(sync_mode, "parameters") == 0)
+        t->sync = ORR_SYNC_PARAMETERS;
+    else if (strcmp(sync_mode, "gradients") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--sync: '%s' is none", sync_mode), "use gradients or parameters");
+    return ORR_OK;
+}
+
 /* Everything that the command line decides about the optimizer and its schedule. */
 static int read_training(const struct opened *o, struct orr_training_options *t)
 {
     *t = (struct orr_training_options){
         .batch = (int)batch, .seq = (int)(seq ? seq : o->gpt.n_positions), .slots = o->slots,
         .seed = (uint64_t)layout_options.seed};
+    t->sync_every = (int)sync_every;
+    t->outer_lr = outer_lr;
+    t->outer_momentum = outer_momentum;
+    t->staleness = (int)staleness;
+    ORR_TRY(read_modes(t));
     t->micro_batch = micro_batch ? (int)micro_batch : default_micro_batch(t->batch, o->mesh.dp);
     ORR_TRY(orr_optimizer_parse(optimizer, &t->optimizer.kind));
     t->optimizer = orr_optimizer_default(t->optimizer.kind);

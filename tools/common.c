@@ -11,7 +11,8 @@
 
 struct model_options model_options;
 struct data_options data_options = {.validation_fraction = 0.01};
-struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .dtype = "fp32"};
+struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
+                                        .dtype = "fp32"};
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
@@ -53,6 +54,10 @@ struct setting layout_table[] = {
      0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
      4096, true),
+    SETTING("watchdog", "SECONDS", "end the run when no task has ended for so long while some are pending (120; 0 = never)",
+     OPTION_REAL, &layout_options.watchdog, 0, 1e9, true),
+    SETTING("heartbeat", "SECONDS", "end the run when a rank has given no sign of life for so long (6; 0 = never)", OPTION_REAL,
+     &layout_options.heartbeat, 0, 1e9, true),
     SETTING("dtype", "TYPE", "fp32, the only one in this version", OPTION_TEXT, &layout_options.dtype, 0, 0, true),
     SETTING("seed", "S", "of initialisation, data order, dropout and sampling (1)", OPTION_INT, &layout_options.seed, 0, 1e15,
      true),
@@ -188,7 +193,10 @@ static int agree_on_model(const struct opened *o)
 
 int open_model(struct opened *o, int (*change)(struct orr_config *config))
 {
-    struct orr_runtime_options runtime = {.threads = (int)layout_options.threads};
+    const struct layout_options *l = &layout_options;
+    struct orr_runtime_options runtime = {.threads = (int)l->threads,
+                                          .watchdog = l->watchdog > 0 ? l->watchdog : -1,
+                                          .heartbeat = l->heartbeat > 0 ? l->heartbeat : -1};
 
     *o = (struct opened){0};
     ORR_TRY(orr_ranks_settle(read_model(o, change)));

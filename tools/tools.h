@@ -33,6 +33,7 @@ struct data_options {
 
 struct layout_options {
     int64_t dp, pp, tp, stages, zero, zero_slots, threads, seed;
+    double watchdog, heartbeat;
     bool sequence_parallel;
     const char *slots, *dtype;
 };

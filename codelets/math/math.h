@@ -43,9 +43,6 @@ void orri_bias_rows(int rows, int width, const float *x, const float *bias, floa
 /* db[j] = beta db[j] + sum over rows of dy[r][j], beta 0 or 1 (0 overwrites). dy has row stride ld. */
 void orri_bias_backward(int rows, int width, const float *dy, int ld, float beta, float *db);
 
-/* y[k] += x[k], k = 0..count-1. */
-void orri_add(size_t count, const float *x, float *y);
-
 /* ---- GELU, tanh form (Hendrycks, Gimpel 2016): 0.5 u (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))) ---- */
 
 /* u[r][j] += bias[j] (bias may be NULL); h = gelu(u). */

@@ -17,6 +17,7 @@
 #include "core/core.h"
 #include "core/cores.h"
 #include "core/ranks.h"
+#include "core/watch.h"
 
 #ifdef ORR_HAVE_MPI
 #include <starpu_mpi.h>
@@ -94,6 +95,8 @@ int orr_init(const struct orr_runtime_options *options)
     if (orr_rank_count() > 1)
         ORR_TRY(orri_cores_share(&conf));
     int status = orri_ranks_settle(start_starpu(&conf));
+    if (status == 0)
+        status = orri_ranks_settle(orri_watch_start(options));
     if (status != 0) {
         /* StarPU-MPI ends on all ranks together, and one of them has none. */
         if (!runtime.starpu_mpi_running)
@@ -118,6 +121,7 @@ void orr_shutdown(void)
             starpu_shutdown();
         orri_scratch_free_all();
     }
+    orri_watch_stop();
     runtime.running = runtime.starpu_mpi_running = false;
     orri_ranks_stop();
 }

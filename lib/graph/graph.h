@@ -46,6 +46,9 @@ struct orri_parameter {
     int64_t count;
     int owner;                                  /* replica                                               */
     struct orr_tile value;
+    struct orr_tile *read;                      /* [reads] what microbatches in training read instead of value: each
+                                                   replica its own, or a version for each step in flight  */
+    int reads;
     int copies;                                 /* gradients of a user and replica: one, or one of every chunk */
     struct orr_tile *gradient;                  /* [users][dp][copies], summed up in this order          */
     int places, *place;                         /* ranks that read it, the owner's first, each once      */
@@ -90,6 +93,9 @@ struct orr_model {
     int parameters;
     struct orri_parameter **parameter;
     int views;
+    bool apart;                                 /* read[] is by replica, not by step                     */
+    int64_t *busy;                              /* [dp] atomic: nanoseconds in passes of each replica, or NULL */
+    char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
@@ -193,7 +199,7 @@ bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_b
 /* What a message carries, for its tag. */
 enum orri_message {
     ORRI_VALUE, ORRI_GRADIENT, ORRI_BRANCH, ORRI_PARTIAL, ORRI_PARTIAL_GRADIENT, ORRI_PREDICTION, ORRI_PARAMETER,
-    ORRI_PARAMETER_GRADIENT, ORRI_SUMMARY, ORRI_CONTROL, ORRI_MESSAGES
+    ORRI_PARAMETER_GRADIENT, ORRI_PARAMETER_READ, ORRI_OPTIMIZER_STATE, ORRI_SUMMARY, ORRI_CONTROL, ORRI_MESSAGES
 };
 
 enum { ORRI_MAX_SLOTS = 1 << 16 };     /* of a ring */
@@ -207,11 +213,17 @@ int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, i
  * have no part in it do nothing. */
 int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run);
 
+/* The same from one tile into another. And within a rank. */
+int orri_transfer_between_submit(struct orr_model *model, struct orr_tile *source, int from, struct orr_tile *target, int to,
+                                 int64_t run);
+int orri_copy_submit(struct orr_tile *source, struct orr_tile *target);
+
 /* The same into the tile of a pool that is free next, which is returned on `to`; NULL is a failure. Other ranks get `tile`
  * itself. Of one tile only what is the same may be sent more than once in a run. */
 struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool **pools, struct orr_tile *tile, int from,
                                      int to, int64_t run);
 void orri_pools_destroy(struct orri_pool *pools);
+void orri_message_names_destroy(struct orr_model *model);
 
 /* Tiles that a pool of a size has room for: parameters that are received here, with ZeRO-3, and gradients. */
 int orri_parameter_slots(const struct orr_model *model, int64_t count);
@@ -265,6 +277,10 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
 /* Marks a run as failed; of several the earliest wins, and in it the first call. */
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* The tiles that training reads parameters from instead of `value`: as many as `reads`, filled with it. */
+int orri_make_reads(struct orr_model *model, int reads, bool apart);
+void orri_destroy_reads(struct orr_model *model);
 
 /* The code of the failure, with its message; 0 where there is none. */
 int orri_model_failure(const struct orr_model *model, char *message, size_t size);

@@ -51,6 +51,7 @@ void orr_model_destroy(struct orr_model *model)
         free(model->group[g]->shard);
         free(model->group[g]);
     }
+    orri_message_names_destroy(model);
     orri_pools_destroy(model->values);
     orri_pools_destroy(model->gradients);
     for (int l = 0; l < model->blocks; l++) {
@@ -157,6 +158,57 @@ int orr_model_allocate(struct orr_model *model)
         parameter->value.tag = orri_tag(model, ORRI_PARAMETER, 0, p, 0, 0, 0);
     }
     return ORR_OK;
+}
+
+/* Where a replica's own parameters, or a version of them, are read. */
+static bool is_read_here(const struct orr_model *model, const struct orri_parameter *parameter, int read, bool apart)
+{
+    const struct orri_group *group = parameter->group;
+
+    for (int u = 0; apart && u < group->users; u++)
+        for (int c = 0; c < parameter->copies; c++)
+            if (orri_place(group->user[u], read, parameter->shard < 0 ? c : parameter->shard) == model->rank)
+                return true;
+    return !apart && parameter->here >= 0;
+}
+
+int orri_make_reads(struct orr_model *model, int reads, bool apart)
+{
+    model->apart = apart;
+    for (int p = 0; p < model->parameters; p++) {
+        struct orri_parameter *parameter = model->parameter[p];
+        parameter->read = orri_calloc((size_t)reads, sizeof(*parameter->read));
+        if (!parameter->read)
+            return ORR_ENOMEM;
+        parameter->reads = reads;
+        for (int i = 0; i < reads; i++) {
+            struct orr_tile *read = &parameter->read[i];
+            int home = apart ? orri_place(parameter->group->block, i, parameter->shard < 0 ? 0 : parameter->shard)
+                             : parameter->place[0];
+            if (is_read_here(model, parameter, i, apart)) {
+                ORR_TRY(orr_tile_create(read, ORR_PARAMETER, ORR_F32, parameter->count, home, true));
+                ORR_TRY(orri_copy_submit(&parameter->value, read));
+            }
+            read->role = ORR_PARAMETER;
+            read->dtype = ORR_F32;
+            read->count = parameter->count;
+            read->rank = home;
+            read->tag = orri_tag(model, ORRI_PARAMETER_READ, apart ? i : 0, p, apart ? 0 : i, 0, 0);
+        }
+    }
+    return ORR_OK;
+}
+
+void orri_destroy_reads(struct orr_model *model)
+{
+    for (int p = 0; p < model->parameters; p++) {
+        struct orri_parameter *parameter = model->parameter[p];
+        for (int i = 0; i < parameter->reads; i++)
+            orr_tile_destroy(&parameter->read[i]);
+        free(parameter->read);
+        parameter->read = NULL;
+        parameter->reads = 0;
+    }
 }
 
 struct orri_group *orri_model_view(const struct orr_model *model, int index, int *view)

@@ -8,11 +8,12 @@
 #include <starpu_mpi.h>
 #endif
 
+#include "core/watch.h"
 #include "graph/graph.h"
 
-/* A message must not be taken for one of the same tile that is still under way: at most two steps are in flight, and what
- * one of them sends has arrived before the one after the next begins. */
-enum { RUNS = 4 };
+/* A message must not be taken for one of the same tile that is still under way: at most six steps are in flight, and what
+ * one of them sends has arrived before the seventh after it begins. */
+enum { RUNS = 8 };
 
 /* ---- tags ---------------------------------------------------------------------------------------------- */
 
@@ -47,54 +48,107 @@ int orri_check_tags(const struct orr_model *model)
 
 /* ---- messages -------------------------------------------------------------------------------------------- */
 
+/* What a message carries, for the watchdog: "gradient of attention of layer 3". Made when it is first sent. */
+static const char *name_of(struct orr_model *model, int64_t tag)
+{
+    static const char *const kinds[ORRI_MESSAGES] = {
+        "value", "gradient", "branch", "partial value", "partial gradient", "prediction", "parameters",
+        "gradient of the parameters", "parameters", "optimizer state", "summary of the step", "control of the step"};
+    int64_t rest = tag / ORRI_MAX_SLOTS / model->mesh.tp / model->mesh.tp, index = rest % indices(model);
+    enum orri_message kind = (enum orri_message)(rest / indices(model) / model->mesh.dp);
+
+    if (kind >= ORRI_SUMMARY)
+        return kinds[kind];
+    if (!model->message_name)
+        model->message_name = orri_calloc((size_t)(ORRI_MESSAGES * indices(model)), sizeof(*model->message_name));
+    if (!model->message_name)
+        return kinds[kind];
+    char **name = &model->message_name[(int64_t)kind * indices(model) + index];
+    const struct orr_block *block =
+        kind < ORRI_PREDICTION ? model->block[index] : model->parameter[kind == ORRI_PREDICTION ? 0 : index]->group->block;
+    if (!*name)
+        *name = orri_format("%s of %s of layer %d", kinds[kind], block->cls->name, block->layer);
+    return *name ? *name : kinds[kind];
+}
+
+void orri_message_names_destroy(struct orr_model *model)
+{
+    for (int64_t i = 0; model->message_name && i < ORRI_MESSAGES * indices(model); i++)
+        free(model->message_name[i]);
+    free(model->message_name);
+}
+
 #ifdef ORR_HAVE_MPI
+
+static void done(void *pending)
+{
+    orri_watch_done(pending);
+}
 
 static int check(int status, const char *what)
 {
     return status == 0 ? ORR_OK : orri_fail(ORR_EDEVICE, "StarPU-MPI", "%s was refused: %s", what, strerror(-status));
 }
 
-static int send_submit(struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
+static int send_submit(struct orr_model *model, struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
 {
     starpu_data_handle_t handle = tile->handle;
+    void *pending = orri_watch_transfer(false, to, name_of(model, tag / RUNS), tag);
 
-    return check(wait_for_receiver ? starpu_mpi_issend_detached(handle, to, tag, MPI_COMM_WORLD, NULL, NULL)
-                                   : starpu_mpi_isend_detached(handle, to, tag, MPI_COMM_WORLD, NULL, NULL),
+    return check(wait_for_receiver ? starpu_mpi_issend_detached(handle, to, tag, MPI_COMM_WORLD, done, pending)
+                                   : starpu_mpi_isend_detached(handle, to, tag, MPI_COMM_WORLD, done, pending),
                  "a send");
 }
 
-static int receive_submit(struct orr_tile *tile, int from, int64_t tag)
+static int receive_submit(struct orr_model *model, struct orr_tile *tile, int from, int64_t tag)
 {
-    return check(starpu_mpi_irecv_detached(tile->handle, from, tag, MPI_COMM_WORLD, NULL, NULL), "a receive");
+    void *pending = orri_watch_transfer(true, from, name_of(model, tag / RUNS), tag);
+
+    return check(starpu_mpi_irecv_detached(tile->handle, from, tag, MPI_COMM_WORLD, done, pending), "a receive");
 }
 
 #else
 
-static int send_submit(struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
+static int send_submit(struct orr_model *model, struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
 {
-    (void)tile, (void)tag, (void)wait_for_receiver;
-    return orri_fail(ORR_EDEVICE, "MPI", "rank %d is to be sent to, but this build has no MPI", to);
+    (void)tile, (void)wait_for_receiver;
+    return orri_fail(ORR_EDEVICE, "MPI", "the %s is to be sent to rank %d, but this build has no MPI",
+                     name_of(model, tag / RUNS), to);
 }
 
-static int receive_submit(struct orr_tile *tile, int from, int64_t tag)
+static int receive_submit(struct orr_model *model, struct orr_tile *tile, int from, int64_t tag)
 {
-    (void)tile, (void)tag;
-    return orri_fail(ORR_EDEVICE, "MPI", "rank %d is to be received from, but this build has no MPI", from);
+    (void)tile;
+    return orri_fail(ORR_EDEVICE, "MPI", "the %s is to be received from rank %d, but this build has no MPI",
+                     name_of(model, tag / RUNS), from);
 }
 
 #endif
 
-int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run)
+int orri_transfer_between_submit(struct orr_model *model, struct orr_tile *source, int from, struct orr_tile *target, int to,
+                                 int64_t run)
 {
-    int64_t tag = tile->tag * RUNS + run % RUNS;
+    int64_t tag = source->tag * RUNS + run % RUNS;
 
     if (from == to)
         return ORR_OK;
     if (model->rank == from)
-        return send_submit(tile, to, tag, false);
+        return send_submit(model, source, to, tag, false);
     if (model->rank == to)
-        return receive_submit(tile, from, tag);
+        return receive_submit(model, target, from, tag);
     return ORR_OK;
+}
+
+int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run)
+{
+    return orri_transfer_between_submit(model, tile, from, tile, to, run);
+}
+
+int orri_copy_submit(struct orr_tile *source, struct orr_tile *target)
+{
+    int status = starpu_data_cpy(target->handle, source->handle, 1, NULL, NULL);
+
+    return status == 0 ? ORR_OK : orri_fail(ORR_EDEVICE, "StarPU", "a copy was refused: %s", strerror(-status));
 }
 
 /* ---- pools ------------------------------------------------------------------------------------------------- */
@@ -154,12 +208,12 @@ struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool *
     if (from == to)
         return tile;
     if (model->rank == from)
-        return send_submit(tile, to, tag, true) == 0 ? tile : NULL;
+        return send_submit(model, tile, to, tag, true) == 0 ? tile : NULL;
     if (model->rank != to)
         return tile;
     struct orri_pool *pool = pool_of(model, pools, tile);
     if (!pool)
         return NULL;
     struct orr_tile *slot = &pool->tile[pool->used++ % pool->size];
-    return receive_submit(slot, from, tag) == 0 ? slot : NULL;
+    return receive_submit(model, slot, from, tag) == 0 ? slot : NULL;
 }

@@ -11,7 +11,11 @@ extern "C" {
 #endif
 
 struct orr_runtime_options {
-    int threads;    /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
+    int threads;        /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
+    double watchdog;    /* seconds without the end of a task, while some are pending, after which the process, or all
+                           ranks, end with exit status 1 and a list of them; 0 = 120, negative = never              */
+    double heartbeat;   /* seconds without a sign of life of a rank after which all ranks end with exit status 1 and its
+                           name; 0 = 6, negative = never                                                             */
 };
 
 /* ---- several ranks ------------------------------------------------------------------------------------------- */

@@ -412,19 +412,49 @@ int orr_weights_save(struct orr_model *model, const char *directory)
     return write_tiles(model, &values, directory, "model.safetensors");
 }
 
+/* Of replicas that have parameters of their own one's state is as good as another's: they were made equal before. */
+struct state {
+    struct orr_training *training;
+    int replica;                /* -1: the owner */
+};
+
 static char *state_name(void *self, const struct orri_group *group, int v, int copy)
 {
-    return orri_format("%s.%s", group->name[v], orr_training_state_name(self, copy));
+    const struct state *state = self;
+
+    return orri_format("%s.%s", group->name[v], orr_training_state_name(state->training, copy));
 }
 
 static struct orr_tile *state_tile(void *self, const struct orri_parameter *parameter)
 {
-    return &((struct orr_training *)self)->state[parameter->index];
+    const struct state *state = self;
+    struct orr_training *t = state->training;
+
+    return &t->state[parameter->index * t->copies + (t->copies == 1 ? 0 : state->replica < 0 ? parameter->owner : state->replica)];
 }
 
-static struct tiles states_of(struct orr_training *t)
+static struct tiles states_of(struct state *state)
 {
-    return (struct tiles){state_name, state_tile, t, orr_optimizer_state_count(t->options.optimizer.kind)};
+    return (struct tiles){state_name, state_tile, state, orr_optimizer_state_count(state->training->options.optimizer.kind)};
+}
+
+static char *outer_name(void *self, const struct orri_group *group, int v, int copy)
+{
+    (void)self, (void)copy;
+    return orri_format("%s.outer_momentum", group->name[v]);
+}
+
+static struct orr_tile *outer_tile(void *self, const struct orri_parameter *parameter)
+{
+    return &((struct orr_training *)self)->outer[parameter->index];
+}
+
+/* The momentum of the parameters that replicas have in common, where there is such. */
+static const char OUTER[] = "outer.safetensors";
+
+static bool has_outer(const struct orr_training *t)
+{
+    return t->copies > 1 && t->options.outer_momentum > 0;
 }
 
 static int json_beside(const struct orr_config *config, const char *directory, const char *name)
@@ -453,11 +483,14 @@ static int write_texts(const char *directory, const struct orr_training *t, cons
 static int write_parts(const char *directory, struct orr_training *t, const struct orr_config *config,
                        struct orr_config *trainer)
 {
-    struct tiles states = states_of(t);
+    struct state owners = {t, -1};
+    struct tiles states = states_of(&owners), outer = {outer_name, outer_tile, t, 1};
 
+    ORR_TRY(orri_model_settle(t->model, orr_training_synchronise(t)));
     ORR_TRY(orri_model_settle(t->model, t->model->rank == 0 ? write_texts(directory, t, config, trainer) : ORR_OK));
     ORR_TRY(write_tiles(t->model, &values, directory, "model.safetensors"));
-    return write_tiles(t->model, &states, directory, "optimizer.safetensors");
+    ORR_TRY(write_tiles(t->model, &states, directory, "optimizer.safetensors"));
+    return has_outer(t) ? write_tiles(t->model, &outer, directory, OUTER) : ORR_OK;
 }
 
 /* The number of a step directory, named as orr_checkpoint_save() does it, with `end` behind; or -1. */
@@ -612,15 +645,38 @@ int orr_checkpoint_save(const char *out, struct orr_training *t, const struct or
 
 static int optimizer_load(struct orr_training *t, const char *directory)
 {
-    struct tiles states = states_of(t);
     struct shards shards;
     int status = shards_open(&shards, directory, "optimizer.safetensors");
 
     if (status != 0)
         return status;
-    status = read_tiles(t->model, &states, &shards);
+    for (int r = 0; status == 0 && r < t->copies; r++) {
+        struct state replica = {t, r};
+        struct tiles states = states_of(&replica);
+        status = read_tiles(t->model, &states, &shards);
+    }
     shards_close(&shards);
     return status == ORR_ENOENT ? orri_remedy(status, "resume with the --optimizer that wrote the checkpoint") : status;
+}
+
+/* A run that had none begins without momentum. */
+static int outer_load(struct orr_training *t, const char *directory)
+{
+    struct tiles outer = {outer_name, outer_tile, t, 1};
+    struct shards shards;
+    struct stat st;
+    char *path = orri_format("%s/%s", directory, OUTER);
+    bool there = path && stat(path, &st) == 0;
+
+    free(path);
+    if (!path)
+        return ORR_ENOMEM;
+    if (!has_outer(t) || !there)
+        return ORR_OK;
+    ORR_TRY(shards_open(&shards, directory, OUTER));
+    int status = read_tiles(t->model, &outer, &shards);
+    shards_close(&shards);
+    return status;
 }
 
 static int load(const char *directory, struct orr_training *t)
@@ -639,8 +695,8 @@ static int load(const char *directory, struct orr_training *t)
     if (status == 0)
         status = optimizer_load(t, directory);
     if (status == 0)
-        orr_training_resume(t, step, samples);
-    return status;
+        status = outer_load(t, directory);
+    return status == 0 ? orr_training_resume(t, step, samples) : status;
 }
 
 int orr_checkpoint_load(const char *directory, struct orr_training *t)

@@ -9,6 +9,25 @@ static int microbatches_of(const struct orr_training_options *o)
     return (int)(((int64_t)o->batch + o->micro_batch - 1) / o->micro_batch);
 }
 
+static int check_modes(const struct orr_model *model, const struct orr_training_options *o)
+{
+    bool apart = o->sync == ORR_SYNC_PARAMETERS;
+
+    if (o->staleness < 0 || o->staleness > ORRI_MOST_STALE)
+        return orri_fail(ORR_EINVAL, "train", "a staleness of %d is not in 0..%d", o->staleness, ORRI_MOST_STALE);
+    if (o->sync_every < 0)
+        return orri_fail(ORR_EINVAL, "train", "synchronising every %d steps", o->sync_every);
+    if (apart && (o->staleness > 0 || o->partition == ORR_PARTITION_DYNAMIC))
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "replicas with parameters of their own have neither staleness nor "
+                                                          "a dynamic partition"),
+                           "leave --staleness and --partition out, or use --sync gradients");
+    if (model->mesh.zero == 3 && (apart || o->staleness > 0))
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "with ZeRO-3 no replica has parameters of its own or of earlier "
+                                                          "steps"),
+                           "use --zero 1");
+    return ORR_OK;
+}
+
 static int check_options(const struct orr_model *model, const struct orr_training_options *o)
 {
     if (o->micro_batch < 1 || o->seq < 1 || o->batch < 1)
@@ -18,7 +37,7 @@ static int check_options(const struct orr_model *model, const struct orr_trainin
         return orri_remedy(orri_fail(ORR_EINVAL, "train", "batch %d is %d microbatches of %d, fewer than dp %d", o->batch,
                                      microbatches_of(o), o->micro_batch, model->mesh.dp),
                            "choose a larger --batch, a smaller --micro-batch or a smaller --dp");
-    return ORR_OK;
+    return check_modes(model, o);
 }
 
 static int create_tiles(struct orr_training *t)
@@ -26,20 +45,35 @@ static int create_tiles(struct orr_training *t)
     struct orr_model *model = t->model;
     int states = orr_optimizer_state_count(t->options.optimizer.kind);
 
-    size_t count = (size_t)model->parameters;
+    size_t copies = (size_t)t->copies, count = (size_t)model->parameters * copies;
 
     t->state = orri_calloc(count, sizeof(*t->state));
     t->squares = orri_calloc(count, sizeof(*t->squares));
     t->sum = orri_calloc(count, sizeof(*t->sum));
-    if (!t->state || !t->squares || !t->sum)
+    t->outer = orri_calloc((size_t)model->parameters, sizeof(*t->outer));
+    if (!t->state || !t->squares || !t->sum || !t->outer)
         return ORR_ENOMEM;
-    for (int p = 0; p < model->parameters; p++) {
-        const struct orri_parameter *parameter = model->parameter[p];
-        if (parameter->here != 0)
-            continue;
-        ORR_TRY(orr_tile_create(&t->state[p], ORR_STATE, ORR_F32, states * parameter->count, model->rank, true));
-        ORR_TRY(orr_tile_create(&t->squares[p], ORR_SCALAR, ORR_F64, 1, model->rank, true));
+    for (size_t i = 0; i < count; i++) {
+        const struct orri_parameter *parameter = model->parameter[i / copies];
+        int r = (int)(i % copies), home = orri_update_rank(t, parameter, r);
+        if (home == model->rank) {
+            ORR_TRY(orr_tile_create(&t->state[i], ORR_STATE, ORR_F32, states * parameter->count, home, true));
+            ORR_TRY(orr_tile_create(&t->squares[i], ORR_SCALAR, ORR_F64, 1, home, true));
+        }
+        t->state[i].role = ORR_STATE;
+        t->state[i].dtype = ORR_F32;
+        t->state[i].count = states * parameter->count;
+        t->state[i].rank = home;
+        t->state[i].tag = orri_tag(model, ORRI_OPTIMIZER_STATE, r, parameter->index, 0, 0, 0);
     }
+    for (int p = 0; copies > 1 && p < model->parameters; p++)
+        if (model->parameter[p]->here == 0)
+            ORR_TRY(orr_tile_create(&t->outer[p], ORR_STATE, ORR_F32, model->parameter[p]->count, model->rank, true));
+    if (copies > 1)
+        ORR_TRY(orri_make_reads(model, t->copies, true));
+    else if (t->options.staleness > 0)
+        ORR_TRY(orri_make_reads(model, t->options.staleness + 1, false));
+    ORR_TRY(orri_deals_create(t));
     return orri_trees_create(t);
 }
 
@@ -74,6 +108,12 @@ struct orr_training *orr_training_create(struct orr_model *model, const struct o
     t->options = *options;
     t->microbatches = microbatches_of(options);
     t->failed = INT64_MAX;
+    t->copies = options->sync == ORR_SYNC_PARAMETERS ? model->mesh.dp : 1;
+    t->in_flight = ORRI_IN_FLIGHT + options->staleness;
+    if (t->options.sync_every == 0)
+        t->options.sync_every = 1;
+    if (options->outer_lr == 0)
+        t->options.outer_lr = 1;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->finished, NULL);
     struct orr_slots_options slots = slots_options(options);
@@ -101,12 +141,17 @@ void orr_training_destroy(struct orr_training *t)
         return;
     wait_for_reports(t, 0);
     orr_slots_destroy(t->slots);
-    for (int p = 0; p < t->model->parameters; p++) {
+    for (int i = 0; i < t->model->parameters * t->copies; i++) {
         if (t->state)
-            orr_tile_destroy(&t->state[p]);
+            orr_tile_destroy(&t->state[i]);
         if (t->squares)
-            orr_tile_destroy(&t->squares[p]);
+            orr_tile_destroy(&t->squares[i]);
     }
+    for (int p = 0; t->outer && p < t->model->parameters; p++)
+        orr_tile_destroy(&t->outer[p]);
+    orri_destroy_reads(t->model);
+    orri_deals_destroy(t);
+    free(t->outer);
     orri_trees_destroy(t);
     free(t->state);
     free(t->squares);
@@ -140,15 +185,15 @@ static int make_queue_room(struct orr_training *t)
 static struct orri_microbatch microbatch(const struct orr_training *t, int m)
 {
     const struct orr_training_options *o = &t->options;
-    int first = m * o->micro_batch, dp = t->model->mesh.dp;
+    int first = m * o->micro_batch;
     struct orri_microbatch mb = {
         .run = t->run,
         .step = t->steps,
         .index = m,
         .first_sample = (uint64_t)first,
         .count = o->batch - first < o->micro_batch ? o->batch - first : o->micro_batch,
-        .replica = m % dp,
-        .turn = m / dp,
+        .replica = t->replica[m],
+        .turn = t->turn[m],
     };
 
     mb.here = orri_replica_here(t->model, mb.replica);
@@ -161,6 +206,7 @@ static int gradients_submit(struct orr_training *t, const struct orr_source *sou
 {
     struct orr_model *model = t->model;
 
+    orri_deal_out(t);
     for (int m = 0; m < t->microbatches; m++) {
         struct orri_microbatch mb = microbatch(t, m);
         if (!mb.here && model->mesh.zero != 3)
@@ -180,15 +226,28 @@ static int updates_submit(struct orr_training *t, double lr)
 {
     for (int p = 0; p < t->model->parameters; p++)
         ORR_TRY(orri_update_submit(t, p, lr));
-    return ORR_OK;
+    if (t->copies == 1 || ((t->steps + 1) % t->options.sync_every != 0 && t->steps + 1 != t->options.schedule.steps))
+        return ORR_OK;
+    t->synchronised = t->steps + 1;
+    return orri_synchronise_submit(t);
 }
 
-/* Several ranks must make the same steps: none begins the next but one behind a step that failed. */
+int orr_training_synchronise(struct orr_training *t)
+{
+    if (t->copies == 1 || t->synchronised == t->steps)
+        return ORR_OK;
+    t->run = t->model->runs++;
+    t->synchronised = t->steps;
+    return orri_synchronise_submit(t);
+}
+
+/* Several ranks must make the same steps: all see that a step failed when as many as can be in flight were submitted
+ * behind it. */
 static int check_failed(struct orr_training *t)
 {
     ORR_TRY(orri_model_check(t->model));
     pthread_mutex_lock(&t->lock);
-    bool failed = t->failed <= t->submitted - ORRI_IN_FLIGHT;
+    bool failed = t->failed <= t->submitted - t->in_flight;
     pthread_mutex_unlock(&t->lock);
     return failed ? orr_model_status(t->model) : ORR_OK;
 }
@@ -198,7 +257,7 @@ static int step_submit(struct orr_training *t, const struct orr_source *source, 
     int64_t tasks = t->model->tasks;
     double lr = update ? orr_schedule_rate(&t->options.schedule, t->steps) : 0;
 
-    wait_for_reports(t, ORRI_IN_FLIGHT - 1);
+    wait_for_reports(t, t->in_flight - 1);
     ORR_TRY(check_failed(t));
     ORR_TRY(make_queue_room(t));
     t->run = t->model->runs++;
@@ -232,7 +291,7 @@ static struct orr_tile *sum_of(void *self, const struct orri_parameter *paramete
     struct orr_training *t = self;
 
     (void)offset;
-    return t->sum[parameter->index];
+    return t->sum[parameter->index * t->copies];
 }
 
 int orr_training_read_gradient(struct orr_training *t, int index, float *values)
@@ -240,9 +299,9 @@ int orr_training_read_gradient(struct orr_training *t, int index, float *values)
     struct orr_parameter_info info;
 
     orr_model_parameter(t->model, index, &info);
-    const struct orri_control *control = orr_tile_acquire(&t->tree.control, false);
+    const struct orri_control *control = orr_tile_acquire(&t->tree[0].control, false);
     float scale = control->labels ? (float)(1 / (double)control->labels) : 0;
-    orr_tile_release(&t->tree.control);
+    orr_tile_release(&t->tree[0].control);
     ORR_TRY(orri_view_gather(t->model, index, sum_of, t, values));
     for (int64_t i = 0; i < info.count; i++)
         values[i] *= scale;
@@ -291,33 +350,44 @@ const char *orr_training_state_name(const struct orr_training *t, int which)
 
 struct state {
     struct orr_training *training;
-    int which;
+    int which, copy;            /* copy -1: the owner's */
 };
 
 static struct orr_tile *state_of(void *self, const struct orri_parameter *parameter, int64_t *offset)
 {
     const struct state *state = self;
 
+    int copy = state->copy >= 0 ? state->copy : state->training->copies > 1 ? parameter->owner : 0;
+
     *offset = state->which * parameter->count;
-    return &state->training->state[parameter->index];
+    return &state->training->state[parameter->index * state->training->copies + copy];
 }
 
 int orr_training_read_state(struct orr_training *t, int index, int which, float *values)
 {
-    struct state state = {t, which};
+    struct state state = {t, which, -1};
 
     return orri_view_gather(t->model, index, state_of, &state, values);
 }
 
 int orr_training_write_state(struct orr_training *t, int index, int which, const float *values)
 {
-    struct state state = {t, which};
+    struct state state = {t, which, 0};
 
-    return orri_view_scatter(t->model, index, state_of, &state, values);
+    for (; state.copy < t->copies; state.copy++)
+        ORR_TRY(orri_view_scatter(t->model, index, state_of, &state, values));
+    return ORR_OK;
 }
 
-void orr_training_resume(struct orr_training *t, int64_t steps, int64_t samples)
+int orr_training_resume(struct orr_training *t, int64_t steps, int64_t samples)
 {
-    t->steps = steps;
+    for (int p = 0; p < t->model->parameters; p++) {
+        struct orri_parameter *parameter = t->model->parameter[p];
+        for (int i = 0; i < parameter->reads; i++)
+            if (parameter->read[i].handle)
+                ORR_TRY(orri_copy_submit(&parameter->value, &parameter->read[i]));
+    }
+    t->steps = t->synchronised = steps;
     t->samples = samples;
+    return ORR_OK;
 }

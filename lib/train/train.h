@@ -3,31 +3,44 @@
 #define ORRI_TRAIN_H
 
 #include <pthread.h>
+#include <starpu.h>
 
 #include <orrery/train.h>
 
 #include "graph/graph.h"
 
-enum { ORRI_IN_FLIGHT = 2 };    /* steps */
+enum {
+    ORRI_IN_FLIGHT = 2,     /* steps, where no staleness is allowed   */
+    ORRI_MOST_STALE = 4,
+    ORRI_DEALS = 16
+};
 
-/* What all updates of a step share, the same on every rank: known when the losses are (and, when clipping, the norms). */
+/* What the updates of a step share, the same on every rank: known when the losses are (and, when clipping, the norms). */
 struct orri_control {
     double loss;        /* sum over labels              */
     int64_t labels;
     double scale;       /* of the gradient sums         */
-    double norm;        /* known here when clipping     */
+    double norm;        /* where squares were summed up */
     int stop;           /* some rank was asked to end   */
     int code;           /* of a failure, with its message */
     char message[256];
+    int share[];        /* [dp] microbatches of the next step that has not begun, where they are dealt by speed */
 };
 
-/* Carries what every rank knows to the first one, and back what follows from it, along a tree of ranks whose nodes have
- * ORRI_FAN children. */
+/* Carries what the ranks know to the first of them, and back what follows from it, along a tree whose nodes have ORRI_FAN
+ * children. */
 struct orri_tree {
-    bool results, squares;              /* which of the two it carries                                 */
+    int replica;                        /* whose ranks; -1: all                                        */
+    bool squares, deals;                /* it carries sums of squares, and what replicas needed        */
+    int places, *place, here;           /* ranks, the root first; this rank's place, or -1             */
     struct orr_tile summary;            /* of this rank and those below it: struct orri_summary        */
     struct orr_tile child[ORRI_FAN];    /* theirs, as received                                         */
     struct orr_tile control;            /* struct orri_control                                         */
+};
+
+struct orri_deal {
+    int64_t step;                       /* -1: none                                                    */
+    int *share;                         /* [dp]                                                        */
 };
 
 struct orr_training {
@@ -35,15 +48,27 @@ struct orr_training {
     struct orr_training_options options;
     struct orr_slots *slots;
     int microbatches;
+    int copies;                         /* of the parameters: one, or one of each replica       */
+    int in_flight;                      /* steps, at most                                      */
     int64_t steps;                      /* made so far, those before a resumed checkpoint too   */
     int64_t samples;                    /* read so far: the number of the next                 */
     int64_t submitted;                  /* by this process                                     */
+    int64_t synchronised;               /* the last step behind which the copies were equal    */
     int64_t run;                        /* of the step being submitted                         */
     int64_t tasks_per_step;
-    struct orr_tile *state;             /* [parameters], where this rank updates them          */
-    struct orr_tile *squares;           /* [parameters], as these: sum of squares of a gradient, double */
-    struct orr_tile **sum;              /* [parameters], as these: the gradient that has been summed up */
-    struct orri_tree tree, norms;       /* norms: only without clipping, where updates do not wait for them */
+    /* [parameters][copies], where this rank updates them: */
+    struct orr_tile *state;
+    struct orr_tile *squares;           /* sum of squares of a gradient, double                */
+    struct orr_tile **sum;              /* the gradient that has been summed up                */
+    struct orr_tile *outer;             /* [parameters] momentum of the shared parameters, with copies */
+    struct orri_tree *tree;             /* [copies]                                            */
+    bool reports_apart;                 /* the report does not wait for what the updates do    */
+    struct orri_tree total;             /* for the report then                                 */
+    /* Who computes what. */
+    struct orri_deal deal[ORRI_DEALS];  /* by step                                             */
+    int *share;
+    int *replica, *turn;                /* [microbatches] of the step being submitted          */
+    double *pace;                       /* [2][dp] at the root                                 */
     /* Finished steps, handed from report tasks to the host. */
     pthread_mutex_t lock;
     pthread_cond_t finished;
@@ -54,19 +79,48 @@ struct orr_training {
     double last_end;
 };
 
-/* update.c: each submits the tasks of one step and returns. */
+/* Buffers of a task. */
+static inline void *orri_pointer(void *buffer)
+{
+    return (void *)STARPU_VECTOR_GET_PTR(buffer);
+}
+
+static inline int64_t orri_length(void *buffer)
+{
+    return (int64_t)STARPU_VECTOR_GET_NX(buffer);
+}
+
+/* reduce.c: sums term[0] + term[1] + ... in a tree of ORRI_FAN terms each, whatever the ranks, that ends where term[leader]
+ * is. Returns the sum's tile, on every rank, or NULL. */
+struct orr_tile *orri_sum_submit(struct orr_training *t, int parameter, struct orr_tile **term, int terms, int leader);
 int orri_reduce_submit(struct orr_training *t, int parameter);
-int orri_control_submit(struct orr_training *t);
+
+/* control.c */
 int orri_trees_create(struct orr_training *t);
 void orri_trees_destroy(struct orr_training *t);
-int orri_update_submit(struct orr_training *t, int parameter, double lr);
+int orri_control_submit(struct orr_training *t);
 int orri_report_submit(struct orr_training *t, double lr);
+/* Is a task of this run to do nothing? What another rank found is a failure here too. */
+bool orri_control_stopped(struct orr_model *model, int64_t run, const struct orri_control *control);
+
+/* update.c: the rank that updates a copy of a parameter; the updates; the synchronisation of copies. */
+int orri_update_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy);
+int orri_update_submit(struct orr_training *t, int parameter, double lr);
+int orri_synchronise_submit(struct orr_training *t);
+
+/* deal.c */
+int orri_deals_create(struct orr_training *t);
+void orri_deals_destroy(struct orr_training *t);
+void orri_deal_out(struct orr_training *t);                 /* sets replica[] and turn[] of the step to be submitted */
+void orri_deal(struct orr_training *t, int64_t step, const double *busy, int *share);   /* from what was measured */
+void orri_set_share(struct orr_training *t, int64_t step, const int *share);            /* with the lock held */
+double orri_busy_seconds(struct orr_training *t, int replica);  /* since the last call, on this rank */
 
 /* optimizer.c: one pass over a view of `count` parameters; g is scaled by `scale`. state has the optimizer's
  * floats, each `stride` apart. t counts from 1. */
 void orri_optimizer_update(const struct orr_optimizer *optimizer, bool decay, double lr, int64_t t, float scale,
                            int64_t count, const float *g, float *p, float *state, int64_t stride);
 double orri_sum_squares(int64_t count, const float *x);
-void orri_sum_tiles(int64_t count, const float *x, float *y);
+void orri_outer_update(double lr, double momentum, float scale, int64_t count, const float *sum, float *p, float *m);
 
 #endif
