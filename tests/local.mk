@@ -86,6 +86,9 @@ tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/che
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h
 
+check_PROGRAMS += tests/test_report
+tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
+
 check_PROGRAMS += tests/test_training
 tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h
 
@@ -121,11 +124,6 @@ cli_tests = \
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 
-# On several ranks; skipped without mpiexec.
-mpi_tests = tests/mpi/checkpoint.sh
-TESTS += $(mpi_tests)
-EXTRA_DIST += $(mpi_tests)
-
 # Not in check_PROGRAMS, which are tests.
 cli_programs = tests/cli/compare_tensors tests/cli/read_events
 EXTRA_PROGRAMS += $(cli_programs)
@@ -139,6 +137,7 @@ tests_cli_read_events_LDADD =
 
 # Several ranks: scripts that start the command or ranks_program by mpiexec, and skip where there is none.
 mpi_tests = \
+	tests/mpi/checkpoint.sh \
 	tests/mpi/start.sh \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)

@@ -394,9 +394,10 @@ static int write_half(struct orr_safetensors_writer *w, int half)
     float row[COLUMNS / 2], y = (float)half;
 
     for (int r = 0; r < ROWS; r++) {
+        int first = r * COLUMNS + half * COLUMNS / 2;
         for (int c = 0; c < COLUMNS / 2; c++)
-            row[c] = (float)(r * COLUMNS + half * COLUMNS / 2 + c);
-        ORR_TRY(orr_safetensors_write(w, 0, (size_t)(r * COLUMNS + half * COLUMNS / 2) * sizeof(float), row, sizeof(row)));
+            row[c] = (float)(first + c);
+        ORR_TRY(orr_safetensors_write(w, 0, (size_t)first * sizeof(float), row, sizeof(row)));
     }
     return orr_safetensors_write(w, 1, (size_t)half * sizeof(float), &y, sizeof(y));
 }

@@ -451,13 +451,14 @@ START_TEST(test_layouts_share_checkpoints)
         expect_state(training, model, 0, state[0]);
         expect_state(training, model, 1, state[1]);
         ck_assert_msg(save(at("second"), training, 0) == 0, "%s", orr_error());
-        ck_assert_msg(same_files(at("first/latest/model.safetensors"), at("second/latest/model.safetensors")), "mesh %zu", m);
+        ck_assert_msg(same_files(at("first/latest/model.safetensors"), at("second/latest/model.safetensors")),
+                      "mesh %zu", m);
         ck_assert_msg(same_files(at("first/latest/optimizer.safetensors"), at("second/latest/optimizer.safetensors")),
                       "mesh %zu", m);
         take_steps(training, &samples, 3, loss);
         for (int i = 0; i < 3; i++)
-            ck_assert_msg(fabs(loss[i] - whole.loss[3 + i]) < 1e-5 * whole.loss[3 + i], "mesh %zu, step %d: %g, not %g", m,
-                          4 + i, loss[i], whole.loss[3 + i]);
+            ck_assert_msg(fabs(loss[i] - whole.loss[3 + i]) < 1e-5 * whole.loss[3 + i],
+                          "mesh %zu, step %d: %g, not %g", m, 4 + i, loss[i], whole.loss[3 + i]);
         end(training, model);
         free(found.at);
         free(before);
