@@ -89,6 +89,9 @@ tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/che
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
+check_PROGRAMS += tests/test_report
+tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
+
 check_PROGRAMS += tests/test_training
 tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h tests/meshes.h
 
@@ -137,6 +140,7 @@ tests_cli_read_events_LDADD =
 
 # Several ranks: scripts that start the command or one of these programs by mpiexec, and skip where there is none.
 mpi_tests = \
+	tests/mpi/checkpoint.sh \
 	tests/mpi/equivalence.sh \
 	tests/mpi/start.sh \
 	tests/mpi/watch.sh
