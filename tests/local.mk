@@ -123,6 +123,7 @@ cli_tests = \
 	tests/cli/commands.sh \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
+	tests/cli/restart.sh \
 	tests/cli/resume.sh
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh
@@ -140,6 +141,7 @@ tests_cli_read_events_LDADD =
 
 # Several ranks: scripts that start the command or one of these programs by mpiexec, and skip where there is none.
 mpi_tests = \
+	tests/mpi/restart.sh \
 	tests/mpi/checkpoint.sh \
 	tests/mpi/equivalence.sh \
 	tests/mpi/start.sh \
