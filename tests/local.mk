@@ -95,6 +95,12 @@ tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
 check_PROGRAMS += tests/test_training
 tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h tests/meshes.h
 
+check_PROGRAMS += tests/test_pipeline
+tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h
+
+check_PROGRAMS += tests/test_trace
+tests_test_trace_SOURCES = tests/report/test_trace.c tests/check_main.h tests/files.h
+
 # The programs of README.md and docs/adding-a-block.md, compiled as a user would: public headers and liborrery alone.
 # The driver is run by a script, so it is no test by itself.
 EXTRA_PROGRAMS = tests/docs/readme_driver
