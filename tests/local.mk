@@ -101,9 +101,20 @@ tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h
 check_PROGRAMS += tests/test_trace
 tests_test_trace_SOURCES = tests/report/test_trace.c tests/check_main.h tests/files.h
 
+# Programs that a script starts on several ranks.
+mpi_programs = tests/mpi/test_pipeline
+EXTRA_PROGRAMS = $(mpi_programs)
+CLEANFILES += $(mpi_programs)
+tests/mpi/pipeline.log: tests/mpi/test_pipeline
+tests_mpi_test_pipeline_SOURCES = tests/mpi/test_pipeline.c tests/graph/toys.h tests/check_main.h
+
+mpi_tests = tests/mpi/pipeline.sh
+TESTS += $(mpi_tests)
+EXTRA_DIST += $(mpi_tests)
+
 # The programs of README.md and docs/adding-a-block.md, compiled as a user would: public headers and liborrery alone.
 # The driver is run by a script, so it is no test by itself.
-EXTRA_PROGRAMS = tests/docs/readme_driver
+EXTRA_PROGRAMS += tests/docs/readme_driver
 check_DATA = tests/docs/readme_driver
 CLEANFILES += tests/docs/readme_driver
 tests_docs_readme_driver_SOURCES = tests/docs/readme_driver.c
