@@ -168,6 +168,18 @@ size_t orr_memory_total(void)
     return limit < physical ? limit : physical;
 }
 
+size_t orr_memory_resident(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    size_t pages = 0;
+
+    if (f && fscanf(f, "%*s %zu", &pages) != 1)
+        pages = 0;
+    if (f)
+        fclose(f);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
 size_t orr_memory_peak(void)
 {
     struct rusage usage;
