@@ -123,7 +123,8 @@ cli_tests = \
 	tests/cli/commands.sh \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
-	tests/cli/resume.sh
+	tests/cli/resume.sh \
+	tests/cli/trace.sh
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 
@@ -138,7 +139,9 @@ tests_cli_compare_tensors_LDADD = liborri.la
 tests_cli_read_events_SOURCES = tests/cli/read_events.c
 tests_cli_read_events_LDADD =
 
-# Programs for two ranks, run by scripts: mpiexec may not be there.
+# Programs for several ranks, run by scripts, which skip where there is no mpiexec.
+TESTS += tests/mpi/traced_pair.sh
+EXTRA_DIST += tests/mpi/traced_pair.sh
 if HAVE_MPI
 mpi_programs = tests/mpi/traced_pair
 EXTRA_PROGRAMS += $(mpi_programs)
@@ -146,4 +149,5 @@ CLEANFILES += $(mpi_programs)
 tests/mpi/traced_pair.log: $(mpi_programs)
 tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
 tests_mpi_traced_pair_LDADD = liborri.la
+tests_mpi_traced_pair_LDFLAGS = -export-dynamic
 endif

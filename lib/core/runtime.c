@@ -124,6 +124,7 @@ int orr_init(const struct orr_runtime_options *options)
         return orri_fail(ORR_EDEVICE, "StarPU", "starpu_init failed: %s", strerror(-status));
     }
     runtime.running = true;
+    orri_fxt_align(runtime.ranks);
     /* A worker's first interval is only right when it began with profiling on. */
     starpu_profiling_status_set(STARPU_PROFILING_ENABLE);
     if (orr_worker_count() == 0) {
