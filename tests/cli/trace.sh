@@ -28,7 +28,7 @@ works trace traced/here
 for file in paje.trace tasks.rec comms.rec timeline.svg; do
     check "$file is there" test -f traced/here/$file
 done
-check 'the steady part' grep -q '^steps 2 to 3 of 3, 1 ranks, 2 workers$' out
+check 'the steady part' grep -q '^steps 2 to 3 of 3, 1 rank, 2 workers$' out
 check 'the table' grep -q '^stage  *all  *F  *B  *W .* update  *reduce .* runtime  *waiting  *idle$' out
 check 'its parts are all of the time' awk '/^0 / { all = $2; for (i = 3; i <= NF; i++) sum += $i; n = NF; exit }
     END { d = all - sum; exit n < 8 || all <= 0 || d > 0.05 * n || d < -0.05 * n }' out
@@ -92,7 +92,7 @@ refused '^orrery: damaged: starpu_fxt_tool cannot read the traces' 'starpu_fxt_t
 mkdir half
 cp traced/here/prof_file__0 traced/here/run.json half
 sed -i 's/"ranks": 1/"ranks": 2/; s/"dp": 1/"dp": 2/' half/run.json
-refused '^orrery: half: holds the traces of 1 ranks, the run had 2' 'every rank' trace half
+refused '^orrery: half: holds the traces of 1 of 2 ranks' 'every rank' trace half
 refused 'there are no steps 2 to 9 in a trace of 3 steps' '--from 0' trace traced/here --to 9
 refused 'there are no steps 3 to 2 ' '' trace traced/here --from 3 --to 2
 refused "^orrery: --to: '0' is no whole number" '' trace traced/here --to 0
