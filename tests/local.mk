@@ -141,7 +141,8 @@ cli_tests = \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
 	tests/cli/restart.sh \
-	tests/cli/resume.sh
+	tests/cli/resume.sh \
+	tests/cli/trace.sh
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 
@@ -162,6 +163,7 @@ mpi_tests = \
 	tests/mpi/checkpoint.sh \
 	tests/mpi/equivalence.sh \
 	tests/mpi/start.sh \
+	tests/mpi/traced_pair.sh \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
 EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
@@ -174,6 +176,7 @@ if HAVE_MPI
 mpi_programs += tests/mpi/traced_pair
 tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
 tests_mpi_traced_pair_LDADD = liborri.la
+tests_mpi_traced_pair_LDFLAGS = -export-dynamic
 endif
 EXTRA_PROGRAMS += $(mpi_programs)
 CLEANFILES += $(mpi_programs)

@@ -106,6 +106,7 @@ int orr_init(const struct orr_runtime_options *options)
         runtime.running = runtime.starpu_mpi_running = false;
         return status;
     }
+    orri_fxt_align(orr_rank_count());
     /* A worker's first interval is only right when it began with profiling on. */
     starpu_profiling_status_set(STARPU_PROFILING_ENABLE);
     return ORR_OK;
