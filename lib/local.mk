@@ -15,6 +15,7 @@ apiorrery_HEADERS += \
 	lib/orrery/safetensors.h \
 	lib/orrery/tile.h \
 	lib/orrery/tokenizer.h \
+	lib/orrery/trace.h \
 	lib/orrery/train.h \
 	lib/orrery/trainer.h
 
@@ -24,12 +25,16 @@ liborri_la_SOURCES += \
 	lib/core/cores.h \
 	lib/core/dtype.c \
 	lib/core/error.c \
+	lib/core/fxt.c \
+	lib/core/fxt.h \
 	lib/core/memory.c \
 	lib/core/ranks.c \
 	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
 	lib/core/vector.c \
+	lib/core/watch.c \
+	lib/core/watch.h \
 	lib/data/corpus.c \
 	lib/data/sampler.c \
 	lib/graph/graph.h \
@@ -51,9 +56,15 @@ liborri_la_SOURCES += \
 	lib/report/median.c \
 	lib/report/memory.c \
 	lib/report/metrics.c \
+	lib/report/pipeline.c \
 	lib/report/progress.c \
 	lib/report/report.h \
 	lib/report/tensorboard.c \
+	lib/report/trace.h \
+	lib/report/trace_read.c \
+	lib/report/trace_run.c \
+	lib/report/trace_svg.c \
+	lib/report/trace_table.c \
 	lib/text/bytes.c \
 	lib/text/text.h \
 	lib/text/tokenizer.c \

@@ -135,13 +135,27 @@ tests_cli_compare_tensors_LDADD = liborri.la
 tests_cli_read_events_SOURCES = tests/cli/read_events.c
 tests_cli_read_events_LDADD =
 
-# Layouts against each other, in one process and on ranks.
-mpi_tests = tests/mpi/equivalence.sh
+# Several ranks: scripts that start the command or ranks_program by mpiexec, and skip where there is none.
+mpi_tests = \
+	tests/mpi/equivalence.sh \
+	tests/mpi/start.sh \
+	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
-EXTRA_DIST += $(mpi_tests)
-mpi_programs = tests/mpi/equivalence
-EXTRA_PROGRAMS += $(mpi_programs)
-CLEANFILES += $(mpi_programs)
-tests/mpi/equivalence.log: tests/mpi/equivalence
+EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
+EXTRA_PROGRAMS += tests/mpi/equivalence tests/mpi/ranks_program
+CLEANFILES += tests/mpi/equivalence tests/mpi/ranks_program
+$(mpi_tests:.sh=.log): tests/mpi/equivalence tests/mpi/ranks_program
 tests_mpi_equivalence_SOURCES = tests/mpi/equivalence.c
 tests_mpi_equivalence_LDADD = liborri.la
+tests_mpi_ranks_program_SOURCES = tests/mpi/ranks_program.c
+tests_mpi_ranks_program_LDADD = liborri.la
+
+# Programs for two ranks, run by scripts: mpiexec may not be there.
+if HAVE_MPI
+mpi_programs = tests/mpi/traced_pair
+EXTRA_PROGRAMS += $(mpi_programs)
+CLEANFILES += $(mpi_programs)
+tests/mpi/traced_pair.log: $(mpi_programs)
+tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
+tests_mpi_traced_pair_LDADD = liborri.la
+endif

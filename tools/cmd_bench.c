@@ -15,11 +15,14 @@ static struct setting table[] = {
      1, 1 << 24, true),
     SETTING("seq", "T", "tokens of a sequence (256)", OPTION_INT, &seq, 1, 1 << 24, false),
     SETTING("steps", "N", "steps to time, after two that are not (8)", OPTION_INT, &steps, 1, 1e6, false),
+    SETTING("pretend-ranks", "N", "time nothing but submission, as one of so many ranks would do it; nothing is computed", OPTION_INT,
+     &layout_options.pretend_ranks, 1, 1 << 24, false),
+    SETTING("pretend-rank", "R", "which of them (0)", OPTION_INT, &layout_options.pretend_rank, 0, 1 << 24, false),
     SETTING("json", NULL, "print a JSON object", OPTION_FLAG, &json, 0, 0, false),
     {0},
 };
 
-static struct setting *const tables[] = {model_table, table, layout_table, NULL};
+static struct setting *const tables[] = {model_table, table, layout_table, trace_table, NULL};
 
 struct random_tokens {
     uint64_t seed;
@@ -100,6 +103,23 @@ static int measure(struct orr_training *training, const struct orr_source *sourc
     return ORR_OK;
 }
 
+/* Prints the median of what submitting a step costs. */
+static int measure_submission(struct orr_training *training, const struct orr_source *source, double *seconds)
+{
+    struct orr_submission s = {0};
+
+    for (int64_t i = -WARM_UP; i < steps; i++) {
+        ORR_TRY(orr_training_submit(training, source));
+        s = orr_training_submission(training);
+        if (i >= 0)
+            seconds[i] = s.seconds;
+    }
+    return print_json(json_pack("{s:I,s:I,s:f,s:I,s:I}", "ranks", (json_int_t)layout_options.pretend_ranks, "rank",
+                                (json_int_t)layout_options.pretend_rank, "submit_ms",
+                                1000 * orr_median(seconds, (size_t)steps), "tasks", (json_int_t)s.tasks, "messages",
+                                (json_int_t)s.messages));
+}
+
 static int run(struct opened *o)
 {
     struct orr_training_options t = {
@@ -123,10 +143,14 @@ static int run(struct opened *o)
     struct orr_training *training = orr_training_create(o->model, &t);
     double *seconds = malloc((size_t)steps * sizeof(*seconds));
     int status = !training ? orr_error_code() : !seconds ? command_fail(ORR_ENOMEM, "bench: no room for the times") : ORR_OK;
-    if (status == 0)
+    if (status == 0 && o->mesh.pretended)
+        status = measure_submission(training, &source, seconds);
+    else if (status == 0)
         status = measure(training, &source, seconds, &profile);
-    if (status == 0)
-        status = print(o, &t, seconds, &profile, orr_training_tasks_per_step(training));
+    if (status == 0 && !o->mesh.pretended)
+        status = describe_trace(o, (t.batch + t.micro_batch - 1) / t.micro_batch, WARM_UP + steps);
+    if (status == 0 && !o->mesh.pretended)
+        status = print(o, &t, seconds, &profile, orr_training_submission(training).tasks);
     orr_training_destroy(training);
     free(seconds);
     return status;

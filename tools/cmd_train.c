@@ -61,7 +61,9 @@ static struct setting table[] = {
     {0},
 };
 
-static struct setting *const tables[] = {model_table, data_table, validation_table, table, layout_table, NULL};
+/* A resumed run does not write over the trace of the one before. */
+static struct setting *const kept[] = {model_table, data_table, validation_table, table, layout_table, NULL};
+static struct setting *const tables[] = {model_table, data_table, validation_table, table, layout_table, trace_table, NULL};
 
 static volatile sig_atomic_t stop;
 
@@ -279,7 +281,7 @@ int cmd_train(int argc, char **argv)
     if (status == 0)
         status = check_out();
     if (status == 0)
-        status = arguments_collect(&arguments, tables, "resume");
+        status = arguments_collect(&arguments, kept, "resume");
     status = orr_ranks_settle(status);
     if (status == 0) {
         t.model = o.model;
@@ -296,6 +298,9 @@ int cmd_train(int argc, char **argv)
         t.argument_count = arguments.count;
         t.options.stop = &stop;
         status = train(&o, &t, &result);
+        int described = describe_trace(&o, (t.options.batch + t.options.micro_batch - 1) / t.options.micro_batch, result.steps);
+        if (status == 0)
+            status = described;
         if (json && (status == 0 || status == ORR_EINTR) && print_summary(&result, t.flops_per_token) != 0)
             status = ORR_EIO;
     }

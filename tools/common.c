@@ -11,7 +11,8 @@
 
 struct model_options model_options;
 struct data_options data_options = {.validation_fraction = 0.01};
-struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .dtype = "fp32"};
+struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
+                                        .dtype = "fp32"};
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
@@ -53,9 +54,20 @@ struct setting layout_table[] = {
      0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
      4096, true),
+    SETTING("watchdog", "SECONDS", "end the run when no task has ended for so long while some are pending (120; 0 = never)",
+     OPTION_REAL, &layout_options.watchdog, 0, 1e9, true),
+    SETTING("heartbeat", "SECONDS", "end the run when a rank has given no sign of life for so long (6; 0 = never)", OPTION_REAL,
+     &layout_options.heartbeat, 0, 1e9, true),
     SETTING("dtype", "TYPE", "fp32, the only one in this version", OPTION_TEXT, &layout_options.dtype, 0, 0, true),
     SETTING("seed", "S", "of initialisation, data order, dropout and sampling (1)", OPTION_INT, &layout_options.seed, 0, 1e15,
      true),
+    {0},
+};
+
+const char *trace_path;
+
+struct setting trace_table[] = {
+    SETTING("trace", "DIR", "record a trace of every rank there, for 'orrery trace DIR'", OPTION_TEXT, &trace_path, 0, 0, true),
     {0},
 };
 
@@ -188,17 +200,24 @@ static int agree_on_model(const struct opened *o)
 
 int open_model(struct opened *o, int (*change)(struct orr_config *config))
 {
-    struct orr_runtime_options runtime = {.threads = (int)layout_options.threads};
+    const struct layout_options *l = &layout_options;
+    struct orr_runtime_options runtime = {.threads = (int)l->threads,
+                                          .trace = trace_path,
+                                          .watchdog = l->watchdog > 0 ? l->watchdog : -1,
+                                          .heartbeat = l->heartbeat > 0 ? l->heartbeat : -1};
 
     *o = (struct opened){0};
     ORR_TRY(orr_ranks_settle(read_model(o, change)));
     ORR_TRY(agree_on_model(o));
+    if (trace_path)
+        ORR_TRY(orr_ranks_settle(orr_rank() == 0 ? orr_trace_prepare(trace_path) : ORR_OK));
     ORR_TRY(orr_init(&runtime));
     o->mesh = (struct orr_mesh){
         .dp = (int)layout_options.dp,
         .pp = (int)layout_options.pp,
         .tp = (int)layout_options.tp,
-        .ranks = orr_rank_count(),
+        .ranks = layout_options.pretend_ranks ? (int)layout_options.pretend_ranks : orr_rank_count(),
+        .pretended = layout_options.pretend_ranks ? (int)layout_options.pretend_rank + 1 : 0,
         .stages = (int)layout_options.stages,
         .sequence_parallel = layout_options.sequence_parallel,
         .zero = (int)layout_options.zero,
@@ -245,6 +264,18 @@ int fill_model(struct opened *o)
 {
     return orr_ranks_settle(o->weights ? orr_weights_load(o->model, o->directory)
                                        : orr_model_randomize(o->model, (uint64_t)layout_options.seed));
+}
+
+int describe_trace(const struct opened *o, int microbatches, int64_t steps)
+{
+    struct orr_trace_run run = {.mesh = o->mesh, .stages = orr_mesh_stages(&o->mesh), .microbatches = microbatches,
+                                .workers = orr_worker_count(), .steps = steps};
+
+    if (!trace_path || orr_rank() > 0)
+        return ORR_OK;
+    snprintf(run.model, sizeof(run.model), "%s", model_options.model);
+    snprintf(run.slots, sizeof(run.slots), "%s", layout_options.slots ? layout_options.slots : "");
+    return orr_trace_describe(trace_path, &run);
 }
 
 void close_model(struct opened *o)

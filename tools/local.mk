@@ -7,6 +7,7 @@ orrery_SOURCES = \
 	tools/cmd_info.c \
 	tools/cmd_logits.c \
 	tools/cmd_tokenize.c \
+	tools/cmd_trace.c \
 	tools/cmd_train.c \
 	tools/common.c \
 	tools/options.c \

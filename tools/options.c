@@ -20,6 +20,7 @@ struct parse {
     const struct argp *argp;
     struct setting **option;     /* by key */
     int count;
+    struct setting *argument;   /* the word without a name, or NULL */
     int status;
 };
 
@@ -50,7 +51,8 @@ static int set(struct setting *o, const char *where, const char *text)
         *(double *)o->target = value;
         break;
     }
-    case OPTION_TEXT: *(const char **)o->target = text; break;
+    case OPTION_TEXT:
+    case OPTION_ARGUMENT: *(const char **)o->target = text; break;
     case OPTION_FLAG: *(bool *)o->target = !text || strcmp(text, "0") != 0; break;
     case OPTION_LIST: {
         struct list *list = o->target;
@@ -104,6 +106,8 @@ static error_t parse_one(int key, char *arg, struct argp_state *state)
         p->status = HELP_GIVEN;
         return EINVAL;
     }
+    if (key == ARGP_KEY_ARG && p->argument && !p->argument->given)
+        return set(p->argument, p->argument->name, arg);
     if (key == ARGP_KEY_ARG) {
         p->status = command_remedy(command_fail(ORR_EINVAL, "%s: '%s' is no option", p->command, arg),
                                    "'orrery %s --help' lists the options", p->command);
@@ -189,6 +193,10 @@ int options_parse(const char *command, const char *summary, struct setting *cons
     }
     for (int t = 0; tables[t]; t++) {
         for (struct setting *o = tables[t]; o->name; o++) {
+            if (o->kind == OPTION_ARGUMENT) {
+                p.argument = o;
+                continue;
+            }
             known[p.count] = (struct argp_option){.name = o->name,
                                                   .key = FIRST_KEY + p.count,
                                                   .arg = o->kind == OPTION_FLAG ? NULL : o->value,
@@ -203,7 +211,8 @@ int options_parse(const char *command, const char *summary, struct setting *cons
     describe(&p, summary, doc, sizeof(doc));
     char *program = argv[0];
     argv[0] = name;
-    struct argp argp = {.options = known, .parser = parse_one, .doc = doc};
+    struct argp argp = {.options = known, .parser = parse_one,
+                        .args_doc = p.argument ? p.argument->name : NULL, .doc = doc};
     p.argp = &argp;
     int status = read_environment(&p);
     if (status == 0 && argp_parse(&argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP, NULL, &p) != 0)

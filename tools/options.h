@@ -11,7 +11,8 @@ enum kind {
     OPTION_REAL,        /* double, from min to max                  */
     OPTION_TEXT,        /* const char *                             */
     OPTION_FLAG,        /* bool                                     */
-    OPTION_LIST         /* struct list; repeatable                  */
+    OPTION_LIST,        /* struct list; repeatable                  */
+    OPTION_ARGUMENT     /* const char *; a word without a name, by its place; `name` is what the help calls it */
 };
 
 struct list {

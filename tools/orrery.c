@@ -22,6 +22,7 @@ static const struct {
     {"grads", cmd_grads, "loss and gradients of token sequences, to a file"},
     {"tokenize", cmd_tokenize, "text lines to ids, and back"},
     {"bench", cmd_bench, "time training steps on random tokens"},
+    {"trace", cmd_trace, "turn the trace of a run into pictures and tables"},
     {"info", cmd_info, "version, machine, workers, blocks"},
 };
 

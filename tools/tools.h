@@ -32,7 +32,8 @@ struct data_options {
 };
 
 struct layout_options {
-    int64_t dp, pp, tp, stages, zero, zero_slots, threads, seed;
+    int64_t dp, pp, tp, stages, zero, zero_slots, threads, seed, pretend_ranks, pretend_rank;
+    double watchdog, heartbeat;
     bool sequence_parallel;
     const char *slots, *dtype;
 };
@@ -40,7 +41,8 @@ struct layout_options {
 extern struct model_options model_options;
 extern struct data_options data_options;
 extern struct layout_options layout_options;
-extern struct setting model_table[], data_table[], validation_table[], layout_table[];
+extern const char *trace_path;
+extern struct setting model_table[], data_table[], validation_table[], layout_table[], trace_table[];
 
 /* ---- what they open ------------------------------------------------------------------------------- */
 
@@ -74,6 +76,9 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
 int fill_model(struct opened *o);
 void close_model(struct opened *o);
 
+/* With --trace: leaves beside the traces what ran. */
+int describe_trace(const struct opened *o, int microbatches, int64_t steps);
+
 /* Opens a list of inputs, the same on every rank, and checks every token against the vocabulary. NULL on failure. */
 struct orr_corpus *open_data(const struct opened *o, const struct list *paths);
 
@@ -105,5 +110,6 @@ int cmd_grads(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_info(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 
 #endif

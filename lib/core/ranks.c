@@ -77,6 +77,7 @@ int orr_ranks_start(void)
 
     if (ranks.running || !launched())
         return ORR_OK;
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);     /* cores.c says what yielding is */
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &given) != MPI_SUCCESS)
         return orri_fail(ORR_EDEVICE, "MPI", "MPI_Init_thread failed");
     ranks.running = true;
@@ -240,6 +241,24 @@ int orri_ranks_gather_on_host(const void *mine, size_t bytes, void *all)
     return finish(&request);
 }
 
+int orri_ranks_shift(const void *mine, void *previous, size_t bytes)
+{
+    int next = (ranks.rank + 1) % ranks.count, before = (ranks.rank + ranks.count - 1) % ranks.count;
+    MPI_Request request[2];
+
+    ORR_TRY(orri_ranks_settle(ORR_OK));
+    MPI_Irecv(previous, (int)bytes, MPI_BYTE, before, 0, ranks.all, &request[0]);
+    MPI_Isend(mine, (int)bytes, MPI_BYTE, next, 0, ranks.all, &request[1]);
+    finish(&request[0]);
+    return finish(&request[1]);
+}
+
+void orri_ranks_abort(int status)
+{
+    if (ranks.running)
+        MPI_Abort(MPI_COMM_WORLD, status);
+}
+
 /* rank 0's bytes on every rank, malloc'ed, with a 0 behind them; NULL, on all ranks, where one has no room. */
 static char *from_first(const void *data, size_t *bytes)
 {
@@ -364,6 +383,17 @@ int orri_ranks_gather_on_host(const void *mine, size_t bytes, void *all)
 {
     memcpy(all, mine, bytes);
     return ORR_OK;
+}
+
+int orri_ranks_shift(const void *mine, void *previous, size_t bytes)
+{
+    memcpy(previous, mine, bytes);
+    return ORR_OK;
+}
+
+void orri_ranks_abort(int status)
+{
+    (void)status;
 }
 
 int orri_ranks_settle(int status)

@@ -34,6 +34,12 @@ int orri_ranks_least(int *value);
 int orri_ranks_settle(int status);
 int orri_ranks_agree(const char *what, const void *data, size_t bytes);
 
+/* mine[bytes] to the next rank, and previous[bytes] from the one before, around the ring. */
+int orri_ranks_shift(const void *mine, void *previous, size_t bytes);
+
+/* Ends all ranks with an exit status where there are several; else returns. Not collective. Any thread. */
+void orri_ranks_abort(int status);
+
 /* The ranks on this host, and this one's place among them. Not collective. */
 int orri_ranks_on_host(void);
 int orri_ranks_place_on_host(void);

@@ -16,7 +16,9 @@
 
 #include "core/core.h"
 #include "core/cores.h"
+#include "core/fxt.h"
 #include "core/ranks.h"
+#include "core/watch.h"
 
 #ifdef ORR_HAVE_MPI
 #include <starpu_mpi.h>
@@ -80,6 +82,7 @@ int orr_init(const struct orr_runtime_options *options)
         return orri_fail(ORR_EINVAL, "orr_init", "already started");
     ORR_TRY(orr_ranks_start());
     ORR_TRY(orri_ranks_settle(check_scheduler()));
+    ORR_TRY(orri_ranks_settle(orri_fxt_start(options ? options->trace : NULL)));
     openblas_set_num_threads(1);
     keep_freed_memory();
     starpu_conf_init(&conf);
@@ -94,6 +97,8 @@ int orr_init(const struct orr_runtime_options *options)
     if (orr_rank_count() > 1)
         ORR_TRY(orri_cores_share(&conf));
     int status = orri_ranks_settle(start_starpu(&conf));
+    if (status == 0)
+        status = orri_ranks_settle(orri_watch_start(options));
     if (status != 0) {
         /* StarPU-MPI ends on all ranks together, and one of them has none. */
         if (!runtime.starpu_mpi_running)
@@ -118,7 +123,9 @@ void orr_shutdown(void)
             starpu_shutdown();
         orri_scratch_free_all();
     }
+    orri_watch_stop();
     runtime.running = runtime.starpu_mpi_running = false;
+    orri_fxt_stop();
     orri_ranks_stop();
 }
 

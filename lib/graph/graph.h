@@ -53,6 +53,7 @@ struct orri_parameter {
     struct orr_tile *gradient;                  /* [users][dp][copies], summed up in this order          */
     int places, *place;                         /* ranks that read it, the owner's first, each once      */
     int here;                                   /* this rank's place, or -1                              */
+    int first_here, last_here;                  /* replicas whose block, that specified it, is here; or 0, -1 */
 };
 
 struct orr_block {
@@ -84,6 +85,7 @@ struct orr_model {
     struct orr_mesh mesh;
     int rank;                                   /* this process'                                         */
     int stages, chunks;
+    int replicas_here, *replica_here;           /* replicas that have a coordinate on this rank, ascending */
     int workers;                                /* of the rank that has fewest                           */
     int blocks, capacity;
     struct orr_block **block;                   /* the tape                                              */
@@ -95,6 +97,7 @@ struct orr_model {
     int views;
     bool apart;                                 /* read[] is by replica, not by step                     */
     int64_t *busy;                              /* [dp] atomic: nanoseconds in passes of each replica, or NULL */
+    char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
@@ -102,7 +105,7 @@ struct orr_model {
     int64_t failed_run;                         /* atomic; the run that failed, INT64_MAX: none          */
     pthread_mutex_t failure_lock;
     char failure[512];                          /* message                                               */
-    int64_t tasks;                              /* submitted so far                                      */
+    int64_t tasks, messages;                    /* submitted so far                                      */
 };
 
 /* What a slot keeps for one block. On each rank there are the tiles that it writes or reads. */
@@ -159,7 +162,8 @@ struct orri_microbatch {
 /* The rank of shard (or chunk) t of the stage of a block. */
 int orri_place(const struct orr_block *block, int replica, int t);
 
-/* Is any coordinate of a replica on this rank? */
+/* Is any coordinate of a replica on this rank? Listed once. */
+int orri_list_replicas(struct orr_model *model);
 bool orri_replica_here(const struct orr_model *model, int replica);
 
 /* Is any shard (or chunk) of a stage of it on this rank? */
@@ -196,7 +200,7 @@ bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_b
 /* ---- transfers (transfer.c) ------------------------------------------------------------------------- */
 
 /* What a message carries, for its tag. */
-enum orri_message {
+enum orri_message_kind {
     ORRI_VALUE, ORRI_GRADIENT, ORRI_BRANCH, ORRI_PARTIAL, ORRI_PARTIAL_GRADIENT, ORRI_PREDICTION_PART, ORRI_PREDICTION,
     ORRI_PARAMETER, ORRI_PARAMETER_GRADIENT, ORRI_PARAMETER_READ, ORRI_OPTIMIZER_STATE, ORRI_SUMMARY, ORRI_CONTROL,
     ORRI_MESSAGES
@@ -206,7 +210,7 @@ enum { ORRI_MAX_SLOTS = 1 << 16 };     /* of a ring */
 
 /* A tile's number among all of the model, the same on every rank: `kind` of replica d, block or parameter `index`, slot k <
  * ORRI_MAX_SLOTS, and two more numbers below tp. */
-int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, int index, int k, int i, int j);
+int64_t orri_tag(const struct orr_model *model, enum orri_message_kind kind, int d, int index, int k, int i, int j);
 
 /* Sends a tile from rank `from` to rank `to`, once the tasks submitted so far that write it have ended there; a task that is
  * submitted later on the other rank reads what came. Each rank calls it at the same place of its program; the ranks that
@@ -223,6 +227,7 @@ int orri_copy_submit(struct orr_tile *source, struct orr_tile *target);
 struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool **pools, struct orr_tile *tile, int from,
                                      int to, int64_t run);
 void orri_pools_destroy(struct orri_pool *pools);
+void orri_message_names_destroy(struct orr_model *model);
 
 /* Tiles that a pool of a size has room for: parameters that are received here, with ZeRO-3, and gradients. */
 int orri_parameter_slots(const struct orr_model *model, int64_t count);
@@ -243,6 +248,7 @@ enum {
     ORRI_COLOR_BACKWARD = 0x3f6fb5,
     ORRI_COLOR_WEIGHTS = 0xd98b2b,
     ORRI_COLOR_UPDATE = 0x8a55a8,
+    ORRI_COLOR_REDUCE = 0xb94a4a,
     ORRI_COLOR_OTHER = 0x8c8c8c
 };
 

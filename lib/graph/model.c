@@ -14,15 +14,20 @@ struct orr_model *orr_model_create(const struct orr_mesh *mesh)
 {
     if (orr_mesh_check(mesh) != 0)
         return NULL;
+    if (!mesh->pretended && mesh->ranks != orr_rank_count()) {
+        orri_remedy(orri_fail(ORR_EINVAL, "mesh", "%d ranks, but there are %d", mesh->ranks, orr_rank_count()),
+                    "start as many processes with mpiexec");
+        return NULL;
+    }
     struct orr_model *model = orri_calloc(1, sizeof(*model));
     if (!model)
         return NULL;
     model->mesh = *mesh;
-    model->rank = orr_rank();
+    model->rank = mesh->pretended ? mesh->pretended - 1 : orr_rank();
     model->stages = orr_mesh_stages(mesh);
     model->chunks = orr_mesh_chunks(mesh);
     model->workers = orr_worker_count();
-    if (mesh->ranks > 1 && orri_ranks_least(&model->workers) != 0) {
+    if (mesh->ranks > 1 && !mesh->pretended && orri_ranks_least(&model->workers) != 0) {
         free(model);
         return NULL;
     }
@@ -51,6 +56,7 @@ void orr_model_destroy(struct orr_model *model)
         free(model->group[g]->shard);
         free(model->group[g]);
     }
+    orri_message_names_destroy(model);
     orri_pools_destroy(model->values);
     orri_pools_destroy(model->gradients);
     for (int l = 0; l < model->blocks; l++) {
@@ -61,6 +67,7 @@ void orr_model_destroy(struct orr_model *model)
     free(model->group);
     free(model->block);
     free(model->first_block);
+    free(model->replica_here);
     pthread_mutex_destroy(&model->failure_lock);
     free(model);
 }
@@ -132,6 +139,7 @@ int orr_model_build(struct orr_model *model, const struct orr_parameter_name *na
 {
     ORR_TRY(check_complete(model));
     ORR_TRY(name_views(model, names, count));
+    ORR_TRY(orri_list_replicas(model));
     ORR_TRY(orri_assign_stages(model));
     ORR_TRY(orri_make_parameters(model));
     ORR_TRY(orri_check_tags(model));
@@ -418,7 +426,7 @@ const struct orr_mesh *orr_model_mesh(const struct orr_model *model)
 
 bool orri_model_stopped(const struct orr_model *model, int64_t run)
 {
-    return run >= __atomic_load_n(&model->failed_run, __ATOMIC_ACQUIRE);
+    return model->mesh.pretended || run >= __atomic_load_n(&model->failed_run, __ATOMIC_ACQUIRE);
 }
 
 int orri_model_check(const struct orr_model *model)

@@ -19,12 +19,37 @@ bool orri_stage_here(const struct orr_model *model, int replica, int stage)
            model->rank <= orr_mesh_place(mesh, replica, stage, mesh->tp - 1);
 }
 
-bool orri_replica_here(const struct orr_model *model, int replica)
+static bool has_coordinate_here(const struct orr_model *model, int replica)
 {
     for (int p = 0; p < model->mesh.pp; p++)
         if (orri_stage_here(model, replica, p))
             return true;
     return false;
+}
+
+int orri_list_replicas(struct orr_model *model)
+{
+    model->replica_here = orri_alloc((size_t)model->mesh.dp * sizeof(*model->replica_here));
+    if (!model->replica_here)
+        return ORR_ENOMEM;
+    for (int d = 0; d < model->mesh.dp; d++)
+        if (has_coordinate_here(model, d))
+            model->replica_here[model->replicas_here++] = d;
+    return ORR_OK;
+}
+
+bool orri_replica_here(const struct orr_model *model, int replica)
+{
+    int first = 0, last = model->replicas_here - 1;
+
+    while (first < last) {
+        int middle = (first + last) / 2;
+        if (model->replica_here[middle] < replica)
+            first = middle + 1;
+        else
+            last = middle;
+    }
+    return first == last && model->replica_here[first] == replica;
 }
 
 int orri_place_of(const struct orri_parameter *parameter, int rank)
@@ -186,6 +211,13 @@ static int list_places(struct orr_model *model, struct orri_parameter *parameter
             for (int t = first; t <= last; t++)
                 add_place(parameter, orri_place(group->user[u], (parameter->owner + i) % mesh->dp, t), 2 * each);
     parameter->here = orri_place_of(parameter, model->rank);
+    parameter->last_here = -1;
+    for (int d = 0; d < mesh->dp; d++) {
+        if (orri_place(group->block, d, first) != model->rank)
+            continue;
+        parameter->first_here = parameter->last_here < 0 ? d : parameter->first_here;
+        parameter->last_here = d;
+    }
     return ORR_OK;
 }
 

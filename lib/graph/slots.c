@@ -297,7 +297,9 @@ static int make_rings(struct orr_slots *slots)
     if (!slots->ring)
         return ORR_ENOMEM;
     for (int d = 0; d < model->mesh.dp; d++) {
-        bool here = orri_replica_here(model, d);
+        bool here = false;
+        for (int p = 0; p < model->mesh.pp && !here; p++)
+            here = orri_stage_here(model, d, p);
         for (int s = 0; s < model->stages; s++) {
             struct orri_ring *ring = &slots->ring[d * model->stages + s];
             ring->count = ring_size(model, &slots->options, s);

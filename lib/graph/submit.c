@@ -8,6 +8,7 @@
 
 #include <orrery/dtype.h>
 
+#include "core/watch.h"
 #include "graph/graph.h"
 
 /* What a block's task carries. buffer[i] says which operand StarPU's buffer i is. */
@@ -258,13 +259,22 @@ static int priority_of(enum orri_priority class, int order)
 
 /* ---- submitting ----------------------------------------------------------------------------------- */
 
-static int submit(struct orr_model *model, struct starpu_task *task, int buffers, struct starpu_codelet *codelet)
+static void ended(void *pending)
+{
+    orri_watch_done(pending);
+}
+
+static int submit(struct orr_model *model, struct starpu_task *task, int buffers, struct starpu_codelet *codelet, int layer,
+                  int microbatch)
 {
     task->cl = codelet;
     if (codelet->nbuffers == STARPU_VARIABLE_NBUFFERS)
         task->nbuffers = buffers;
+    task->callback_func = ended;
+    task->callback_arg = orri_watch_task(task, codelet->name, layer, microbatch);
     int status = starpu_task_submit(task);
     if (status != 0) {
+        orri_watch_done(task->callback_arg);
         task->destroy = 0;
         starpu_task_destroy(task);
         return orri_fail(ORR_EDEVICE, "StarPU", "a task of codelet '%s' was refused: %s", codelet->name,
@@ -293,9 +303,9 @@ static int set_buffers(struct starpu_task *task, int buffers, const struct orri_
     return ORR_OK;
 }
 
-int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
-                     const struct orri_buffer *buffer, const void *argument, size_t argument_size,
-                     enum orri_priority priority, int order, double flops)
+static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
+                       const struct orri_buffer *buffer, const void *argument, size_t argument_size, int priority,
+                       double flops, int layer, int microbatch)
 {
     struct starpu_task *task = starpu_task_create();
     void *copy = orri_alloc(argument_size);
@@ -310,9 +320,17 @@ int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, in
     task->cl_arg = copy;
     task->cl_arg_size = argument_size;
     task->cl_arg_free = 1;
-    task->priority = priority_of(priority, order);
+    task->priority = priority;
     task->flops = flops;
-    return submit(model, task, buffers, codelet);
+    return submit(model, task, buffers, codelet, layer, microbatch);
+}
+
+int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
+                     const struct orri_buffer *buffer, const void *argument, size_t argument_size,
+                     enum orri_priority priority, int order, double flops)
+{
+    return task_submit(model, codelet, buffers, buffer, argument, argument_size, priority_of(priority, order), flops, -1,
+                       -1);
 }
 
 /* ---- the passes of a block ------------------------------------------------------------------------- */
@@ -515,8 +533,9 @@ static int pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb
     if (operands & ORR_GRADIENTS)
         add_gradients(&list, block, pass, part);
     size_t size = offsetof(struct task, buffer) + (size_t)task.buffers * sizeof(task.buffer[0]);
-    return orri_task_submit(slots->model, codelet, task.buffers, buffer, &task, size, passes[pass].priority, mb->index,
-                            flops_of(block, &slots->options, pass));
+    return task_submit(slots->model, codelet, task.buffers, buffer, &task, size,
+                       priority_of(passes[pass].priority, mb->index), flops_of(block, &slots->options, pass), block->layer,
+                       mb->index);
 }
 
 static const struct orr_rows no_rows;

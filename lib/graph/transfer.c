@@ -8,6 +8,7 @@
 #include <starpu_mpi.h>
 #endif
 
+#include "core/watch.h"
 #include "graph/graph.h"
 
 /* A message must not be taken for one of the same tile that is still under way: at most six steps are in flight, and what
@@ -21,7 +22,7 @@ static int64_t indices(const struct orr_model *model)
     return model->blocks > model->parameters ? model->blocks : model->parameters;
 }
 
-int64_t orri_tag(const struct orr_model *model, enum orri_message kind, int d, int index, int k, int i, int j)
+int64_t orri_tag(const struct orr_model *model, enum orri_message_kind kind, int d, int index, int k, int i, int j)
 {
     int64_t tag = (int64_t)kind;
 
@@ -47,39 +48,110 @@ int orri_check_tags(const struct orr_model *model)
 
 /* ---- messages -------------------------------------------------------------------------------------------- */
 
+/* What a message carries, for the watchdog: "gradient of attention of layer 3". Made when it is first sent. */
+static const char *name_of(struct orr_model *model, int64_t tag)
+{
+    static const char *const kinds[ORRI_MESSAGES] = {
+        "value", "gradient", "branch", "partial value", "partial gradient", "prediction", "parameters",
+        "gradient of the parameters", "parameters", "optimizer state", "summary of the step", "control of the step"};
+    int64_t rest = tag / ORRI_MAX_SLOTS / model->mesh.tp / model->mesh.tp, index = rest % indices(model);
+    enum orri_message_kind kind = (enum orri_message_kind)(rest / indices(model) / model->mesh.dp);
+
+    if (kind >= ORRI_SUMMARY)
+        return kinds[kind];
+    if (!model->message_name)
+        model->message_name = orri_calloc((size_t)(ORRI_MESSAGES * indices(model)), sizeof(*model->message_name));
+    if (!model->message_name)
+        return kinds[kind];
+    char **name = &model->message_name[(int64_t)kind * indices(model) + index];
+    const struct orr_block *block =
+        kind < ORRI_PREDICTION ? model->block[index] : model->parameter[kind == ORRI_PREDICTION ? 0 : index]->group->block;
+    if (!*name)
+        *name = orri_format("%s of %s of layer %d", kinds[kind], block->cls->name, block->layer);
+    return *name ? *name : kinds[kind];
+}
+
+void orri_message_names_destroy(struct orr_model *model)
+{
+    for (int64_t i = 0; model->message_name && i < ORRI_MESSAGES * indices(model); i++)
+        free(model->message_name[i]);
+    free(model->message_name);
+}
+
+static void pretend_cpu(void *buffers[], void *argument)
+{
+    (void)buffers, (void)argument;
+}
+
+/* In place of a message an empty task that reads or writes what it would. */
+static int pretend_submit(struct orr_model *model, struct orr_tile *tile, int mode)
+{
+    static struct starpu_codelet sends = {
+        .cpu_funcs = {pretend_cpu}, .nbuffers = 1, .modes = {STARPU_R}, .name = "send", .color = ORRI_COLOR_OTHER};
+    static struct starpu_codelet receives = {
+        .cpu_funcs = {pretend_cpu}, .nbuffers = 1, .modes = {STARPU_W}, .name = "receive", .color = ORRI_COLOR_OTHER};
+    struct orri_buffer buffer = {tile, mode};
+    char nothing = 0;
+
+    model->tasks--;     /* it is counted as a message */
+    return orri_task_submit(model, mode == STARPU_R ? &sends : &receives, 1, &buffer, &nothing, 1, ORRI_PRIORITY_UPDATE, 0, 0);
+}
+
 #ifdef ORR_HAVE_MPI
+
+static void done(void *pending)
+{
+    orri_watch_done(pending);
+}
 
 static int check(int status, const char *what)
 {
     return status == 0 ? ORR_OK : orri_fail(ORR_EDEVICE, "StarPU-MPI", "%s was refused: %s", what, strerror(-status));
 }
 
-static int send_submit(struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
+static int send_submit(struct orr_model *model, struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
 {
     starpu_data_handle_t handle = tile->handle;
 
-    return check(wait_for_receiver ? starpu_mpi_issend_detached(handle, to, tag, MPI_COMM_WORLD, NULL, NULL)
-                                   : starpu_mpi_isend_detached(handle, to, tag, MPI_COMM_WORLD, NULL, NULL),
+    model->messages++;
+    if (model->mesh.pretended)
+        return pretend_submit(model, tile, STARPU_R);
+    void *pending = orri_watch_transfer(false, to, name_of(model, tag / RUNS), tag);
+
+    return check(wait_for_receiver ? starpu_mpi_issend_detached(handle, to, tag, MPI_COMM_WORLD, done, pending)
+                                   : starpu_mpi_isend_detached(handle, to, tag, MPI_COMM_WORLD, done, pending),
                  "a send");
 }
 
-static int receive_submit(struct orr_tile *tile, int from, int64_t tag)
+static int receive_submit(struct orr_model *model, struct orr_tile *tile, int from, int64_t tag)
 {
-    return check(starpu_mpi_irecv_detached(tile->handle, from, tag, MPI_COMM_WORLD, NULL, NULL), "a receive");
+    model->messages++;
+    if (model->mesh.pretended)
+        return pretend_submit(model, tile, STARPU_W);
+    void *pending = orri_watch_transfer(true, from, name_of(model, tag / RUNS), tag);
+
+    return check(starpu_mpi_irecv_detached(tile->handle, from, tag, MPI_COMM_WORLD, done, pending), "a receive");
 }
 
 #else
 
-static int send_submit(struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
+static int send_submit(struct orr_model *model, struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
 {
-    (void)tile, (void)tag, (void)wait_for_receiver;
-    return orri_fail(ORR_EDEVICE, "MPI", "rank %d is to be sent to, but this build has no MPI", to);
+    (void)wait_for_receiver;
+    model->messages++;
+    if (model->mesh.pretended)
+        return pretend_submit(model, tile, STARPU_R);
+    return orri_fail(ORR_EDEVICE, "MPI", "the %s is to be sent to rank %d, but this build has no MPI",
+                     name_of(model, tag / RUNS), to);
 }
 
-static int receive_submit(struct orr_tile *tile, int from, int64_t tag)
+static int receive_submit(struct orr_model *model, struct orr_tile *tile, int from, int64_t tag)
 {
-    (void)tile, (void)tag;
-    return orri_fail(ORR_EDEVICE, "MPI", "rank %d is to be received from, but this build has no MPI", from);
+    model->messages++;
+    if (model->mesh.pretended)
+        return pretend_submit(model, tile, STARPU_W);
+    return orri_fail(ORR_EDEVICE, "MPI", "the %s is to be received from rank %d, but this build has no MPI",
+                     name_of(model, tag / RUNS), from);
 }
 
 #endif
@@ -92,9 +164,9 @@ int orri_transfer_between_submit(struct orr_model *model, struct orr_tile *sourc
     if (from == to)
         return ORR_OK;
     if (model->rank == from)
-        return send_submit(source, to, tag, false);
+        return send_submit(model, source, to, tag, false);
     if (model->rank == to)
-        return receive_submit(target, from, tag);
+        return receive_submit(model, target, from, tag);
     return ORR_OK;
 }
 
@@ -167,12 +239,12 @@ struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool *
     if (from == to)
         return tile;
     if (model->rank == from)
-        return send_submit(tile, to, tag, true) == 0 ? tile : NULL;
+        return send_submit(model, tile, to, tag, true) == 0 ? tile : NULL;
     if (model->rank != to)
         return tile;
     struct orri_pool *pool = pool_of(model, pools, tile);
     if (!pool)
         return NULL;
     struct orr_tile *slot = &pool->tile[pool->used++ % pool->size];
-    return receive_submit(slot, from, tag) == 0 ? slot : NULL;
+    return receive_submit(model, slot, from, tag) == 0 ? slot : NULL;
 }

@@ -11,7 +11,12 @@ extern "C" {
 #endif
 
 struct orr_runtime_options {
-    int threads;    /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
+    int threads;        /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
+    double watchdog;    /* seconds without the end of a task, while some are pending, after which the process, or all
+                           ranks, end with exit status 1 and a list of them; 0 = 120, negative = never              */
+    double heartbeat;   /* seconds without a sign of life of a rank after which all ranks end with exit status 1 and its
+                           name; 0 = 6, negative = never                                                             */
+    const char *trace;  /* the folder for an FxT trace of this process, from orr_trace_prepare(); NULL: Orrery asks for none */
 };
 
 /* ---- several ranks ------------------------------------------------------------------------------------------- */
@@ -46,8 +51,8 @@ int orr_rank_count(void);
  * cheapest that honours priorities. StarPU's other environment variables hold. BLAS is set to one
  * thread per caller, since every worker calls it, and glibc's malloc to keep what is freed (M_MMAP_MAX 0, M_TRIM_THRESHOLD
  * at its largest), for the process. options may be NULL. Errors: ORR_EDEVICE,
- * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know). What fails on one rank
- * fails on all. Main thread. */
+ * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know, a trace from a StarPU built
+ * without FxT). What fails on one rank fails on all. Main thread. */
 int orr_init(const struct orr_runtime_options *options);
 
 /* Waits for all tasks and stops what orr_init() and orr_ranks_start() started. Collective. Legal without them, and

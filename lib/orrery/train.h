@@ -141,8 +141,13 @@ int64_t orr_training_steps(const struct orr_training *training);
 /* Samples read by them: the number of the next one. */
 int64_t orr_training_samples(const struct orr_training *training);
 
-/* Tasks that one step submits; 0 before the first. */
-int64_t orr_training_tasks_per_step(const struct orr_training *training);
+/* What the last step took to submit on this rank: tasks, messages that it sends or receives, and the host's time without
+ * that of waiting for earlier steps. Zero before the first. */
+struct orr_submission {
+    int64_t tasks, messages;
+    double seconds;
+};
+struct orr_submission orr_training_submission(const struct orr_training *training);
 
 /* The optimizer's state, for checkpoints. State `which` (0 .. state count - 1) of parameter `index`, fp32 in the
  * parameter's shape; its name ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", as PyTorch calls them).

@@ -21,6 +21,8 @@ int orr_mesh_check(const struct orr_mesh *mesh)
                            "choose --stages as a multiple of --pp");
     if (mesh->zero < 0 || mesh->zero > 3)
         return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "zero %d is none", mesh->zero), "use --zero 1, 2 or 3");
+    if (mesh->pretended < 0 || mesh->pretended > mesh->ranks)
+        return orri_fail(ORR_EINVAL, "mesh", "rank %d is none of %d", mesh->pretended - 1, mesh->ranks);
     if (mesh->parameter_slots < 0)
         return orri_fail(ORR_EINVAL, "mesh", "%d parameter slots", mesh->parameter_slots);
     return ORR_OK;

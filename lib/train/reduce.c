@@ -27,7 +27,7 @@ static struct starpu_codelet reduce_codelet = {
     .modes = {STARPU_RW, STARPU_R},
     .model = &reduce_model,
     .name = "reduce",
-    .color = ORRI_COLOR_UPDATE,
+    .color = ORRI_COLOR_REDUCE,
 };
 
 /* sum += term */
@@ -40,65 +40,150 @@ static int add_submit(struct orr_training *t, int parameter, struct orr_tile *su
                             0);
 }
 
-/* Sums term[0] + term[1] + ... in that order, on the rank of term[leader]. What comes from elsewhere passes through two
- * tiles, one after the other; the sum is left in the first term that is at home there, which is returned on every rank. */
-static struct orr_tile *sum_submit(struct orr_training *t, int parameter, struct orr_tile *const *term, int terms, int leader)
-{
-    struct orr_model *model = t->model;
-    struct orr_tile *sum = NULL, *home = NULL;
-    int at = term[leader]->rank;
+/* Terms in a tree of ORRI_FAN children a node: node g of level 0 is term g. A sum is made on the rank of one of its terms,
+ * the leader, and left in the first that is at home there. All of that follows from where the terms are: a rank need not
+ * look at nodes that it has no part in. */
+struct sum {
+    struct orr_training *t;
+    int parameter;
+    struct orr_tile *(*term)(const struct sum *sum, int i);
+    int copy;                           /* for term() */
+    int terms, leader;
+};
 
-    for (int i = 0; i < terms; i++) {
-        struct orr_tile *here = orri_receive_submit(model, &model->gradients, term[i], term[i]->rank, at, t->run);
-        bool first_at_home = !home && term[i]->rank == at;
+/* Nodes of a level, and terms under each. */
+static int nodes_of(const struct sum *sum, int level, int *under)
+{
+    *under = 1;
+    for (int i = 0; i < level; i++)
+        *under *= ORRI_FAN;
+    return (sum->terms + *under - 1) / *under;
+}
+
+/* The children of node g: first .. first + n - 1 of the level below. Where the leader of all is among its terms it leads here;
+ * other nodes are led in turn. */
+static int children_of(const struct sum *sum, int level, int g, int *first, int *leader)
+{
+    int under, below = nodes_of(sum, level - 1, &under), n = below - g * ORRI_FAN;
+    int towards = sum->leader / under;
+
+    n = n < ORRI_FAN ? n : ORRI_FAN;
+    *first = g * ORRI_FAN;
+    *leader = *first + (towards / ORRI_FAN == g ? towards % ORRI_FAN : (sum->parameter + g) % n);
+    return n;
+}
+
+static int rank_of(const struct sum *sum, int level, int g)
+{
+    int first, leader = g;
+
+    for (; level > 0; level--)
+        children_of(sum, level, leader, &first, &leader);
+    return sum->term(sum, leader)->rank;
+}
+
+static struct orr_tile *tile_of(const struct sum *sum, int level, int g)
+{
+    int first, leader, rank = rank_of(sum, level, g);
+
+    for (; level > 0; level--) {
+        children_of(sum, level, g, &first, &leader);
+        for (g = first; rank_of(sum, level - 1, g) != rank; g++)
+            ;
+    }
+    return sum->term(sum, g);
+}
+
+/* What comes from elsewhere passes through two tiles, one after the other. */
+static int node_submit(const struct sum *sum, int level, int g)
+{
+    struct orr_model *model = sum->t->model;
+    struct orr_tile *so_far = NULL;
+    int first, leader, n = children_of(sum, level, g, &first, &leader), at = rank_of(sum, level, g);
+    bool home = false;
+
+    for (int i = first; i < first + n; i++) {
+        int from = rank_of(sum, level - 1, i);
+        if (from != model->rank && at != model->rank)
+            continue;
+        struct orr_tile *here =
+            orri_receive_submit(model, &model->gradients, tile_of(sum, level - 1, i), from, at, sum->t->run);
+        bool first_at_home = !home && from == at;
         if (!here)
-            return NULL;
-        if (first_at_home)
-            home = here;
-        if (sum && at == model->rank &&
-            add_submit(t, parameter, first_at_home ? here : sum, first_at_home ? sum : here) != 0)
-            return NULL;
-        sum = !sum || first_at_home ? here : sum;
+            return orr_error_code();
+        home = home || first_at_home;
+        if (so_far && at == model->rank)
+            ORR_TRY(add_submit(sum->t, sum->parameter, first_at_home ? here : so_far, first_at_home ? so_far : here));
+        so_far = !so_far || first_at_home ? here : so_far;
     }
-    return home;
+    return ORR_OK;
 }
 
-/* The sums take the places of their first terms. */
-struct orr_tile *orri_sum_submit(struct orr_training *t, int p, struct orr_tile **term, int terms, int leader)
+/* Terms from .. to are those that this rank has. */
+static struct orr_tile *sum_submit(const struct sum *sum, int from, int to)
 {
-    struct orr_tile *sum = term[0];
+    int under, level = 0;
 
-    for (; sum && terms > 1; leader /= ORRI_FAN) {
-        int groups = (terms + ORRI_FAN - 1) / ORRI_FAN;
-        for (int g = 0; sum && g < groups; g++) {
-            int first = g * ORRI_FAN, n = terms - first < ORRI_FAN ? terms - first : ORRI_FAN;
-            int leads = leader / ORRI_FAN == g ? leader % ORRI_FAN : (p + g) % n;
-            sum = term[g] = sum_submit(t, p, term + first, n, leads);
-        }
-        terms = groups;
-    }
-    return sum;
+    for (; nodes_of(sum, level, &under) > 1; level++)
+        for (int g = from / under / ORRI_FAN; to >= from && g <= to / under / ORRI_FAN; g++)
+            if (node_submit(sum, level + 1, g) != 0)
+                return NULL;
+    return tile_of(sum, level, 0);
 }
 
-/* First over the users and chunks of each replica, then over the replicas: so each of these sends its gradient once. */
-static struct orr_tile *reduce_submit(struct orr_training *t, int p, int first, int replicas)
+/* ---- of gradients, within a replica and over replicas */
+
+/* Users and chunks of replica `copy`. */
+static struct orr_tile *term_within(const struct sum *sum, int i)
+{
+    const struct orri_parameter *parameter = sum->t->model->parameter[sum->parameter];
+    int copies = parameter->copies;
+
+    return &parameter->gradient[(i / copies * sum->t->model->mesh.dp + sum->copy) * copies + i % copies];
+}
+
+/* What that leaves in each replica. */
+static struct orr_tile *term_of_replica(const struct sum *sum, int i)
+{
+    const struct orri_parameter *parameter = sum->t->model->parameter[sum->parameter];
+
+    return &parameter->gradient[i * parameter->copies];
+}
+
+static int within_submit(struct orr_training *t, int p, int d)
+{
+    int terms = t->model->parameter[p]->group->users * t->model->parameter[p]->copies;
+    struct sum sum = {t, p, term_within, d, terms, 0};
+
+    return sum_submit(&sum, 0, terms - 1) ? ORR_OK : orr_error_code();
+}
+
+static struct orr_tile *over_submit(struct orr_training *t, int p)
 {
     const struct orri_parameter *parameter = t->model->parameter[p];
-    int dp = t->model->mesh.dp, copies = parameter->copies, within = parameter->group->users * copies;
-    struct orr_tile **replica = orri_alloc((size_t)(replicas + within) * sizeof(*replica)), **term = replica + replicas;
-    struct orr_tile *sum = NULL;
+    struct sum sum = {t, p, term_of_replica, 0, t->model->mesh.dp, parameter->owner};
 
-    if (!replica)
-        return NULL;
-    for (int d = 0; d == 0 || (sum && d < replicas); d++) {
-        for (int i = 0; i < within; i++)
-            term[i] = &parameter->gradient[(i / copies * dp + first + d) * copies + i % copies];
-        sum = replica[d] = orri_sum_submit(t, p, term, within, 0);
-    }
-    if (sum)
-        sum = orri_sum_submit(t, p, replica, replicas, replicas > 1 ? parameter->owner : 0);
-    free(replica);
-    return sum;
+    return sum_submit(&sum, parameter->first_here, parameter->last_here);
+}
+
+/* ---- of what replicas have for themselves */
+
+static struct orr_tile *term_value(const struct sum *sum, int i)
+{
+    return &sum->t->model->parameter[sum->parameter]->read[i];
+}
+
+static struct orr_tile *term_state(const struct sum *sum, int i)
+{
+    return &sum->t->state[sum->parameter * sum->t->copies + i];
+}
+
+struct orr_tile *orri_sum_copies_submit(struct orr_training *t, int p, bool states)
+{
+    const struct orri_parameter *parameter = t->model->parameter[p];
+    struct sum sum = {t, p, states ? term_state : term_value, 0, t->copies, parameter->owner};
+
+    return sum_submit(&sum, parameter->first_here, parameter->last_here);
 }
 
 /* ---- squares: the sum of squares of the summed gradient ---------------------------------------------- */
@@ -127,20 +212,23 @@ static struct starpu_codelet squares_codelet = {
     .color = ORRI_COLOR_UPDATE,
 };
 
+/* First over the users and chunks of each replica, then over the replicas: so each of these sends its gradient once. */
 int orri_reduce_submit(struct orr_training *t, int p)
 {
-    struct squares squares = {t->model, t->run};
-    bool apart = t->copies > 1;
+    struct orr_model *model = t->model;
+    struct squares squares = {model, t->run};
 
+    for (int i = 0; i < model->replicas_here; i++)
+        ORR_TRY(within_submit(t, p, model->replica_here[i]));
     for (int r = 0; r < t->copies; r++) {
         int i = p * t->copies + r;
-        t->sum[i] = reduce_submit(t, p, apart ? r : 0, apart ? 1 : t->model->mesh.dp);
+        t->sum[i] = t->copies > 1 ? &model->parameter[p]->gradient[r * model->parameter[p]->copies] : over_submit(t, p);
         if (!t->sum[i])
             return orr_error_code();
         struct orri_buffer buffers[] = {{t->sum[i], STARPU_R}, {&t->squares[i], STARPU_W}};
-        if (orri_update_rank(t, t->model->parameter[p], r) == t->model->rank)
-            ORR_TRY(orri_task_submit(t->model, &squares_codelet, 2, buffers, &squares, sizeof(squares),
-                                     ORRI_PRIORITY_UPDATE, p, 0));
+        if (orri_update_rank(t, model->parameter[p], r) == model->rank)
+            ORR_TRY(orri_task_submit(model, &squares_codelet, 2, buffers, &squares, sizeof(squares), ORRI_PRIORITY_UPDATE, p,
+                                     0));
     }
     return ORR_OK;
 }

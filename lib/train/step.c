@@ -254,18 +254,19 @@ static int check_failed(struct orr_training *t)
 
 static int step_submit(struct orr_training *t, const struct orr_source *source, bool update)
 {
-    int64_t tasks = t->model->tasks;
+    int64_t tasks = t->model->tasks, messages = t->model->messages;
     double lr = update ? orr_schedule_rate(&t->options.schedule, t->steps) : 0;
 
     wait_for_reports(t, t->in_flight - 1);
     ORR_TRY(check_failed(t));
     ORR_TRY(make_queue_room(t));
+    double begin = orri_seconds();
     t->run = t->model->runs++;
     ORR_TRY(gradients_submit(t, source));
     if (update)
         ORR_TRY(updates_submit(t, lr));
     ORR_TRY(orri_report_submit(t, lr));
-    t->tasks_per_step = t->model->tasks - tasks;
+    t->submission = (struct orr_submission){t->model->tasks - tasks, t->model->messages - messages, orri_seconds() - begin};
     t->steps++;
     t->samples += t->options.batch;
     t->submitted++;
@@ -334,9 +335,9 @@ int64_t orr_training_samples(const struct orr_training *t)
     return t->samples;
 }
 
-int64_t orr_training_tasks_per_step(const struct orr_training *t)
+struct orr_submission orr_training_submission(const struct orr_training *t)
 {
-    return t->tasks_per_step;
+    return t->submission;
 }
 
 const char *orr_training_state_name(const struct orr_training *t, int which)

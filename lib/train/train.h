@@ -55,7 +55,7 @@ struct orr_training {
     int64_t submitted;                  /* by this process                                     */
     int64_t synchronised;               /* the last step behind which the copies were equal    */
     int64_t run;                        /* of the step being submitted                         */
-    int64_t tasks_per_step;
+    struct orr_submission submission;   /* of the last step                                    */
     /* [parameters][copies], where this rank updates them: */
     struct orr_tile *state;
     struct orr_tile *squares;           /* sum of squares of a gradient, double                */
@@ -90,10 +90,10 @@ static inline int64_t orri_length(void *buffer)
     return (int64_t)STARPU_VECTOR_GET_NX(buffer);
 }
 
-/* reduce.c: sums term[0] + term[1] + ... in a tree of ORRI_FAN terms each, whatever the ranks, that ends where term[leader]
- * is. Returns the sum's tile, on every rank, or NULL. */
-struct orr_tile *orri_sum_submit(struct orr_training *t, int parameter, struct orr_tile **term, int terms, int leader);
+/* reduce.c: sums a parameter's gradients, in the order of the replicas, into sum[], and their squares; or what replicas have
+ * for themselves, parameters or optimizer state: returns the tile, on every rank, or NULL. */
 int orri_reduce_submit(struct orr_training *t, int parameter);
+struct orr_tile *orri_sum_copies_submit(struct orr_training *t, int parameter, bool states);
 
 /* control.c */
 int orri_trees_create(struct orr_training *t);

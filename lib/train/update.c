@@ -200,23 +200,11 @@ static struct orr_tile *state_copy(struct orr_training *t, const struct orri_par
     return &t->state[parameter->index * t->copies + copy];
 }
 
-static struct orr_tile *sum_copies(struct orr_training *t, const struct orri_parameter *parameter,
-                                   struct orr_tile *(*tile_of)(struct orr_training *, const struct orri_parameter *, int))
-{
-    struct orr_tile **term = orri_alloc((size_t)t->copies * sizeof(*term)), *sum = NULL;
-
-    for (int r = 0; term && r < t->copies; r++)
-        term[r] = tile_of(t, parameter, r);
-    if (term)
-        sum = orri_sum_submit(t, parameter->index, term, t->copies, parameter->owner);
-    free(term);
-    return sum;
-}
-
 static int synchronise_one(struct orr_training *t, struct orri_parameter *parameter)
 {
     struct outer outer = {t->model, t->run, parameter->count, t->copies, t->options.outer_lr, t->options.outer_momentum};
-    struct orr_tile *values = sum_copies(t, parameter, value_copy), *states = sum_copies(t, parameter, state_copy);
+    struct orr_tile *values = orri_sum_copies_submit(t, parameter->index, false);
+    struct orr_tile *states = orri_sum_copies_submit(t, parameter->index, true);
     struct orri_buffer buffers[] = {{&parameter->value, STARPU_RW}, {&t->outer[parameter->index], STARPU_RW}, {values, STARPU_R}};
     struct orri_buffer mean = {states, STARPU_RW};
 

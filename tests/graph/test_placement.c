@@ -480,7 +480,7 @@ START_TEST(test_room_for_tags)
 
     ck_assert_int_gt(model->parameters, 3 * 210);
     ck_assert_int_eq(orri_check_tags(model), 0);
-    int64_t last = orri_tag(model, (enum orri_message)(ORRI_MESSAGES - 1), mesh.dp - 1, model->parameters - 1,
+    int64_t last = orri_tag(model, (enum orri_message_kind)(ORRI_MESSAGES - 1), mesh.dp - 1, model->parameters - 1,
                             ORRI_MAX_SLOTS - 1, mesh.tp - 1, mesh.tp - 1);
     ck_assert(last > 0 && last < INT64_MAX / 8);    /* a run's number mod 8 is added */
     ck_assert_int_eq(orri_tag(model, ORRI_VALUE, 0, 0, 0, 0, 0), 0);
