@@ -89,8 +89,17 @@ tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/che
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
+check_PROGRAMS += tests/test_report
+tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
+
 check_PROGRAMS += tests/test_training
 tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h tests/meshes.h
+
+check_PROGRAMS += tests/test_pipeline
+tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h
+
+check_PROGRAMS += tests/test_trace
+tests_test_trace_SOURCES = tests/report/test_trace.c tests/check_main.h tests/files.h
 
 # The programs of README.md and docs/adding-a-block.md, compiled as a user would: public headers and liborrery alone.
 # The driver is run by a script, so it is no test by itself.
@@ -120,6 +129,7 @@ cli_tests = \
 	tests/cli/commands.sh \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
+	tests/cli/restart.sh \
 	tests/cli/resume.sh
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh
@@ -135,27 +145,27 @@ tests_cli_compare_tensors_LDADD = liborri.la
 tests_cli_read_events_SOURCES = tests/cli/read_events.c
 tests_cli_read_events_LDADD =
 
-# Several ranks: scripts that start the command or ranks_program by mpiexec, and skip where there is none.
+# Several ranks: scripts that start the command or one of these programs by mpiexec, and skip where there is none.
 mpi_tests = \
+	tests/mpi/checkpoint.sh \
 	tests/mpi/equivalence.sh \
+	tests/mpi/pipeline.sh \
+	tests/mpi/restart.sh \
 	tests/mpi/start.sh \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
 EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
-EXTRA_PROGRAMS += tests/mpi/equivalence tests/mpi/ranks_program
-CLEANFILES += tests/mpi/equivalence tests/mpi/ranks_program
-$(mpi_tests:.sh=.log): tests/mpi/equivalence tests/mpi/ranks_program
+mpi_programs = tests/mpi/equivalence tests/mpi/ranks_program tests/mpi/test_pipeline
 tests_mpi_equivalence_SOURCES = tests/mpi/equivalence.c
 tests_mpi_equivalence_LDADD = liborri.la
 tests_mpi_ranks_program_SOURCES = tests/mpi/ranks_program.c
 tests_mpi_ranks_program_LDADD = liborri.la
-
-# Programs for two ranks, run by scripts: mpiexec may not be there.
+tests_mpi_test_pipeline_SOURCES = tests/mpi/test_pipeline.c tests/graph/toys.h tests/check_main.h
 if HAVE_MPI
-mpi_programs = tests/mpi/traced_pair
-EXTRA_PROGRAMS += $(mpi_programs)
-CLEANFILES += $(mpi_programs)
-tests/mpi/traced_pair.log: $(mpi_programs)
+mpi_programs += tests/mpi/traced_pair
 tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
 tests_mpi_traced_pair_LDADD = liborri.la
 endif
+EXTRA_PROGRAMS += $(mpi_programs)
+CLEANFILES += $(mpi_programs)
+$(mpi_tests:.sh=.log): $(mpi_programs)

@@ -49,9 +49,10 @@ static int print_object(const struct orr_trace_table *t)
     for (int i = 0; i < t->pairs; i++)
         json_array_append_new(sent, json_pack("{s:i,s:i,s:I,s:I}", "from", t->traffic[i].from, "to", t->traffic[i].to, "messages",
                                               (json_int_t)t->traffic[i].messages, "bytes", (json_int_t)t->traffic[i].bytes));
-    return print_json(json_pack("{s:I,s:I,s:I,s:i,s:i,s:I,s:o,s:o,s:s}", "from", (json_int_t)t->from, "to",
+    return print_json(json_pack("{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:f,s:o,s:o,s:s}", "from", (json_int_t)t->from, "to",
                                 (json_int_t)(t->to < 0 ? t->steps : t->to), "steps", (json_int_t)t->steps, "ranks", t->ranks,
-                                "workers", t->workers, "unfinished", (json_int_t)t->unfinished, "stages", stages, "sent", sent,
+                                "workers", t->workers, "unfinished", (json_int_t)t->unfinished, "early",
+                                (json_int_t)t->early, "early_ms", t->early_ms, "stages", stages, "sent", sent,
                                 "svg", svg));
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "tools/supervise.h"
 #include "tools/tools.h"
 
 static int64_t steps, batch = 16, micro_batch, seq, warmup = 100, save_every, keep = 3, eval_every, eval_samples = 512;
@@ -14,6 +15,8 @@ static int64_t sync_every = 1, staleness;
 static double outer_lr = 1, outer_momentum;
 static const char *partition = "static", *sync_mode = "gradients";
 static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics, *tensorboard;
+static int64_t max_restarts;
+static const char *launcher;
 static bool quiet, json;
 
 static struct setting table[] = {
@@ -43,6 +46,10 @@ static struct setting table[] = {
      &eval_samples, 0, 1e12, false),
     SETTING("resume", "DIR", "continue a run from its --out or one of its checkpoints; the options it was started with hold "
                       "where none are given", OPTION_TEXT, &resume_from, 0, 0, false),
+    SETTING("max-restarts", "N", "after a crash or a lost rank start the run anew, N times at most (0)", OPTION_INT,
+     &max_restarts, 0, 1e6, true),
+    SETTING("launcher", "COMMAND", "what starts the ranks of a run that is started anew, as in \"mpiexec -n 8 --hostfile hosts\"",
+     OPTION_TEXT, &launcher, 0, 0, true),
     SETTING("metrics", "FILE", "append a JSON object per step", OPTION_TEXT, &metrics, 0, 0, false),
     SETTING("tensorboard", "DIR", "write an event file for TensorBoard there", OPTION_TEXT, &tensorboard, 0, 0, false),
     SETTING("partition", "HOW", "static (default), or dynamic: replicas get microbatches as their measured speed allows", OPTION_TEXT,
@@ -64,6 +71,9 @@ static struct setting table[] = {
 /* A resumed run does not write over the trace of the one before. */
 static struct setting *const kept[] = {model_table, data_table, validation_table, table, layout_table, NULL};
 static struct setting *const tables[] = {model_table, data_table, validation_table, table, layout_table, trace_table, NULL};
+
+/* Options that are not those of the run itself. */
+static const char *const outside[] = {"resume", "max-restarts", "launcher", NULL};
 
 static volatile sig_atomic_t stop;
 
@@ -212,6 +222,8 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
     return orr_trainer_run(t, result);
 }
 
+static const char summary[] = "Trains or fine-tunes a model on text or tokens.";
+
 /* Whether a checkpoint's "--name" or "--name=value" gives way to what was given now. --set adds to it. */
 static bool replaced(const char *argument)
 {
@@ -233,7 +245,6 @@ static bool replaced(const char *argument)
  * the run goes on where it was. */
 static int parse(int argc, char **argv, char ***held, char **directory)
 {
-    static const char summary[] = "Trains or fine-tunes a model on text or tokens.";
     int saved = 0;
 
     ORR_TRY(options_parse("train", summary, tables, argc, argv));
@@ -260,6 +271,24 @@ static int parse(int argc, char **argv, char ***held, char **directory)
     return status;
 }
 
+int supervise_train(int argc, char **argv, int *ended)
+{
+    struct supervision s = {0};
+    int status = options_parse("train", summary, tables, argc, argv);
+
+    if (status == 0)
+        status = arguments_collect(&s.arguments, tables, outside);
+    if (status == 0) {
+        s.max_restarts = max_restarts;
+        s.launcher = launcher;
+        s.out = out;
+        s.resume = resume_from;
+        status = supervise(&s, ended);
+    }
+    arguments_free(&s.arguments);
+    return status;
+}
+
 int cmd_train(int argc, char **argv)
 {
     struct opened o = {0};
@@ -281,7 +310,7 @@ int cmd_train(int argc, char **argv)
     if (status == 0)
         status = check_out();
     if (status == 0)
-        status = arguments_collect(&arguments, kept, "resume");
+        status = arguments_collect(&arguments, kept, outside);
     status = orr_ranks_settle(status);
     if (status == 0) {
         t.model = o.model;

@@ -13,5 +13,7 @@ orrery_SOURCES = \
 	tools/options.c \
 	tools/options.h \
 	tools/orrery.c \
+	tools/supervise.c \
+	tools/supervise.h \
 	tools/tools.h
 orrery_LDADD = liborrery.la $(JANSSON_LIBS)

@@ -145,7 +145,7 @@ static int agree(struct setting *const given[])
     struct arguments a = {0};
     char *text = NULL;
     size_t size;
-    int status = arguments_collect(&a, given, "threads");
+    int status = arguments_collect(&a, given, (const char *const[]){"threads", NULL});
     FILE *f = status == 0 ? open_memstream(&text, &size) : NULL;
 
     for (int i = 0; f && i < a.count; i++)
@@ -254,12 +254,19 @@ static int add_argument(struct arguments *a, const char *name, const char *text)
     return 0;
 }
 
-int arguments_collect(struct arguments *a, struct setting *const tables[], const char *except)
+static bool is_one_of(const char *name, const char *const *names)
+{
+    while (*names && strcmp(*names, name) != 0)
+        names++;
+    return *names != NULL;
+}
+
+int arguments_collect(struct arguments *a, struct setting *const tables[], const char *const *except)
 {
     for (int t = 0; tables[t]; t++) {
         for (const struct setting *o = tables[t]; o->name; o++) {
             const struct list *list = o->target;
-            if (!o->given || strcmp(o->name, except) == 0)
+            if (!o->given || is_one_of(o->name, except))
                 continue;
             for (int i = 0; i < (o->kind == OPTION_LIST ? list->count : 1); i++)
                 ORR_TRY(add_argument(a, o->name, o->kind == OPTION_LIST ? list->item[i] : o->text));

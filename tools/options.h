@@ -48,12 +48,12 @@ bool options_given(const struct setting *table, const char *name);
 /* Forgets what was parsed, targets aside, and empties the lists: before the tables are parsed again. */
 void options_reset(struct setting *const tables[]);
 
-/* The options that were given, as arguments that would give them again, all but the one called `except`. */
+/* The options that were given, as arguments that would give them again, all but those called `except`, ended by NULL. */
 struct arguments {
     const char **item;
     int count;
 };
-int arguments_collect(struct arguments *arguments, struct setting *const tables[], const char *except);
+int arguments_collect(struct arguments *arguments, struct setting *const tables[], const char *const *except);
 void arguments_free(struct arguments *arguments);
 
 #endif

@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/supervise.h"
 #include "tools/tools.h"
 
 static const struct {
@@ -68,6 +70,7 @@ static int exit_status(int code)
     case ORR_ENOENT: return 2;
     case ORR_ENOFIT: return 3;
     case ORR_EINTR: return 130;
+    case ORR_ENONFINITE: return getenv("ORRERY_RESTART") ? FAILS_AGAIN : 1;
     default: return 1;
     }
 }
@@ -128,8 +131,30 @@ static int start_ranks(int argc, char **argv)
     return orr_ranks_agree("command", argc > 1 ? argv[1] : "");
 }
 
+/* Before MPI starts ranks are known by what launchers set. */
+static bool prints(void)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+
+    return rank ? atoi(rank) == 0 : orr_rank() == 0;
+}
+
+static int report(int code)
+{
+    failed = code < 0;
+    if (failed && prints()) {
+        fflush(stdout);
+        fprintf(stderr, "orrery: %s\n", orr_error());
+        if (orr_error_remedy()[0])
+            fprintf(stderr, "orrery: %s\n", orr_error_remedy());
+    }
+    return exit_status(code);
+}
+
 int main(int argc, char **argv)
 {
+    int ended = 0;
+
     occupy_streams();
     atexit(check_output);
     /* A full disk or a file size limit must come back as an error of write(). */
@@ -139,16 +164,14 @@ int main(int argc, char **argv)
         usage(stderr);
         return 2;
     }
+    if (supervision_wanted(argc, argv)) {
+        int status = report(supervise_train(argc - 1, argv + 1, &ended));
+        return status ? status : ended;
+    }
     int code = start_ranks(argc, argv);
     if (code == 0)
         code = orr_ranks_settle(run(argc, argv));
-    failed = code < 0;
-    if (failed && orr_rank() == 0) {
-        fflush(stdout);
-        fprintf(stderr, "orrery: %s\n", orr_error());
-        if (orr_error_remedy()[0])
-            fprintf(stderr, "orrery: %s\n", orr_error_remedy());
-    }
+    int status = report(code);
     orr_shutdown();
-    return exit_status(code);
+    return status;
 }

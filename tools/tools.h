@@ -103,6 +103,7 @@ int print_json(json_t *object);
 
 /* ---- the commands ----------------------------------------------------------------------------------- */
 int cmd_train(int argc, char **argv);
+int supervise_train(int argc, char **argv, int *ended);     /* cmd_train() by processes of its own: supervise.h */
 int cmd_eval(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_logits(int argc, char **argv);

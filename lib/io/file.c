@@ -138,8 +138,8 @@ int orri_output_join(struct orri_output *out, const char *path, size_t bytes)
         orri_output_abort(out);
         return ORR_ENOMEM;
     }
-    /* Never readable: the client of a network file system fills up pages from what it has read, and would write back old
-     * bytes between those of others. */
+    /* Never readable: the client of a network file system fills up pages from what it has read, and would write back
+     * old bytes between those of others. */
     out->fd = open(out->temp, O_WRONLY | O_CLOEXEC);
     if (out->fd < 0 || fstat(out->fd, &st) != 0)
         rc = errno == ENOENT ? orri_fail(ORR_EIO, path, "what another process has begun is not seen here")

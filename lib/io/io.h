@@ -43,8 +43,8 @@ int orri_output_write(struct orri_output *out, size_t offset, const void *data, 
 int orri_output_sync(struct orri_output *out);      /* what was written through *out is on disk */
 int orri_output_commit(struct orri_output *out);    /* syncs, renames to PATH, syncs the folder, and ends *out */
 
-/* Opens the PATH.tmp of another process, which has reserved `bytes` bytes, to write ranges of it. What fails here leaves the
- * file to that process, as does the abort that ends *out; the commit is its own, once all who joined have synced. */
+/* Opens the PATH.tmp of another process, which has reserved `bytes` bytes, to write ranges of it. What fails here leaves
+ * the file to that process, as does the abort that ends *out; the commit is its own, once all who joined have synced. */
 int orri_output_join(struct orri_output *out, const char *path, size_t bytes);
 
 /* Closes and removes PATH.tmp; legal after any of the above, twice, and on an all-zero struct. */

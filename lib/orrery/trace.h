@@ -104,6 +104,10 @@ struct orr_trace_table {
     int pairs;
     struct orr_trace_traffic *traffic;  /* messages sent in those steps, by from and to                                  */
     int64_t unfinished;                 /* tasks that began and did not end: the trace is cut short                      */
+    int64_t early;                      /* messages of those steps that came before they were sent, and by how much at
+                                           most: so far apart are the clocks of the ranks, which StarPU-MPI aligns by a
+                                           barrier at the start and one at the end                                       */
+    double early_ms;
 };
 
 /* Sums up steps from .. to, counted from 1; from 0 begins with the first task of the trace and to -1 ends with the last.

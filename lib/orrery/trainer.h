@@ -45,10 +45,10 @@ struct orr_trainer_result {
     double step_ms_median;
 };
 
-/* Runs to the end (or the signal). A run resumed with equal options continues bit for bit. Errors of
- * orr_training_create(), orr_checkpoint_load() and orr_checkpoint_save(); ORR_EINVAL where the checkpoint was trained on other
- * data, with another seed or sequence length, or already has all the steps; ORR_ENONFINITE; ORR_EINTR. *result is filled
- * as far as the run went. */
+/* Collective. Runs to the end (or the signal). A run resumed with equal options continues bit for bit. Errors of
+ * orr_training_create(), orr_checkpoint_load() and orr_checkpoint_save(); ORR_EINVAL where the checkpoint was trained on
+ * other data, with another seed or sequence length, or already has all the steps; ORR_ENONFINITE; ORR_EINTR. *result is
+ * filled as far as the run went, the same on all ranks but for the times. */
 int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result *result);
 
 /* The arguments that a checkpoint's trainer.json holds: a malloc'ed array, ended by NULL, whose strings are freed with it
@@ -58,7 +58,7 @@ char **orr_trainer_arguments(const char *directory, int *count);
 /* The samples of a sampler, as a training step reads them. The sampler is borrowed as long as the source is used. */
 struct orr_source orr_sampler_source(struct orr_sampler *sampler);
 
-/* The mean loss over the samples of a range, at most `samples` of them spread evenly (0: all). */
+/* Collective. The mean loss over the samples of a range, at most `samples` of them spread evenly (0: all). */
 int orr_evaluate(struct orr_model *model, const struct orr_corpus *corpus, struct orr_range range, int seq,
                  int micro_batch, int64_t samples, struct orr_result *result);
 

@@ -492,6 +492,20 @@ static int check_ranks(const char *directory, const struct orr_trace *trace)
     return ORR_OK;
 }
 
+/* A worker's last state has no end in a trace that was cut short; a task that it ran later tells that it did. */
+static void bound_pauses(struct orr_trace *trace, const struct orri_row *row)
+{
+    int next = 0;
+
+    for (int i = 0; i < row->pauses; i++) {
+        struct orri_pause *pause = &trace->pause[row->first_pause + i];
+        while (next < row->tasks && trace->task[trace->by_row[row->first_task + next]].start < pause->begin)
+            next++;
+        if (next < row->tasks)
+            pause->end = fmin(pause->end, trace->task[trace->by_row[row->first_task + next]].start);
+    }
+}
+
 static int place_tasks(const char *directory, struct orr_trace *trace)
 {
     int ran = 0;
@@ -518,6 +532,7 @@ static int place_tasks(const char *directory, struct orr_trace *trace)
             r->tasks++;
         for (r->first_pause = p; p < trace->pauses && trace->pause[p].row == row; p++)
             r->pauses++;
+        bound_pauses(trace, r);
     }
     return ran > 0 ? ORR_OK : orri_fail(ORR_EFORMAT, directory, "no task of the trace ran");
 }
@@ -640,16 +655,15 @@ static int read_run(const char *path, struct orr_trace_run *run)
         snprintf(run->model, sizeof(run->model), "%s", text);
     if (status == 0 && orri_json_has(object, "slots")) {
         status = orri_json_string(path, object, "slots", &text);
-        if (status == 0)
-            status = orr_slot_policy_parse(text, &policy);
+        if (status == 0 && (strlen(text) >= sizeof(run->slots) || orr_slot_policy_parse(text, &policy) != 0))
+            status = orri_fail(ORR_EFORMAT, path, "slots: '%.40s' is no slot policy", text);
         if (status == 0)
             snprintf(run->slots, sizeof(run->slots), "%s", text);
     }
     json_decref(object);
-    if (status == 0)
-        status = orr_mesh_check(&run->mesh);
-    if (status == 0 && run->stages % run->mesh.pp != 0)
-        status = orri_fail(ORR_EFORMAT, path, "%d stages are not divisible by pp %d", run->stages, run->mesh.pp);
+    if (status == 0 && (orr_mesh_check(&run->mesh) != 0 || run->stages % run->mesh.pp != 0))
+        status = orri_fail(ORR_EFORMAT, path, "dp %d x pp %d x tp %d with %d ranks and %d stages is no layout", run->mesh.dp,
+                           run->mesh.pp, run->mesh.tp, run->mesh.ranks, run->stages);
     return status;
 }
 

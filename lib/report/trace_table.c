@@ -232,8 +232,11 @@ static int sum_traffic(struct sums *s)
         return ORR_ENOMEM;
     for (int i = 0; i < s->trace->messages; i++) {
         const struct orri_message *m = &s->trace->message[i];
-        if (m->sent >= s->span[m->from].begin && m->sent <= s->span[m->from].end)
-            table->traffic[count++] = (struct orr_trace_traffic){m->from, m->to, 1, m->bytes};
+        if (m->sent < s->span[m->from].begin || m->sent > s->span[m->from].end)
+            continue;
+        table->traffic[count++] = (struct orr_trace_traffic){m->from, m->to, 1, m->bytes};
+        table->early += m->received < m->sent;
+        table->early_ms = fmax(table->early_ms, m->sent - m->received);
     }
     qsort(table->traffic, (size_t)count, sizeof(*table->traffic), by_pair);
     for (int i = 0; i < count; i++) {
@@ -497,5 +500,8 @@ int orr_trace_print(const struct orr_trace_table *t, FILE *out)
                 (long long)t->traffic[i].bytes, (long long)t->traffic[i].messages);
     if (t->pairs == 0)
         fprintf(out, "  nothing\n");
+    if (t->early)
+        fprintf(out, "  %lld of them come before they were sent, by up to %.3f ms: the clocks of the ranks differ by that\n",
+                (long long)t->early, t->early_ms);
     return ferror(out) ? orri_fail(ORR_EIO, "trace", "the table cannot be written") : ORR_OK;
 }

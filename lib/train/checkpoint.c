@@ -182,8 +182,8 @@ static int find_view(const struct shards *s, const char *name, const struct orr_
 }
 
 /* Reads the part of the tensor called `name` that is view v of a parameter, to `out`. */
-static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v, const struct shards *s,
-                     const char *name, float *out)
+static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v,
+                     const struct shards *s, const char *name, float *out)
 {
     const struct orr_view *whole = &parameter->group->view[parameter->number[v]];
     const struct orr_safetensors *file = NULL;
@@ -248,8 +248,8 @@ static int read_tile(const struct orr_model *model, const struct orri_parameter 
     for (int i = 0; status == 0 && i < parameter->views * tiles->copies; i++) {
         int v = i / tiles->copies, copy = i % tiles->copies;
         char *name = tiles->name(tiles->self, parameter->group, parameter->number[v], copy);
-        status = name ? read_view(model, parameter, v, s, name, out + copy * parameter->count + parameter->view[v].offset)
-                      : ORR_ENOMEM;
+        float *part = out + copy * parameter->count + parameter->view[v].offset;
+        status = name ? read_view(model, parameter, v, s, name, part) : ORR_ENOMEM;
         free(name);
     }
     return status;
@@ -310,8 +310,8 @@ int orr_weights_load(struct orr_model *model, const char *directory)
 
 /* ---- writing ----------------------------------------------------------------------------------------------- */
 
-static int write_tile(const struct orr_model *model, const struct orri_parameter *parameter, int copies, const float *data,
-                      struct orr_safetensors_writer *writer)
+static int write_tile(const struct orr_model *model, const struct orri_parameter *parameter, int copies,
+                      const float *data, struct orr_safetensors_writer *writer)
 {
     for (int i = 0; i < parameter->views * copies; i++) {
         int v = i / copies, copy = i % copies, number = parameter->number[v];
@@ -346,7 +346,8 @@ static int write_own(const struct orr_model *model, const struct tiles *tiles, s
 }
 
 /* One tensor for every view and copy, whole, whoever has its parts. */
-static int specify(const struct orr_model *model, const struct tiles *tiles, struct orr_tensor_spec *specs, char **names)
+static int specify(const struct orr_model *model, const struct tiles *tiles, struct orr_tensor_spec *specs,
+                   char **names)
 {
     for (int i = 0; i < model->views * tiles->copies; i++) {
         int v;
@@ -390,7 +391,8 @@ static void free_names(char **names, int count)
     free(names);
 }
 
-static int write_tiles(const struct orr_model *model, const struct tiles *tiles, const char *directory, const char *name)
+static int write_tiles(const struct orr_model *model, const struct tiles *tiles, const char *directory,
+                       const char *name)
 {
     int count = model->views * tiles->copies;
     struct orr_tensor_spec *specs = orri_calloc((size_t)count, sizeof(*specs));
@@ -582,8 +584,9 @@ static int remove_probe(const char *out, const char *probe)
 
 static int prepared(int status)
 {
-    return orri_ranks_settle(status == ORR_EIO ? orri_remedy(ORR_EINVAL, "name a directory that can be written with --out")
-                                               : status);
+    if (status == ORR_EIO)
+        status = orri_remedy(ORR_EINVAL, "name a directory that can be written with --out");
+    return orri_ranks_settle(status);
 }
 
 int orr_checkpoint_prepare(const char *out)

@@ -411,7 +411,7 @@ static int steps(struct run *r)
     struct orr_source source = orr_sampler_source(&r->sampler);
 
     while (orr_training_steps(r->training) < t->options.schedule.steps) {
-        ORR_TRY(take_reports(r, ORRI_IN_FLIGHT - 1));
+        ORR_TRY(take_reports(r, r->training->in_flight - 1));
         if (r->stop)
             break;
         ORR_TRY(orr_training_submit(r->training, &source));

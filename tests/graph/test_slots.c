@@ -319,7 +319,7 @@ START_TEST(test_reports_queue_up)
     ck_assert_int_eq(orr_training_steps(training), 37);
     /* input, F and BW of the three blocks, per microbatch; sums of squares and updates; control,
      * the norms, which without clipping come later, and report. */
-    ck_assert_int_eq(orr_training_tasks_per_step(training), BATCH * (1 + 3 + 5) + 2 * 2 + 3);
+    ck_assert_int_eq(orr_training_submission(training).tasks, BATCH * (1 + 3 + 5) + 2 * 2 + 3);
     orr_training_destroy(training);
     orr_model_destroy(model);
 }

@@ -327,9 +327,11 @@ START_TEST(test_impossible_meshes)
     } bad[] = {{MESH(1, 1, 2), "tp 2: block 'source' cannot be cut into shards"},
                {MESH(1, 1, ORR_MAX_SHARDS + 1), "at most 64 shards"},
                {MESH(1, 4, 1), "2 blocks cannot fill 4 pipeline stages"},
-               {{.dp = 1, .pp = 2, .tp = 1, .ranks = 2, .stages = 4}, "2 blocks cannot fill 4 pipeline stages"}};
+               {{.dp = 1, .pp = 2, .tp = 1, .ranks = 2, .stages = 4, .pretended = 1}, "2 blocks cannot fill 4 pipeline stages"}};
 
     ck_assert_ptr_null(orr_model_create(&(struct orr_mesh)MESH(0, 1, 1)));
+    ck_assert_ptr_null(orr_model_create(&(struct orr_mesh){.dp = 1, .pp = 2, .tp = 1, .ranks = 2}));
+    expect(orr_error_code(), ORR_EINVAL, "2 ranks, but there are 1");
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct toy toy = {.flops = 1};
         struct orr_model *model = orr_model_create(&bad[i].mesh);

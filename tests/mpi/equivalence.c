@@ -29,11 +29,11 @@ static const struct {
     bool untied;
     enum orr_optimizer_kind optimizer;
 } setups[SETUPS] = {
-    [USUAL] = {"", 6, 1, 1, false, ORR_ADAMW},
-    [NO_CLIP] = {" clip 0", 6, 1, 0, false, ORR_ADAMW},
-    [SHORT_LAST] = {" short last microbatch", 5, 2, 1, false, ORR_ADAMW},
-    [UNTIED] = {" untied", 6, 1, 1, true, ORR_ADAMW},
-    [SGD] = {" sgd", 6, 1, 1, false, ORR_SGD},
+    [USUAL] = {"", 8, 2, 1, false, ORR_ADAMW},
+    [NO_CLIP] = {" clip 0", 8, 2, 0, false, ORR_ADAMW},
+    [SHORT_LAST] = {" short last microbatch", 9, 2, 1, false, ORR_ADAMW},
+    [UNTIED] = {" untied", 8, 2, 1, true, ORR_ADAMW},
+    [SGD] = {" sgd", 8, 2, 1, false, ORR_SGD},
 };
 
 struct layout {

@@ -144,7 +144,7 @@ static int runs_long(void)
 static int is_busy(void)
 {
     ORR_TRY(orr_init(&quick));
-    sleep(3);
+    usleep(2300000);
     struct orri_pending *message = orri_watch_transfer(false, 0, "y", 1);
     for (int i = 0; i < 30; i++) {
         ORR_TRY(submit(&quick_one, "mlp_F", i, false));
@@ -152,7 +152,7 @@ static int is_busy(void)
     }
     orri_watch_done(message);
     starpu_task_wait_for_all();
-    sleep(3);
+    usleep(2300000);
     return orr_ranks_settle(ORR_OK);
 }
 
