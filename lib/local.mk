@@ -75,6 +75,7 @@ liborri_la_SOURCES += \
 	lib/train/deal.c \
 	lib/train/evaluation.c \
 	lib/train/optimizer.c \
+	lib/train/record.c \
 	lib/train/reduce.c \
 	lib/train/schedule.c \
 	lib/train/step.c \

@@ -116,6 +116,15 @@ void orri_deal(struct orr_training *t, int64_t step, const double *busy, int *sh
 void orri_set_share(struct orr_training *t, int64_t step, const int *share);            /* with the lock held */
 double orri_busy_seconds(struct orr_training *t, int replica);  /* since the last call, on this rank */
 
+/* record.c: with a dynamic partition a record of it in the directory `out`. Opening is collective and begins a new one, or,
+ * with after >= 0, goes on with that of a run resumed after so many steps. Before a step what is recorded of it is
+ * prescribed; behind its submission it is recorded. *record is to be closed also where opening failed. */
+struct orri_record;
+int orri_record_open(struct orr_training *t, const char *out, int64_t after, struct orri_record **record);
+void orri_record_close(struct orri_record *record);
+int orri_record_prescribe(struct orri_record *record);
+int orri_record_step(struct orri_record *record);
+
 /* optimizer.c: one pass over a view of `count` parameters; g is scaled by `scale`. state has the optimizer's
  * floats, each `stride` apart. t counts from 1. */
 void orri_optimizer_update(const struct orr_optimizer *optimizer, bool decay, double lr, int64_t t, float scale,

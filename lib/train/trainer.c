@@ -197,6 +197,7 @@ struct run {
     struct orr_config *state;
     struct orr_metrics *metrics;
     struct orr_tensorboard *tensorboard;
+    struct orri_record *record;     /* with a dynamic partition                               */
     struct orr_progress progress;
     struct orr_trainer_result *result;
     double *seconds;                /* of the steps of this process that nothing interrupted */
@@ -284,6 +285,8 @@ static int start(struct run *r)
         ORR_TRY(resume(r));
     if (t->out)
         ORR_TRY(orr_checkpoint_prepare(t->out));    /* fails before hours of training, not after them */
+    if (t->out && t->options.partition == ORR_PARTITION_DYNAMIC)
+        ORR_TRY(orri_record_open(r->training, t->out, t->resume ? r->saved : -1, &r->record));
     ORR_TRY(meet(r, open_reports(r)));
     if (t->progress)
         orr_progress_start(&r->progress, t->progress, t->options.schedule.steps, t->flops_per_token);
@@ -414,8 +417,13 @@ static int steps(struct run *r)
         ORR_TRY(take_reports(r, r->training->in_flight - 1));
         if (r->stop)
             break;
+        if (r->record)
+            ORR_TRY(orri_record_prescribe(r->record));
         ORR_TRY(orr_training_submit(r->training, &source));
         r->in_flight++;
+        int recorded = r->record && r->code == 0 ? orri_record_step(r->record) : ORR_OK;
+        if (recorded != 0)
+            cannot_tell(r, recorded);
         int64_t step = orr_training_steps(r->training);
         if (t->validation_corpus && due(step, t->eval_every))
             ORR_TRY(evaluate(r));
@@ -479,6 +487,7 @@ int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result
     orr_training_destroy(r.training);
     orr_metrics_destroy(r.metrics);
     orr_tensorboard_destroy(r.tensorboard);
+    orri_record_close(r.record);
     orr_config_destroy(r.state);
     free(r.seconds);
     return status;
