@@ -92,6 +92,7 @@ static struct orr_slots_options slots_options(const struct orr_training_options 
 int orr_training_memory(const struct orr_model *model, const struct orr_training_options *options, int rank,
                         struct orr_memory_need *need)
 {
+    ORR_TRY(check_options(model, options));
     struct orr_slots_options slots = slots_options(options);
 
     return orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), rank, need);
