@@ -208,10 +208,12 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
     ORR_TRY(orr_training_memory(o->model, &t->options, orr_rank(), &need));
     ORR_TRY(orr_memory_check(&need));
     snprintf(headline, sizeof(headline),
-             "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d, %d microbatches of %d x %d\nmemory: %s%s",
+             "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d x tp %d, %d microbatches of %d x %d\n"
+             "memory: %s%s",
              model_options.model, describe_size(orr_model_size(o->model), size, sizeof(size)),
              (long long)(t->train.last - t->train.first), orr_worker_count(), o->mesh.dp, o->mesh.pp,
-             t->options.batch / t->options.micro_batch, t->options.micro_batch, t->options.seq,
+             o->mesh.tp, (t->options.batch + t->options.micro_batch - 1) / t->options.micro_batch, t->options.micro_batch,
+             t->options.seq,
              orr_memory_describe(&need, text, sizeof(text)), out ? "" : "\nwithout --out nothing is saved");
     t->headline = headline;
     if (!t->resume)

@@ -115,6 +115,7 @@ static void add_reads(const struct orr_model *model, const struct orr_training_o
 int orr_training_memory(const struct orr_model *model, const struct orr_training_options *options, int rank,
                         struct orr_memory_need *need)
 {
+    ORR_TRY(check_options(model, options));
     struct orr_slots_options slots = slots_options(options);
 
     ORR_TRY(orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), rank, need));
