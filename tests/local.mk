@@ -130,7 +130,8 @@ cli_tests = \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
 	tests/cli/restart.sh \
-	tests/cli/resume.sh
+	tests/cli/resume.sh \
+	tests/cli/trace.sh
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 
@@ -152,6 +153,7 @@ mpi_tests = \
 	tests/mpi/pipeline.sh \
 	tests/mpi/restart.sh \
 	tests/mpi/start.sh \
+	tests/mpi/traced_pair.sh \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
 EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
@@ -165,6 +167,7 @@ if HAVE_MPI
 mpi_programs += tests/mpi/traced_pair
 tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
 tests_mpi_traced_pair_LDADD = liborri.la
+tests_mpi_traced_pair_LDFLAGS = -export-dynamic
 endif
 EXTRA_PROGRAMS += $(mpi_programs)
 CLEANFILES += $(mpi_programs)

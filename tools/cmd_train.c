@@ -206,7 +206,7 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
     t->progress = quiet ? NULL : json ? stderr : stdout;
     t->flops_per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->options.seq);
     ORR_TRY(orr_training_memory(o->model, &t->options, orr_rank(), &need));
-    ORR_TRY(orr_ranks_settle(orr_memory_check(&need)));
+    ORR_TRY(orr_memory_check(&need));
     snprintf(headline, sizeof(headline),
              "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d x tp %d, %d microbatches of %d x %d\n"
              "memory: %s%s",
