@@ -301,7 +301,7 @@ void close_model(struct opened *o)
 
 int default_micro_batch(int batch, int dp)
 {
-    int per_replica = batch / dp, wanted = 2 * orr_worker_count() / dp;
+    int per_replica = batch / dp, wanted = 2 * orr_worker_count_least() * orr_rank_count() / dp;
     int micro = wanted > 0 ? per_replica / wanted : per_replica;
 
     if (micro < 1)

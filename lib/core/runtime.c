@@ -27,6 +27,7 @@
 static struct {
     bool running;
     bool starpu_mpi_running;
+    int least_workers;
     double profile_since;
 } runtime;
 
@@ -108,6 +109,8 @@ int orr_init(const struct orr_runtime_options *options)
         runtime.running = runtime.starpu_mpi_running = false;
         return status;
     }
+    runtime.least_workers = orr_worker_count();
+    ORR_TRY(orri_ranks_least(&runtime.least_workers));
     orri_fxt_align(orr_rank_count());
     /* A worker's first interval is only right when it began with profiling on. */
     starpu_profiling_status_set(STARPU_PROFILING_ENABLE);
@@ -135,6 +138,11 @@ void orr_shutdown(void)
 int orr_worker_count(void)
 {
     return runtime.running ? (int)starpu_cpu_worker_get_count() : 0;
+}
+
+int orr_worker_count_least(void)
+{
+    return runtime.running ? runtime.least_workers : 0;
 }
 
 const char *orr_scheduler(void)

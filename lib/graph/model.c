@@ -26,11 +26,7 @@ struct orr_model *orr_model_create(const struct orr_mesh *mesh)
     model->rank = mesh->pretended ? mesh->pretended - 1 : orr_rank();
     model->stages = orr_mesh_stages(mesh);
     model->chunks = orr_mesh_chunks(mesh);
-    model->workers = orr_worker_count();
-    if (mesh->ranks > 1 && !mesh->pretended && orri_ranks_least(&model->workers) != 0) {
-        free(model);
-        return NULL;
-    }
+    model->workers = orr_worker_count_least();
     model->failed_run = INT64_MAX;
     pthread_mutex_init(&model->failure_lock, NULL);
     return model;

@@ -67,8 +67,9 @@ struct orr_part {
 struct orr_part orr_split(int64_t n, int64_t unit, int parts, int i);
 
 /* Cuts n blocks into `stages` runs that follow each other such that the dearest run is as cheap as
- * possible; among those cuts the earliest. first[s] is the first block of stage s, first[stages] = n.
- * Every stage gets a block. cost[] >= 0. ORR_EINVAL when n < stages; ORR_ENOMEM. */
+ * possible; among those cuts such that the sum of the squares of the costs is least; among those the earliest.
+ * first[s] is the first block of stage s, first[stages] = n. Every stage gets a block. cost[] >= 0. ORR_EINVAL when
+ * n < stages; ORR_ENOMEM. */
 int orr_partition(int n, const double *cost, int stages, int *first);
 
 /* Gives n tiles of bytes[] to `owners` owners such that their sums are even: largest first, each to
