@@ -15,4 +15,5 @@ EXTRA_DIST += \
 	docs/text.md \
 	docs/tile.md \
 	docs/tools.md \
+	docs/trace.md \
 	docs/train.md

@@ -101,20 +101,9 @@ tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h
 check_PROGRAMS += tests/test_trace
 tests_test_trace_SOURCES = tests/report/test_trace.c tests/check_main.h tests/files.h
 
-# Programs that a script starts on several ranks.
-mpi_programs = tests/mpi/test_pipeline
-EXTRA_PROGRAMS = $(mpi_programs)
-CLEANFILES += $(mpi_programs)
-tests/mpi/pipeline.log: tests/mpi/test_pipeline
-tests_mpi_test_pipeline_SOURCES = tests/mpi/test_pipeline.c tests/graph/toys.h tests/check_main.h
-
-mpi_tests = tests/mpi/pipeline.sh
-TESTS += $(mpi_tests)
-EXTRA_DIST += $(mpi_tests)
-
 # The programs of README.md and docs/adding-a-block.md, compiled as a user would: public headers and liborrery alone.
 # The driver is run by a script, so it is no test by itself.
-EXTRA_PROGRAMS += tests/docs/readme_driver
+EXTRA_PROGRAMS = tests/docs/readme_driver
 check_DATA = tests/docs/readme_driver
 CLEANFILES += tests/docs/readme_driver
 tests_docs_readme_driver_SOURCES = tests/docs/readme_driver.c
@@ -141,7 +130,8 @@ cli_tests = \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
 	tests/cli/restart.sh \
-	tests/cli/resume.sh
+	tests/cli/resume.sh \
+	tests/cli/trace.sh
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 
@@ -158,22 +148,26 @@ tests_cli_read_events_LDADD =
 
 # Several ranks: scripts that start the command or one of these programs by mpiexec, and skip where there is none.
 mpi_tests = \
-	tests/mpi/restart.sh \
 	tests/mpi/checkpoint.sh \
 	tests/mpi/equivalence.sh \
+	tests/mpi/pipeline.sh \
+	tests/mpi/restart.sh \
 	tests/mpi/start.sh \
+	tests/mpi/traced_pair.sh \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
 EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
-mpi_programs = tests/mpi/equivalence tests/mpi/ranks_program
+mpi_programs = tests/mpi/equivalence tests/mpi/ranks_program tests/mpi/test_pipeline
 tests_mpi_equivalence_SOURCES = tests/mpi/equivalence.c
 tests_mpi_equivalence_LDADD = liborri.la
 tests_mpi_ranks_program_SOURCES = tests/mpi/ranks_program.c
 tests_mpi_ranks_program_LDADD = liborri.la
+tests_mpi_test_pipeline_SOURCES = tests/mpi/test_pipeline.c tests/graph/toys.h tests/check_main.h
 if HAVE_MPI
 mpi_programs += tests/mpi/traced_pair
 tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
 tests_mpi_traced_pair_LDADD = liborri.la
+tests_mpi_traced_pair_LDFLAGS = -export-dynamic
 endif
 EXTRA_PROGRAMS += $(mpi_programs)
 CLEANFILES += $(mpi_programs)

@@ -206,12 +206,14 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
     t->progress = quiet ? NULL : json ? stderr : stdout;
     t->flops_per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->options.seq);
     ORR_TRY(orr_training_memory(o->model, &t->options, orr_rank(), &need));
-    ORR_TRY(orr_ranks_settle(orr_memory_check(&need)));
+    ORR_TRY(orr_memory_check(&need));
     snprintf(headline, sizeof(headline),
-             "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d, %d microbatches of %d x %d\nmemory: %s%s",
+             "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d x tp %d, %d microbatches of %d x %d\n"
+             "memory: %s%s",
              model_options.model, describe_size(orr_model_size(o->model), size, sizeof(size)),
              (long long)(t->train.last - t->train.first), orr_worker_count(), o->mesh.dp, o->mesh.pp,
-             t->options.batch / t->options.micro_batch, t->options.micro_batch, t->options.seq,
+             o->mesh.tp, (t->options.batch + t->options.micro_batch - 1) / t->options.micro_batch, t->options.micro_batch,
+             t->options.seq,
              orr_memory_describe(&need, text, sizeof(text)), out ? "" : "\nwithout --out nothing is saved");
     t->headline = headline;
     if (!t->resume)

@@ -106,6 +106,7 @@ int orr_init(const struct orr_runtime_options *options)
         runtime.running = runtime.starpu_mpi_running = false;
         return status;
     }
+    orri_fxt_align(orr_rank_count());
     /* A worker's first interval is only right when it began with profiling on. */
     starpu_profiling_status_set(STARPU_PROFILING_ENABLE);
     return ORR_OK;
@@ -166,6 +167,18 @@ size_t orr_memory_total(void)
     size_t limit = control_group_limit();
 
     return limit < physical ? limit : physical;
+}
+
+size_t orr_memory_resident(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    size_t pages = 0;
+
+    if (f && fscanf(f, "%*s %zu", &pages) != 1)
+        pages = 0;
+    if (f)
+        fclose(f);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
 size_t orr_memory_peak(void)

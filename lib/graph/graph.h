@@ -231,7 +231,10 @@ void orri_message_names_destroy(struct orr_model *model);
 
 /* Tiles that a pool of a size has room for: parameters that are received here, with ZeRO-3, and gradients. */
 int orri_parameter_slots(const struct orr_model *model, int64_t count);
-enum { ORRI_GRADIENT_SLOTS = 2 };
+int orri_gradient_slots(const struct orr_model *model, int64_t count);
+
+/* Adds up a memory need. */
+void orri_memory_total(struct orr_memory_need *need);
 
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */
 
@@ -286,6 +289,8 @@ void orri_model_fail(struct orr_model *model, int64_t run, int code, const char 
 /* The tiles that training reads parameters from instead of `value`: as many as `reads`, filled with it. */
 int orri_make_reads(struct orr_model *model, int reads, bool apart);
 void orri_destroy_reads(struct orr_model *model);
+/* Where a replica's own parameters, or a version of them, are read. */
+bool orri_is_read_at(const struct orri_parameter *parameter, int read, bool apart, int rank);
 
 /* The code of the failure, with its message; 0 where there is none. */
 int orri_model_failure(const struct orr_model *model, char *message, size_t size);

@@ -167,16 +167,15 @@ int orr_model_allocate(struct orr_model *model)
     return ORR_OK;
 }
 
-/* Where a replica's own parameters, or a version of them, are read. */
-static bool is_read_here(const struct orr_model *model, const struct orri_parameter *parameter, int read, bool apart)
+bool orri_is_read_at(const struct orri_parameter *parameter, int read, bool apart, int rank)
 {
     const struct orri_group *group = parameter->group;
 
     for (int u = 0; apart && u < group->users; u++)
         for (int c = 0; c < parameter->copies; c++)
-            if (orri_place(group->user[u], read, parameter->shard < 0 ? c : parameter->shard) == model->rank)
+            if (orri_place(group->user[u], read, parameter->shard < 0 ? c : parameter->shard) == rank)
                 return true;
-    return !apart && parameter->here >= 0;
+    return !apart && orri_place_of(parameter, rank) >= 0;
 }
 
 int orri_make_reads(struct orr_model *model, int reads, bool apart)
@@ -192,7 +191,7 @@ int orri_make_reads(struct orr_model *model, int reads, bool apart)
             struct orr_tile *read = &parameter->read[i];
             int home = apart ? orri_place(parameter->group->block, i, parameter->shard < 0 ? 0 : parameter->shard)
                              : parameter->place[0];
-            if (is_read_here(model, parameter, i, apart)) {
+            if (orri_is_read_at(parameter, i, apart, model->rank)) {
                 ORR_TRY(orr_tile_create(read, ORR_PARAMETER, ORR_F32, parameter->count, home, true));
                 ORR_TRY(orri_copy_submit(&parameter->value, read));
             }

@@ -430,7 +430,7 @@ static double pool_bytes(const struct orr_model *model, bool gradients)
             first = model->parameter[q]->count != count || !receives(model, model->parameter[q], gradients);
         if (first)
             bytes += (double)count * sizeof(float) *
-                     (gradients ? ORRI_GRADIENT_SLOTS : orri_parameter_slots(model, count));
+                     (gradients ? orri_gradient_slots(model, count) : orri_parameter_slots(model, count));
     }
     return bytes;
 }
@@ -460,6 +460,15 @@ static void count_parameters(const struct orr_model *model, const struct orr_slo
         add(&need->gradients, pool_bytes(model, true));
 }
 
+void orri_memory_total(struct orr_memory_need *need)
+{
+    const int64_t parts[] = {need->parameters, need->gradients, need->state, need->slots, need->scratch, need->process};
+
+    need->total = 0;
+    for (size_t i = 0; i < ORRI_COUNT(parts); i++)
+        add(&need->total, (double)parts[i]);
+}
+
 int orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *o, int state_tiles, int rank,
                      struct orr_memory_need *need)
 {
@@ -487,8 +496,7 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
         most_scratch = here && scratch > most_scratch ? scratch : most_scratch;
     }
     add(&need->scratch, most_scratch * orr_worker_count());
-    const int64_t parts[] = {need->parameters, need->gradients, need->state, need->slots, need->scratch};
-    for (size_t i = 0; i < ORRI_COUNT(parts); i++)
-        add(&need->total, (double)parts[i]);
+    need->process = (int64_t)orr_memory_resident();
+    orri_memory_total(need);
     return status;
 }

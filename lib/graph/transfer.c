@@ -193,10 +193,22 @@ int orri_parameter_slots(const struct orr_model *model, int64_t count)
     return received < slots ? received : slots;
 }
 
+/* Two, so that one can be received while the other is added; one where no more come in a step. */
+int orri_gradient_slots(const struct orr_model *model, int64_t count)
+{
+    int received = 0;
+
+    for (int p = 0; p < model->parameters && received < 2; p++)
+        if (model->parameter[p]->count == count && orri_place_of(model->parameter[p], model->rank) == 0)
+            received += model->parameter[p]->places - 1;
+    return received == 1 ? 1 : 2;
+}
+
 static struct orri_pool *pool_of(struct orr_model *model, struct orri_pool **pools, const struct orr_tile *like)
 {
     struct orri_pool *pool = *pools;
-    int size = pools == &model->values ? orri_parameter_slots(model, like->count) : ORRI_GRADIENT_SLOTS;
+    int size = pools == &model->values ? orri_parameter_slots(model, like->count)
+                                        : orri_gradient_slots(model, like->count);
 
     while (pool && pool->count != like->count)
         pool = pool->next;

@@ -66,8 +66,9 @@ int orr_worker_count(void);
 const char *orr_scheduler(void);
 
 /* Bytes of physical memory of the machine (or of its control group, where that is less), and the
- * largest resident size of this process so far. Any thread. */
+ * resident size of this process, now and the largest so far. Any thread. */
 size_t orr_memory_total(void);
+size_t orr_memory_resident(void);
 size_t orr_memory_peak(void);
 
 /* What the workers did since orr_profile_start(), summed over all workers, in seconds. */

@@ -161,7 +161,7 @@ int orr_training_write_state(struct orr_training *training, int index, int which
 int orr_training_resume(struct orr_training *training, int64_t steps, int64_t samples);
 
 /* The memory that orr_training_create() and the parameters need on one rank of the mesh. Of a built model, before or after
- * it is allocated. ORR_ENOMEM. */
+ * it is allocated. Errors as of orr_training_create(). */
 int orr_training_memory(const struct orr_model *model, const struct orr_training_options *options, int rank,
                         struct orr_memory_need *need);
 

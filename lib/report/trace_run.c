@@ -157,7 +157,7 @@ static int check_complete(const char *directory, int count)
     json_decref(object);
     free(path);
     if (status == 0 && ranks != count)
-        return orri_remedy(orri_fail(ORR_EFORMAT, directory, "holds the traces of %d ranks, the run had %lld", count,
+        return orri_remedy(orri_fail(ORR_EFORMAT, directory, "holds the traces of %d of %lld ranks", count,
                                      (long long)ranks), "gather the prof_file of every rank there");
     return status;
 }

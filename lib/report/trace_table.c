@@ -464,7 +464,7 @@ static void print_title(const struct orr_trace_table *t, FILE *out)
     else
         fprintf(out, "steps %lld to %lld of %lld", (long long)t->from, (long long)(t->to < 0 ? t->steps : t->to),
                 (long long)t->steps);
-    fprintf(out, ", %d ranks, %d workers\n", t->ranks, t->workers);
+    fprintf(out, ", %d %s, %d %s\n", t->ranks, t->ranks == 1 ? "rank" : "ranks", t->workers, t->workers == 1 ? "worker" : "workers");
     if (t->unfinished)
         fprintf(out, "the trace is cut short: %lld tasks do not end\n", (long long)t->unfinished);
 }

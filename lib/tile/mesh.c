@@ -94,7 +94,7 @@ int orr_partition(int n, const double *cost, int stages, int *first)
 {
     if (stages < 1 || n < stages)
         return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "%d blocks cannot fill %d pipeline stages", n, stages),
-                           "choose --pp of at most %d", n);
+                           "choose --pp and --stages of at most %d", n);
 
     double(*best)[n + 1] = orri_alloc((size_t)stages * sizeof(*best));
     double *sum = orri_alloc((size_t)(n + 1) * sizeof(*sum));

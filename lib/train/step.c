@@ -89,12 +89,38 @@ static struct orr_slots_options slots_options(const struct orr_training_options 
     };
 }
 
+/* What replicas with parameters of their own, or versions of the parameters, add. */
+static void add_reads(const struct orr_model *model, const struct orr_training_options *o, int rank,
+                      struct orr_memory_need *need)
+{
+    bool apart = o->sync == ORR_SYNC_PARAMETERS;
+    int reads = apart ? model->mesh.dp : o->staleness > 0 ? o->staleness + 1 : 0;
+    int states = orr_optimizer_state_count(o->optimizer.kind);
+
+    for (int i = 0; i < model->parameters * reads; i++) {
+        const struct orri_parameter *parameter = model->parameter[i / reads];
+        int64_t bytes = parameter->count * (int64_t)sizeof(float);
+        bool owner = orri_place_of(parameter, rank) == 0;
+        if (orri_is_read_at(parameter, i % reads, apart, rank))
+            need->parameters += bytes;
+        /* Each replica has a state; the owner's has been counted, and it has the momentum of all. */
+        if (apart && i % reads == parameter->owner)
+            need->state += owner ? bytes : 0;
+        else if (apart && orri_place(parameter->group->block, i % reads, parameter->shard < 0 ? 0 : parameter->shard) == rank)
+            need->state += bytes * states;
+    }
+    orri_memory_total(need);
+}
+
 int orr_training_memory(const struct orr_model *model, const struct orr_training_options *options, int rank,
                         struct orr_memory_need *need)
 {
+    ORR_TRY(check_options(model, options));
     struct orr_slots_options slots = slots_options(options);
 
-    return orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), rank, need);
+    ORR_TRY(orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), rank, need));
+    add_reads(model, options, rank, need);
+    return ORR_OK;
 }
 
 struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options)

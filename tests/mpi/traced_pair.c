@@ -2,19 +2,42 @@
 /* Two ranks that compute what a pipeline of two stages would, with sleeping tasks called as Orrery's: rank 0 sends to
  * rank 1 what F made, rank 1 sends it back after its B. Run by traced_pair.sh as `mpiexec -n 2 traced_pair DIR`. */
 #include <starpu_mpi.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-#include <orrery/trace.h>
 #include <orrery/orrery.h>
 
-enum { STEPS = 3, MICROBATCHES = 4, FLOATS = 5000, MILLISECONDS = 3 };
+enum { STEPS = 3, MICROBATCHES = 4, FLOATS = 5000, MILLISECONDS = 3, LONG_MILLISECONDS = 100, SECONDS_AHEAD = 5 };
+
+/* The clock of FxT, which lets a program have its own: rank 1's is ahead, as if it ran on another machine. */
+uint64_t fut_getstamp(void);
+uint64_t fut_getstamp(void)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)(now.tv_sec + (rank && rank[0] == '1' ? SECONDS_AHEAD : 0)) * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void sleep_for(long milliseconds)
+{
+    nanosleep(&(struct timespec){.tv_nsec = milliseconds * 1000000L}, NULL);
+}
 
 static void work(void *buffers[], void *argument)
 {
     (void)buffers, (void)argument;
-    nanosleep(&(struct timespec){.tv_nsec = MILLISECONDS * 1000000L}, NULL);
+    sleep_for(MILLISECONDS);
+}
+
+/* The first of a step: long enough that rank 1 is asleep when it ends. */
+static void work_long(void *buffers[], void *argument)
+{
+    (void)buffers, (void)argument;
+    sleep_for(LONG_MILLISECONDS);
 }
 
 static void nothing(void *buffers[], void *argument)
@@ -23,6 +46,7 @@ static void nothing(void *buffers[], void *argument)
 }
 
 static struct starpu_codelet forward = {.cpu_funcs = {work}, .nbuffers = 1, .modes = {STARPU_RW}, .name = "toy_F"};
+static struct starpu_codelet first = {.cpu_funcs = {work_long}, .nbuffers = 1, .modes = {STARPU_RW}, .name = "toy_F"};
 static struct starpu_codelet backward = {.cpu_funcs = {work}, .nbuffers = 1, .modes = {STARPU_RW}, .name = "toy_B"};
 static struct starpu_codelet weights = {.cpu_funcs = {work}, .nbuffers = 1, .modes = {STARPU_R}, .name = "toy_W"};
 static struct starpu_codelet update = {.cpu_funcs = {work}, .name = "update"};
@@ -47,7 +71,7 @@ static int step(int number, starpu_data_handle_t *handle)
     for (int m = 0; m < MICROBATCHES; m++) {
         int tag = 2 * (number * MICROBATCHES + m);
         if (orr_rank() == 0)
-            ORR_TRY(submit(&forward, handle[m], MIDDLE));
+            ORR_TRY(submit(m == 0 ? &first : &forward, handle[m], m == 0 ? HIGH : MIDDLE));
         ORR_TRY(exchange(0, handle[m], tag));
         if (orr_rank() == 1) {
             ORR_TRY(submit(&forward, handle[m], MIDDLE));

@@ -749,7 +749,7 @@ START_TEST(test_convert_refused)
     ck_assert(!holds(at("tasks.rec"), "of an earlier call"));
     ck_assert_int_eq(orr_trace_describe(folder, &pair), 0);
     ck_assert_int_eq(orr_trace_convert(folder), ORR_EFORMAT);
-    expect_error(ORR_EFORMAT, folder, "holds the traces of 1 ranks, the run had 2");
+    expect_error(ORR_EFORMAT, folder, "holds the traces of 1 of 2 ranks");
 }
 END_TEST
 

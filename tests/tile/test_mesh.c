@@ -266,7 +266,7 @@ START_TEST(test_partition_of_fractions)
     }
     ck_assert_int_eq(orr_partition(3, cost, 4, first), ORR_EINVAL);
     ck_assert_str_eq(orr_error(), "mesh: 3 blocks cannot fill 4 pipeline stages");
-    ck_assert_str_eq(orr_error_remedy(), "choose --pp of at most 3");
+    ck_assert_str_eq(orr_error_remedy(), "choose --pp and --stages of at most 3");
     ck_assert_int_eq(orr_partition(3, cost, 0, first), ORR_EINVAL);
 }
 END_TEST
