@@ -150,6 +150,8 @@ tests_cli_read_events_LDADD =
 mpi_tests = \
 	tests/mpi/checkpoint.sh \
 	tests/mpi/equivalence.sh \
+	tests/mpi/hosts.sh \
+	tests/mpi/kill.sh \
 	tests/mpi/pipeline.sh \
 	tests/mpi/restart.sh \
 	tests/mpi/start.sh \

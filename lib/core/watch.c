@@ -27,7 +27,9 @@ enum {
     DEFAULT_HEARTBEAT = 6,
     TOLD_AT_MOST = 24,          /* lines of what is pending */
     ADDRESSES = 8,
-    CONNECT_MS = 2000
+    CONNECT_MS = 2000,
+    LAUNCHER_MS = 3500,         /* for the launcher to notice by itself that a host is silent */
+    BEAT_MS = 100
 };
 
 /* What one neighbour tells the next. */
@@ -235,11 +237,16 @@ static void check_stall(double now)
 
 /* ---- signs of life ---------------------------------------------------------------------------------------------- */
 
-static _Noreturn void lost(const char *how)
+static _Noreturn void lost(const char *how, bool silent)
 {
     int rank = (orr_rank() + orr_rank_count() - 1) % orr_rank_count();
 
     fprintf(stderr, "orrery: rank %d (host %s, pid %d): lost: %s\n", rank, watch.previous.host, watch.previous.pid, how);
+    /* An mpirun that is told to end ranks on a host that does not answer waits for its answer; one that knows does not. */
+    for (int waited = 0; silent && waited < LAUNCHER_MS; waited += BEAT_MS) {
+        tell_next(ALIVE);
+        usleep(1000 * BEAT_MS);
+    }
     end_job();
 }
 
@@ -260,7 +267,7 @@ static bool listen_to_previous(double *silence)
             return true;
     }
     if (n == 0 || (errno != EAGAIN && errno != EINTR))
-        lost("its process has ended");
+        lost("its process has ended", false);
     return false;
 }
 
@@ -286,7 +293,7 @@ static void *run(void *unused)
         if (!left)
             left = listen_to_previous(&silence);
         if (!left && silence > watch.heartbeat)
-            lost(how);
+            lost(how, true);
         if (!leaves && __atomic_load_n(&watch.stopping, __ATOMIC_ACQUIRE)) {
             leaves = true;
             tell_next(LEAVES);

@@ -31,6 +31,19 @@ told 2 "^orrery: rank 1: command: 'info' where rank 0 has 'train'"
 ranks 0 -n 1 "$orrery" tokenize --data text : -n 1 -wdir / "$orrery" tokenize --data text
 told 2 '^orrery: rank 1: text: cannot be opened'
 mkdir here there
+ranks 0 -n 1 "$orrery" $some --pp 2 : -n 1 -wdir "$work/here" "$orrery" $some --pp 2
+told 2 '^orrery: rank 1: text: no such file'
+sed 1s/1/2/ text > here/text
+ranks 0 -n 1 "$orrery" $some --pp 2 : -n 1 -wdir "$work/here" "$orrery" $some --pp 2
+told 2 "^orrery: rank 1: data: 'fingerprint .*' where rank 0 has 'fingerprint .*'"
+ranks 2 "$orrery" $some --dp 2 --batch 1
+told 2 '^orrery: train: batch 1 is 1 microbatches of 1, fewer than dp 2'
+ranks 3 "$orrery" $some --tp 3
+told 2 "^orrery: mesh: tp 3: block 'attention' has only 2 heads"
+ranks 2 "$orrery" $some --pp 2 --stages 8
+told 2 '^orrery: mesh: 6 blocks cannot fill 8 pipeline stages'
+ranks 4 "$orrery" $some --pp 2
+told 2 '^orrery: mesh: dp 1 x pp 2 x tp 1 does not divide over 4 ranks'
 echo '{"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 32, "vocab_size": 256}' > here/config.json
 sed 's/"n_layer": 2/"n_layer": 3/' here/config.json > there/config.json
 info="$orrery info --model config.json"
