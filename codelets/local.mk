@@ -15,8 +15,11 @@ liborri_la_SOURCES += \
 	codelets/math/gemm.c \
 	codelets/math/math.h \
 	codelets/math/norm.c \
+	codelets/math/operands.c \
+	codelets/math/operands.h \
 	codelets/math/residual.c \
 	codelets/math/residual.h \
+	codelets/math/residual_passes.h \
 	codelets/math/rows.c \
 	codelets/math/simd_math.h \
 	codelets/mlp/mlp.c

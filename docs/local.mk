@@ -11,8 +11,10 @@ EXTRA_DIST += \
 	docs/infer.md \
 	docs/io.md \
 	docs/models.md \
+	docs/parallel.md \
 	docs/report.md \
 	docs/text.md \
 	docs/tile.md \
 	docs/tools.md \
+	docs/trace.md \
 	docs/train.md

@@ -15,23 +15,36 @@ apiorrery_HEADERS += \
 	lib/orrery/safetensors.h \
 	lib/orrery/tile.h \
 	lib/orrery/tokenizer.h \
+	lib/orrery/trace.h \
 	lib/orrery/train.h \
 	lib/orrery/trainer.h
 
 liborri_la_SOURCES += \
 	lib/core/core.h \
+	lib/core/cores.c \
+	lib/core/cores.h \
 	lib/core/dtype.c \
 	lib/core/error.c \
+	lib/core/fxt.c \
+	lib/core/fxt.h \
 	lib/core/memory.c \
+	lib/core/ranks.c \
+	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
+	lib/core/vector.c \
+	lib/core/watch.c \
+	lib/core/watch.h \
 	lib/data/corpus.c \
 	lib/data/sampler.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \
+	lib/graph/placement.c \
+	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \
 	lib/graph/tape.c \
+	lib/graph/transfer.c \
 	lib/infer/generate.c \
 	lib/infer/predict.c \
 	lib/io/config.c \
@@ -40,19 +53,30 @@ liborri_la_SOURCES += \
 	lib/io/json.c \
 	lib/io/json.h \
 	lib/io/safetensors.c \
+	lib/report/median.c \
 	lib/report/memory.c \
 	lib/report/metrics.c \
+	lib/report/pipeline.c \
 	lib/report/progress.c \
 	lib/report/report.h \
 	lib/report/tensorboard.c \
+	lib/report/trace.h \
+	lib/report/trace_read.c \
+	lib/report/trace_run.c \
+	lib/report/trace_svg.c \
+	lib/report/trace_table.c \
 	lib/text/bytes.c \
 	lib/text/text.h \
 	lib/text/tokenizer.c \
 	lib/tile/mesh.c \
 	lib/tile/tile.c \
 	lib/train/checkpoint.c \
+	lib/train/control.c \
+	lib/train/deal.c \
 	lib/train/evaluation.c \
 	lib/train/optimizer.c \
+	lib/train/record.c \
+	lib/train/reduce.c \
 	lib/train/schedule.c \
 	lib/train/step.c \
 	lib/train/train.h \

@@ -53,7 +53,7 @@ check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
 
 check_PROGRAMS += tests/test_gpt2
-tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h
+tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_fuzz_readers
 tests_test_fuzz_readers_SOURCES = tests/fuzz/test_fuzz_readers.c tests/check_main.h tests/files.h
@@ -75,19 +75,31 @@ tests_test_head_SOURCES = tests/codelets/test_head.c tests/codelets/block_harnes
 	tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_mesh
-tests_test_mesh_SOURCES = tests/tile/test_mesh.c tests/check_main.h
+tests_test_mesh_SOURCES = tests/tile/test_mesh.c tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_tape
-tests_test_tape_SOURCES = tests/graph/test_tape.c tests/check_main.h tests/graph/toys.h
+tests_test_tape_SOURCES = tests/graph/test_tape.c tests/check_main.h tests/graph/toys.h tests/meshes.h
+
+check_PROGRAMS += tests/test_placement
+tests_test_placement_SOURCES = tests/graph/test_placement.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_slots
-tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/check_main.h
+tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_update
-tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h
+tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+
+check_PROGRAMS += tests/test_report
+tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
 
 check_PROGRAMS += tests/test_training
-tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h
+tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h tests/meshes.h
+
+check_PROGRAMS += tests/test_pipeline
+tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h
+
+check_PROGRAMS += tests/test_trace
+tests_test_trace_SOURCES = tests/report/test_trace.c tests/check_main.h tests/files.h
 
 # The programs of README.md and docs/adding-a-block.md, compiled as a user would: public headers and liborrery alone.
 # The driver is run by a script, so it is no test by itself.
@@ -117,7 +129,9 @@ cli_tests = \
 	tests/cli/commands.sh \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
-	tests/cli/resume.sh
+	tests/cli/restart.sh \
+	tests/cli/resume.sh \
+	tests/cli/trace.sh
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 
@@ -131,3 +145,33 @@ tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
 tests_cli_compare_tensors_LDADD = liborri.la
 tests_cli_read_events_SOURCES = tests/cli/read_events.c
 tests_cli_read_events_LDADD =
+
+# Several ranks: scripts that start the command or one of these programs by mpiexec, and skip where there is none.
+mpi_tests = \
+	tests/mpi/checkpoint.sh \
+	tests/mpi/equivalence.sh \
+	tests/mpi/hosts.sh \
+	tests/mpi/kill.sh \
+	tests/mpi/pipeline.sh \
+	tests/mpi/restart.sh \
+	tests/mpi/start.sh \
+	tests/mpi/traced_pair.sh \
+	tests/mpi/watch.sh
+TESTS += $(mpi_tests)
+EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
+mpi_programs = tests/mpi/equivalence tests/mpi/ranks_program tests/mpi/test_pipeline
+tests_mpi_equivalence_SOURCES = tests/mpi/equivalence.c
+tests_mpi_equivalence_LDADD = liborri.la
+tests_mpi_ranks_program_SOURCES = tests/mpi/ranks_program.c
+tests_mpi_ranks_program_LDADD = liborri.la
+tests_mpi_test_pipeline_SOURCES = tests/mpi/test_pipeline.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+tests_mpi_test_pipeline_LDADD = liborri.la $(CHECK_LIBS)
+if HAVE_MPI
+mpi_programs += tests/mpi/traced_pair
+tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
+tests_mpi_traced_pair_LDADD = liborri.la
+tests_mpi_traced_pair_LDFLAGS = -export-dynamic
+endif
+EXTRA_PROGRAMS += $(mpi_programs)
+CLEANFILES += $(mpi_programs)
+$(mpi_tests:.sh=.log): $(mpi_programs)

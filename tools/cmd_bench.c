@@ -15,11 +15,14 @@ static struct setting table[] = {
      1, 1 << 24, true),
     SETTING("seq", "T", "tokens of a sequence (256)", OPTION_INT, &seq, 1, 1 << 24, false),
     SETTING("steps", "N", "steps to time, after two that are not (8)", OPTION_INT, &steps, 1, 1e6, false),
+    SETTING("pretend-ranks", "N", "time nothing but submission, as one of so many ranks would do it; nothing is computed", OPTION_INT,
+     &layout_options.pretend_ranks, 1, 1 << 24, false),
+    SETTING("pretend-rank", "R", "which of them (0)", OPTION_INT, &layout_options.pretend_rank, 0, 1 << 24, false),
     SETTING("json", NULL, "print a JSON object", OPTION_FLAG, &json, 0, 0, false),
     {0},
 };
 
-static struct setting *const tables[] = {model_table, table, layout_table, NULL};
+static struct setting *const tables[] = {model_table, table, layout_table, trace_table, NULL};
 
 struct random_tokens {
     uint64_t seed;
@@ -45,21 +48,13 @@ static void read_random(void *self, uint64_t first, int count, int length, int32
     }
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 static int print(const struct opened *o, const struct orr_training_options *t, double *seconds,
                  const struct orr_profile *profile, int64_t tasks)
 {
     double tokens = (double)t->batch * t->seq;
     double per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->seq);
 
-    qsort(seconds, (size_t)steps, sizeof(*seconds), ascending);
-    double median = steps % 2 ? seconds[steps / 2] : (seconds[steps / 2 - 1] + seconds[steps / 2]) / 2;
+    double median = orr_median(seconds, steps);
     json_t *object = json_pack(
         "{s:f,s:f,s:f,s:f,s:I,s:f,s:f,s:I,s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s}", "tokens_per_s", tokens / median,
         "best_tokens_per_s", tokens / seconds[0], "step_ms", 1000 * median, "gflops", tokens * per_token / median / 1e9,
@@ -108,6 +103,23 @@ static int measure(struct orr_training *training, const struct orr_source *sourc
     return ORR_OK;
 }
 
+/* Prints the median of what submitting a step costs. */
+static int measure_submission(struct orr_training *training, const struct orr_source *source, double *seconds)
+{
+    struct orr_submission s = {0};
+
+    for (int64_t i = -WARM_UP; i < steps; i++) {
+        ORR_TRY(orr_training_submit(training, source));
+        s = orr_training_submission(training);
+        if (i >= 0)
+            seconds[i] = s.seconds;
+    }
+    return print_json(json_pack("{s:I,s:I,s:f,s:I,s:I}", "ranks", (json_int_t)layout_options.pretend_ranks, "rank",
+                                (json_int_t)layout_options.pretend_rank, "submit_ms",
+                                1000 * orr_median(seconds, (size_t)steps), "tasks", (json_int_t)s.tasks, "messages",
+                                (json_int_t)s.messages));
+}
+
 static int run(struct opened *o)
 {
     struct orr_training_options t = {
@@ -125,16 +137,20 @@ static int run(struct opened *o)
     struct orr_profile profile;
 
     ORR_TRY(check_shape(o, t.micro_batch, t.seq));
-    orr_training_memory(o->model, &t, &need);
+    ORR_TRY(orr_training_memory(o->model, &t, orr_rank(), &need));
     ORR_TRY(orr_memory_check(&need));
     ORR_TRY(fill_model(o));
     struct orr_training *training = orr_training_create(o->model, &t);
     double *seconds = malloc((size_t)steps * sizeof(*seconds));
     int status = !training ? orr_error_code() : !seconds ? command_fail(ORR_ENOMEM, "bench: no room for the times") : ORR_OK;
-    if (status == 0)
+    if (status == 0 && o->mesh.pretended)
+        status = measure_submission(training, &source, seconds);
+    else if (status == 0)
         status = measure(training, &source, seconds, &profile);
-    if (status == 0)
-        status = print(o, &t, seconds, &profile, orr_training_tasks_per_step(training));
+    if (status == 0 && !o->mesh.pretended)
+        status = describe_trace(o, (t.batch + t.micro_batch - 1) / t.micro_batch, WARM_UP + steps);
+    if (status == 0 && !o->mesh.pretended)
+        status = print(o, &t, seconds, &profile, orr_training_submission(training).tasks);
     orr_training_destroy(training);
     free(seconds);
     return status;
@@ -145,8 +161,9 @@ int cmd_bench(int argc, char **argv)
     struct opened o = {0};
     int status = options_parse("bench", "Times training steps on random tokens.", tables, argc, argv);
 
+    struct shape shape = {batch, micro_batch, seq};
     if (status == 0)
-        status = open_model(&o, NULL);
+        status = open_model(&o, NULL, &shape);
     if (status == 0)
         status = run(&o);
     close_model(&o);

@@ -87,7 +87,7 @@ static int run(struct opened *o, struct sequences *s)
     struct orr_step report;
     struct orr_memory_need need;
 
-    orr_training_memory(o->model, &options, &need);
+    ORR_TRY(orr_training_memory(o->model, &options, orr_rank(), &need));
     ORR_TRY(orr_memory_check(&need));
     ORR_TRY(fill_model(o));
     struct orr_training *training = orr_training_create(o->model, &options);
@@ -111,7 +111,7 @@ int cmd_grads(int argc, char **argv)
     if (status == 0)
         status = read_sequences(ids_text, ids_path, &s);
     if (status == 0)
-        status = open_model(&o, without_dropout);
+        status = open_model(&o, without_dropout, NULL);
     if (status == 0)
         status = check_sequences(&s, &o.gpt, 2);
     if (status == 0)

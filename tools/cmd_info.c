@@ -5,7 +5,23 @@
 
 #include "tools/tools.h"
 
-static struct setting *const tables[] = {model_table, layout_table, NULL};
+static int64_t ranks, batch = 16, micro_batch, seq;
+static const char *optimizer = "adamw";
+
+static struct setting table[] = {
+    SETTING("ranks", "N", "tell the memory of a run on so many ranks (default: those that there are)", OPTION_INT, &ranks, 1, 1 << 20,
+     false),
+    SETTING("batch", "B", "sequences per step of that run (16)", OPTION_INT, &batch, 1, 1 << 24, false),
+    SETTING("micro-batch", "b", "sequences per task of that run (default: enough microbatches for the workers)", OPTION_INT,
+     &micro_batch, 1, 1 << 24, true),
+    SETTING("seq", "T", "tokens of its sequences (default: the model's positions)", OPTION_INT, &seq, 1, 1 << 24, false),
+    SETTING("optimizer", "NAME", "its optimizer: adamw (default), adam, sgd or rmsprop", OPTION_TEXT, &optimizer, 0, 0, false),
+    {0},
+};
+
+static bool named;              /* --model was given: tell about it */
+
+static struct setting *const tables[] = {model_table, table, layout_table, NULL};
 
 /* A name per enum orr_pass. */
 static const char *const passes[ORR_PASSES] = {"forward", "backward", "weights", NULL, "whole", "predict"};
@@ -29,20 +45,68 @@ static void print_blocks(struct orr_model *model)
     }
 }
 
+enum { MOST_RANKS = 16 };       /* that are listed one by one */
+
+/* What training needs on each rank. */
+static int print_memory(const struct opened *o)
+{
+    struct orr_training_options t = {.batch = (int)batch,
+                                     .micro_batch = micro_batch ? (int)micro_batch : default_micro_batch((int)batch, o->mesh.dp),
+                                     .seq = (int)(seq ? seq : o->gpt.n_positions),
+                                     .slots = o->slots};
+    struct orr_memory_need need, largest = {0};
+    int where = 0;
+    char text[256];
+
+    ORR_TRY(orr_optimizer_parse(optimizer, &t.optimizer.kind));
+    ORR_TRY(check_shape(o, t.micro_batch, t.seq));
+    printf("memory to train it with --batch %d --micro-batch %d --seq %d --optimizer %s:\n", t.batch, t.micro_batch, t.seq, optimizer);
+    for (int rank = 0; rank < o->mesh.ranks; rank++) {
+        ORR_TRY(orr_training_memory(o->model, &t, rank, &need));
+        if (rank < MOST_RANKS)
+            printf("  rank %d: %s\n", rank, orr_memory_describe(&need, text, sizeof(text)));
+        if (need.total > largest.total) {
+            largest = need;
+            where = rank;
+        }
+    }
+    if (o->mesh.ranks > MOST_RANKS)
+        printf("  ... of %d ranks most, rank %d: %s\n", o->mesh.ranks, where,
+               orr_memory_describe(&largest, text, sizeof(text)));
+    return ORR_OK;
+}
+
+static void print_stages(const struct orr_model *model)
+{
+    const struct orr_mesh *mesh = orr_model_mesh(model);
+    struct orr_stage_info stage;
+
+    for (int s = 0; orr_mesh_stages(mesh) > 1 && s < orr_mesh_stages(mesh); s++) {
+        if (orr_model_stage(model, s, &stage) != 0)
+            return;
+        if (s == 0)
+            printf("stages, balanced by %s:\n", stage.measured ? "measured times" : "floating-point operations");
+        printf("  %d (coordinate %d): %d blocks, %d to %d, %.1f %% of the cost\n", s, s % mesh->pp, stage.count, stage.first,
+               stage.first + stage.count - 1, 100 * stage.share);
+    }
+}
+
 static int print(const struct opened *o)
 {
     char *topology = orr_topology();
 
     printf("orrery %s\n%s", orr_version(), topology ? topology : "");
     printf("workers: %d CPU, scheduler %s, ranks %d\n", orr_worker_count(), orr_scheduler(), orr_rank_count());
-    printf("features: dtype fp32, data parallel and pipeline stages in one process\n");
+    printf("features: dtype fp32; data, tensor, sequence and pipeline parallel, ZeRO 1-3%s\n",
+           strstr(orr_version(), "no MPI") ? ", in one process" : ", on ranks");
     print_blocks(o->model);
-    if (o->directory || strcmp(model_options.model, "tiny-gpt2") != 0)
+    if (named)
         printf("model %s: %d layers, width %d, %d heads, %d positions, vocabulary %d, %.1f M parameters\n",
                model_options.model, o->gpt.n_layer, o->gpt.n_embd, o->gpt.n_head, o->gpt.n_positions, o->gpt.vocab_size,
                (double)orr_model_size(o->model) / 1e6);
+    print_stages(o->model);
     free(topology);
-    return ORR_OK;
+    return named ? print_memory(o) : ORR_OK;
 }
 
 int cmd_info(int argc, char **argv)
@@ -50,10 +114,14 @@ int cmd_info(int argc, char **argv)
     struct opened o = {0};
     int status = options_parse("info", "Version, features, machine, workers and blocks.", tables, argc, argv);
 
-    if (status == 0 && !model_options.model)
+    named = model_options.model != NULL;
+    if (status == 0 && !named)
         model_options.model = "tiny-gpt2";
+    struct shape shape = {.micro_batch = micro_batch, .seq = seq};
+    if (status == 0 && ranks > 0)
+        layout_options.pretend_ranks = ranks;
     if (status == 0)
-        status = open_model(&o, NULL);
+        status = open_model(&o, NULL, micro_batch ? &shape : NULL);
     if (status == 0)
         status = print(&o);
     close_model(&o);

@@ -6,11 +6,17 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "tools/supervise.h"
 #include "tools/tools.h"
 
 static int64_t steps, batch = 16, micro_batch, seq, warmup = 100, save_every, keep = 3, eval_every, eval_samples = 512;
 static double epochs, lr = 3e-4, min_lr = -1, weight_decay, beta1, beta2, eps, clip = 1, dropout;
+static int64_t sync_every = 1, staleness;
+static double outer_lr = 1, outer_momentum;
+static const char *partition = "static", *sync_mode = "gradients";
 static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics, *tensorboard;
+static int64_t max_restarts;
+static const char *launcher;
 static bool quiet, json;
 
 static struct setting table[] = {
@@ -40,14 +46,34 @@ static struct setting table[] = {
      &eval_samples, 0, 1e12, false),
     SETTING("resume", "DIR", "continue a run from its --out or one of its checkpoints; the options it was started with hold "
                       "where none are given", OPTION_TEXT, &resume_from, 0, 0, false),
+    SETTING("max-restarts", "N", "after a crash or a lost rank start the run anew, N times at most (0)", OPTION_INT,
+     &max_restarts, 0, 1e6, true),
+    SETTING("launcher", "COMMAND", "what starts the ranks of a run that is started anew, as in \"mpiexec -n 8 --hostfile hosts\"",
+     OPTION_TEXT, &launcher, 0, 0, true),
     SETTING("metrics", "FILE", "append a JSON object per step", OPTION_TEXT, &metrics, 0, 0, false),
     SETTING("tensorboard", "DIR", "write an event file for TensorBoard there", OPTION_TEXT, &tensorboard, 0, 0, false),
+    SETTING("partition", "HOW", "static (default), or dynamic: replicas get microbatches as their measured speed allows", OPTION_TEXT,
+     &partition, 0, 0, true),
+    SETTING("sync", "WHAT", "what replicas have in common: gradients (default), or parameters every --sync-every steps",
+     OPTION_TEXT, &sync_mode, 0, 0, true),
+    SETTING("sync-every", "H", "steps between synchronisations of parameters (1)", OPTION_INT, &sync_every, 1, 1e9, true),
+    SETTING("outer-lr", "RATE", "with --sync parameters, of the outer step (1: the mean; DiLoCo 0.7)", OPTION_REAL, &outer_lr, 1e-6,
+     1e3, true),
+    SETTING("outer-momentum", "M", "with --sync parameters, Nesterov momentum of the outer step (0; DiLoCo 0.9)", OPTION_REAL,
+     &outer_momentum, 0, 0.999999, true),
+    SETTING("staleness", "S", "steps that a replica may be ahead of the others, on parameters so much older (0 to 4; default 0)",
+     OPTION_INT, &staleness, 0, 4, true),
     SETTING("quiet", NULL, "no progress", OPTION_FLAG, &quiet, 0, 0, false),
     SETTING("json", NULL, "print a summary as a JSON object, last", OPTION_FLAG, &json, 0, 0, false),
     {0},
 };
 
-static struct setting *const tables[] = {model_table, data_table, validation_table, table, layout_table, NULL};
+/* A resumed run does not write over the trace of the one before. */
+static struct setting *const kept[] = {model_table, data_table, validation_table, table, layout_table, NULL};
+static struct setting *const tables[] = {model_table, data_table, validation_table, table, layout_table, trace_table, NULL};
+
+/* Options that are not those of the run itself. */
+static const char *const outside[] = {"resume", "max-restarts", "launcher", NULL};
 
 static volatile sig_atomic_t stop;
 
@@ -62,12 +88,30 @@ static int change(struct orr_config *config)
     return options_given(table, "dropout") ? set_dropout(config, dropout) : ORR_OK;
 }
 
+static int read_modes(struct orr_training_options *t)
+{
+    if (strcmp(partition, "dynamic") == 0)
+        t->partition = ORR_PARTITION_DYNAMIC;
+    else if (strcmp(partition, "static") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--partition: '%s' is none", partition), "use static or dynamic");
+    if (strcmp(sync_mode, "parameters") == 0)
+        t->sync = ORR_SYNC_PARAMETERS;
+    else if (strcmp(sync_mode, "gradients") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--sync: '%s' is none", sync_mode), "use gradients or parameters");
+    return ORR_OK;
+}
+
 /* Everything that the command line decides about the optimizer and its schedule. */
 static int read_training(const struct opened *o, struct orr_training_options *t)
 {
     *t = (struct orr_training_options){
         .batch = (int)batch, .seq = (int)(seq ? seq : o->gpt.n_positions), .slots = o->slots,
         .seed = (uint64_t)layout_options.seed};
+    t->sync_every = (int)sync_every;
+    t->outer_lr = outer_lr;
+    t->outer_momentum = outer_momentum;
+    t->staleness = (int)staleness;
+    ORR_TRY(read_modes(t));
     t->micro_batch = micro_batch ? (int)micro_batch : default_micro_batch(t->batch, o->mesh.dp);
     ORR_TRY(orr_optimizer_parse(optimizer, &t->optimizer.kind));
     t->optimizer = orr_optimizer_default(t->optimizer.kind);
@@ -161,13 +205,15 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
 
     t->progress = quiet ? NULL : json ? stderr : stdout;
     t->flops_per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->options.seq);
-    orr_training_memory(o->model, &t->options, &need);
+    ORR_TRY(orr_training_memory(o->model, &t->options, orr_rank(), &need));
     ORR_TRY(orr_memory_check(&need));
     snprintf(headline, sizeof(headline),
-             "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d, %d microbatches of %d x %d\nmemory: %s%s",
+             "%.300s: %s parameters, %lld tokens, %d workers, dp %d x pp %d x tp %d, %d microbatches of %d x %d\n"
+             "memory: %s%s",
              model_options.model, describe_size(orr_model_size(o->model), size, sizeof(size)),
              (long long)(t->train.last - t->train.first), orr_worker_count(), o->mesh.dp, o->mesh.pp,
-             t->options.batch / t->options.micro_batch, t->options.micro_batch, t->options.seq,
+             o->mesh.tp, (t->options.batch + t->options.micro_batch - 1) / t->options.micro_batch, t->options.micro_batch,
+             t->options.seq,
              orr_memory_describe(&need, text, sizeof(text)), out ? "" : "\nwithout --out nothing is saved");
     t->headline = headline;
     if (!t->resume)
@@ -177,6 +223,8 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
     sigaction(SIGTERM, &action, NULL);
     return orr_trainer_run(t, result);
 }
+
+static const char summary[] = "Trains or fine-tunes a model on text or tokens.";
 
 /* Whether a checkpoint's "--name" or "--name=value" gives way to what was given now. --set adds to it. */
 static bool replaced(const char *argument)
@@ -199,15 +247,14 @@ static bool replaced(const char *argument)
  * the run goes on where it was. */
 static int parse(int argc, char **argv, char ***held, char **directory)
 {
-    static const char summary[] = "Trains or fine-tunes a model on text or tokens.";
     int saved = 0;
 
     ORR_TRY(options_parse("train", summary, tables, argc, argv));
     if (!resume_from)
         return ORR_OK;
     *directory = orr_checkpoint_resolve(resume_from);
-    if (!*directory)
-        return orr_error_code();
+    ORR_TRY(orr_ranks_settle(*directory ? ORR_OK : orr_error_code()));
+    ORR_TRY(orr_ranks_agree("--resume", *directory));
     *held = orr_trainer_arguments(*directory, &saved);
     if (!*held)
         return orr_error_code();
@@ -226,6 +273,24 @@ static int parse(int argc, char **argv, char ***held, char **directory)
     return status;
 }
 
+int supervise_train(int argc, char **argv, int *ended)
+{
+    struct supervision s = {0};
+    int status = options_parse("train", summary, tables, argc, argv);
+
+    if (status == 0)
+        status = arguments_collect(&s.arguments, tables, outside);
+    if (status == 0) {
+        s.max_restarts = max_restarts;
+        s.launcher = launcher;
+        s.out = out;
+        s.resume = resume_from;
+        status = supervise(&s, ended);
+    }
+    arguments_free(&s.arguments);
+    return status;
+}
+
 int cmd_train(int argc, char **argv)
 {
     struct opened o = {0};
@@ -236,8 +301,9 @@ int cmd_train(int argc, char **argv)
     char **held = NULL, *directory = NULL;
     int status = parse(argc, argv, &held, &directory);
 
+    struct shape shape = {batch, micro_batch, seq};
     if (status == 0)
-        status = open_model(&o, change);
+        status = open_model(&o, change, &shape);
     if (status == 0)
         status = read_training(&o, &t.options);
     if (status == 0)
@@ -247,7 +313,8 @@ int cmd_train(int argc, char **argv)
     if (status == 0)
         status = check_out();
     if (status == 0)
-        status = arguments_collect(&arguments, tables, "resume");
+        status = arguments_collect(&arguments, kept, outside);
+    status = orr_ranks_settle(status);
     if (status == 0) {
         t.model = o.model;
         t.config = o.config;
@@ -261,8 +328,11 @@ int cmd_train(int argc, char **argv)
         t.tensorboard = tensorboard;
         t.arguments = arguments.item;
         t.argument_count = arguments.count;
-        t.stop = &stop;
+        t.options.stop = &stop;
         status = train(&o, &t, &result);
+        int described = describe_trace(&o, (t.options.batch + t.options.micro_batch - 1) / t.options.micro_batch, result.steps);
+        if (status == 0)
+            status = described;
         if (json && (status == 0 || status == ORR_EINTR) && print_summary(&result, t.flops_per_token) != 0)
             status = ORR_EIO;
     }

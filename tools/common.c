@@ -11,7 +11,8 @@
 
 struct model_options model_options;
 struct data_options data_options = {.validation_fraction = 0.01};
-struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .dtype = "fp32"};
+struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
+                                        .dtype = "fp32"};
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
@@ -39,15 +40,34 @@ struct setting validation_table[] = {
 
 struct setting layout_table[] = {
     SETTING("dp", "D", "replicas (data parallel)", OPTION_INT, &layout_options.dp, 1, 1 << 20, true),
-    SETTING("pp", "P", "pipeline stages", OPTION_INT, &layout_options.pp, 1, 1 << 20, true),
-    SETTING("tp", "T", "tensor-parallel shards (1 in this version)", OPTION_INT, &layout_options.tp, 1, 1 << 20, true),
+    SETTING("pp", "P", "pipeline coordinates", OPTION_INT, &layout_options.pp, 1, 1 << 20, true),
+    SETTING("tp", "T", "shards of each block (tensor parallel)", OPTION_INT, &layout_options.tp, 1, 64, true),
+    SETTING("stages", "S", "pipeline stages, a multiple of --pp, dealt in turn (default: --pp)", OPTION_INT,
+     &layout_options.stages, 1, 1 << 20, true),
+    SETTING("sequence-parallel", NULL, "cut the residual stream into --tp chunks of the sequence", OPTION_FLAG,
+     &layout_options.sequence_parallel, 0, 0, true),
+    SETTING("zero", "N", "what replicas share out: 1 or 2 optimizer state, 3 parameters too (1)", OPTION_INT,
+     &layout_options.zero, 1, 3, true),
+    SETTING("zero-slots", "K", "with --zero 3, parameters of a size that a rank has room to receive (2)", OPTION_INT,
+     &layout_options.zero_slots, 1, 1 << 16, true),
     SETTING("slots", "POLICY", "microbatches in flight: gpipe, 1f1b, h1, zb or a number", OPTION_TEXT, &layout_options.slots, 0,
      0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
      4096, true),
+    SETTING("watchdog", "SECONDS", "end the run when no task has ended for so long while some are pending (120; 0 = never)",
+     OPTION_REAL, &layout_options.watchdog, 0, 1e9, true),
+    SETTING("heartbeat", "SECONDS", "end the run when a rank has given no sign of life for so long (6; 0 = never)", OPTION_REAL,
+     &layout_options.heartbeat, 0, 1e9, true),
     SETTING("dtype", "TYPE", "fp32, the only one in this version", OPTION_TEXT, &layout_options.dtype, 0, 0, true),
     SETTING("seed", "S", "of initialisation, data order, dropout and sampling (1)", OPTION_INT, &layout_options.seed, 0, 1e15,
      true),
+    {0},
+};
+
+const char *trace_path;
+
+struct setting trace_table[] = {
+    SETTING("trace", "DIR", "record a trace of every rank there, for 'orrery trace DIR'", OPTION_TEXT, &trace_path, 0, 0, true),
     {0},
 };
 
@@ -148,11 +168,8 @@ int set_dropout(struct orr_config *config, double rate)
     return ORR_OK;
 }
 
-int open_model(struct opened *o, int (*change)(struct orr_config *config))
+static int read_model(struct opened *o, int (*change)(struct orr_config *config))
 {
-    struct orr_runtime_options runtime = {.threads = (int)layout_options.threads};
-
-    *o = (struct opened){0};
     if (!model_options.model)
         return command_remedy(command_fail(ORR_EINVAL, "--model: is missing"),
                               "name a directory, a config.json or a preset such as tiny-gpt2");
@@ -165,12 +182,62 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config))
     ORR_TRY(check_type(o->config));
     ORR_TRY(orr_gpt2_read(o->config, &o->gpt));
     o->tokenizer = orr_tokenizer_create(model_options.tokenizer ? model_options.tokenizer : "bytes");
-    if (!o->tokenizer)
-        return orr_error_code();
+    return o->tokenizer ? ORR_OK : orr_error_code();
+}
+
+/* Each rank reads its own copy of the files. */
+static int agree_on_model(const struct opened *o)
+{
+    char *text = orr_config_text(o->config);
+
+    ORR_TRY(orr_ranks_settle(text ? ORR_OK : orr_error_code()));
+    int status = orr_ranks_agree("--model", o->directory ? o->directory : "");
+    if (status == 0)
+        status = orr_ranks_agree(orr_config_name(o->config), text);
+    free(text);
+    return status;
+}
+
+static void expect(struct opened *o, const struct shape *shape)
+{
+    int64_t seq = shape->seq ? shape->seq : o->gpt.n_positions;
+    int64_t batch = shape->micro_batch ? shape->micro_batch : default_micro_batch((int)shape->batch, o->mesh.dp);
+
+    if (seq <= INT_MAX && batch <= INT_MAX) {
+        o->mesh.batch = (int)batch;
+        o->mesh.seq = (int)seq;
+    }
+}
+
+int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape)
+{
+    const struct layout_options *l = &layout_options;
+    struct orr_runtime_options runtime = {.threads = (int)l->threads,
+                                          .trace = trace_path,
+                                          .watchdog = l->watchdog > 0 ? l->watchdog : -1,
+                                          .heartbeat = l->heartbeat > 0 ? l->heartbeat : -1};
+
+    *o = (struct opened){0};
+    ORR_TRY(orr_ranks_settle(read_model(o, change)));
+    ORR_TRY(agree_on_model(o));
+    if (trace_path)
+        ORR_TRY(orr_ranks_settle(orr_rank() == 0 ? orr_trace_prepare(trace_path) : ORR_OK));
     ORR_TRY(orr_init(&runtime));
-    o->mesh = (struct orr_mesh){(int)layout_options.dp, (int)layout_options.pp, (int)layout_options.tp, orr_rank_count()};
+    o->mesh = (struct orr_mesh){
+        .dp = (int)layout_options.dp,
+        .pp = (int)layout_options.pp,
+        .tp = (int)layout_options.tp,
+        .ranks = layout_options.pretend_ranks ? (int)layout_options.pretend_ranks : orr_rank_count(),
+        .pretended = layout_options.pretend_ranks ? (int)layout_options.pretend_rank + 1 : 0,
+        .stages = (int)layout_options.stages,
+        .sequence_parallel = layout_options.sequence_parallel,
+        .zero = (int)layout_options.zero,
+        .parameter_slots = (int)layout_options.zero_slots,
+    };
+    if (shape)
+        expect(o, shape);
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
-    return o->model ? ORR_OK : orr_error_code();
+    return orr_ranks_settle(o->model ? ORR_OK : orr_error_code());
 }
 
 int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq)
@@ -194,7 +261,7 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
     struct orr_memory_need need;
 
     ORR_TRY(check_shape(o, micro_batch, seq));
-    orr_slots_memory(o->model, &slots, 0, &need);
+    ORR_TRY(orr_slots_memory(o->model, &slots, 0, orr_rank(), &need));
     int64_t have = (int64_t)orr_memory_total();
     if (need.total > have)
         return command_remedy(command_fail(ORR_ENOFIT, "memory: this needs %lld MiB (parameters %lld MiB); the machine has "
@@ -208,8 +275,20 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
 
 int fill_model(struct opened *o)
 {
-    return o->weights ? orr_weights_load(o->model, o->directory)
-                      : orr_model_randomize(o->model, (uint64_t)layout_options.seed);
+    return orr_ranks_settle(o->weights ? orr_weights_load(o->model, o->directory)
+                                       : orr_model_randomize(o->model, (uint64_t)layout_options.seed));
+}
+
+int describe_trace(const struct opened *o, int microbatches, int64_t steps)
+{
+    struct orr_trace_run run = {.mesh = o->mesh, .stages = orr_mesh_stages(&o->mesh), .microbatches = microbatches,
+                                .workers = orr_worker_count(), .steps = steps};
+
+    if (!trace_path || orr_rank() > 0)
+        return ORR_OK;
+    snprintf(run.model, sizeof(run.model), "%s", model_options.model);
+    snprintf(run.slots, sizeof(run.slots), "%s", layout_options.slots ? layout_options.slots : "");
+    return orr_trace_describe(trace_path, &run);
 }
 
 void close_model(struct opened *o)
@@ -222,7 +301,7 @@ void close_model(struct opened *o)
 
 int default_micro_batch(int batch, int dp)
 {
-    int per_replica = batch / dp, wanted = 2 * orr_worker_count() / dp;
+    int per_replica = batch / dp, wanted = 2 * orr_worker_count_least() * orr_rank_count() / dp;
     int micro = wanted > 0 ? per_replica / wanted : per_replica;
 
     if (micro < 1)
@@ -234,15 +313,27 @@ int default_micro_batch(int batch, int dp)
 
 /* ---- data ------------------------------------------------------------------------------------------------- */
 
+static int agree_on_data(const struct orr_corpus *corpus)
+{
+    char text[64];
+
+    snprintf(text, sizeof(text), "%lld tokens\nfingerprint %016llx", (long long)orr_corpus_size(corpus),
+             (unsigned long long)orr_corpus_fingerprint(corpus));
+    return orr_ranks_agree("data", text);
+}
+
 struct orr_corpus *open_data(const struct opened *o, const struct list *paths)
 {
     struct orr_corpus *corpus = orr_corpus_open(paths->item, paths->count, o->tokenizer, 0);
+    int status = corpus ? orr_corpus_check_vocab(corpus, o->gpt.vocab_size) : orr_error_code();
 
-    if (corpus && orr_corpus_check_vocab(corpus, o->gpt.vocab_size) != 0) {
-        orr_corpus_destroy(corpus);
-        return NULL;
-    }
-    return corpus;
+    status = orr_ranks_settle(status);
+    if (status == 0)
+        status = agree_on_data(corpus);
+    if (status == 0)
+        return corpus;
+    orr_corpus_destroy(corpus);
+    return NULL;
 }
 
 int add_sequence(struct sequences *s, char *text, const char *where)

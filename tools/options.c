@@ -20,6 +20,7 @@ struct parse {
     const struct argp *argp;
     struct setting **option;     /* by key */
     int count;
+    struct setting *argument;   /* the word without a name, or NULL */
     int status;
 };
 
@@ -50,8 +51,9 @@ static int set(struct setting *o, const char *where, const char *text)
         *(double *)o->target = value;
         break;
     }
-    case OPTION_TEXT: *(const char **)o->target = text; break;
-    case OPTION_FLAG: *(bool *)o->target = true; break;
+    case OPTION_TEXT:
+    case OPTION_ARGUMENT: *(const char **)o->target = text; break;
+    case OPTION_FLAG: *(bool *)o->target = !text || strcmp(text, "0") != 0; break;
     case OPTION_LIST: {
         struct list *list = o->target;
         const char **more = realloc(list->item, (size_t)(list->count + 1) * sizeof(*more));
@@ -101,8 +103,11 @@ static error_t parse_one(int key, char *arg, struct argp_state *state)
         p->status = bad_option(p, state->argv[state->next - 1]);
     if (key == HELP_KEY) {
         argp_help(p->argp, stdout, ARGP_HELP_STD_HELP, state->argv[0]);
-        exit(0);
+        p->status = HELP_GIVEN;
+        return EINVAL;
     }
+    if (key == ARGP_KEY_ARG && p->argument && !p->argument->given)
+        return set(p->argument, p->argument->name, arg);
     if (key == ARGP_KEY_ARG) {
         p->status = command_remedy(command_fail(ORR_EINVAL, "%s: '%s' is no option", p->command, arg),
                                    "'orrery %s --help' lists the options", p->command);
@@ -132,6 +137,27 @@ static int read_environment(struct parse *p)
             return ORR_EINVAL;
     }
     return 0;
+}
+
+/* One option per line, as they were given. How many workers a rank has is its own affair. */
+static int agree(struct setting *const given[])
+{
+    struct arguments a = {0};
+    char *text = NULL;
+    size_t size;
+    int status = arguments_collect(&a, given, (const char *const[]){"threads", NULL});
+    FILE *f = status == 0 ? open_memstream(&text, &size) : NULL;
+
+    for (int i = 0; f && i < a.count; i++)
+        fprintf(f, "%s\n", a.item[i]);
+    if (status == 0 && (!f || fclose(f) != 0))
+        status = command_fail(ORR_ENOMEM, "memory: no room for the options");
+    status = orr_ranks_settle(status);
+    if (status == 0)
+        status = orr_ranks_agree("options", text);
+    free(text);
+    arguments_free(&a);
+    return status;
 }
 
 /* The summary and, behind the list of options (argp's \v), what can be set from outside. */
@@ -167,6 +193,10 @@ int options_parse(const char *command, const char *summary, struct setting *cons
     }
     for (int t = 0; tables[t]; t++) {
         for (struct setting *o = tables[t]; o->name; o++) {
+            if (o->kind == OPTION_ARGUMENT) {
+                p.argument = o;
+                continue;
+            }
             known[p.count] = (struct argp_option){.name = o->name,
                                                   .key = FIRST_KEY + p.count,
                                                   .arg = o->kind == OPTION_FLAG ? NULL : o->value,
@@ -181,7 +211,8 @@ int options_parse(const char *command, const char *summary, struct setting *cons
     describe(&p, summary, doc, sizeof(doc));
     char *program = argv[0];
     argv[0] = name;
-    struct argp argp = {.options = known, .parser = parse_one, .doc = doc};
+    struct argp argp = {.options = known, .parser = parse_one,
+                        .args_doc = p.argument ? p.argument->name : NULL, .doc = doc};
     p.argp = &argp;
     int status = read_environment(&p);
     if (status == 0 && argp_parse(&argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP, NULL, &p) != 0)
@@ -189,7 +220,7 @@ int options_parse(const char *command, const char *summary, struct setting *cons
     argv[0] = program;
     free(p.option);
     free(known);
-    return status;
+    return status == 0 ? agree(tables) : status;
 }
 
 bool options_given(const struct setting *table, const char *name)
@@ -223,12 +254,19 @@ static int add_argument(struct arguments *a, const char *name, const char *text)
     return 0;
 }
 
-int arguments_collect(struct arguments *a, struct setting *const tables[], const char *except)
+static bool is_one_of(const char *name, const char *const *names)
+{
+    while (*names && strcmp(*names, name) != 0)
+        names++;
+    return *names != NULL;
+}
+
+int arguments_collect(struct arguments *a, struct setting *const tables[], const char *const *except)
 {
     for (int t = 0; tables[t]; t++) {
         for (const struct setting *o = tables[t]; o->name; o++) {
             const struct list *list = o->target;
-            if (!o->given || strcmp(o->name, except) == 0)
+            if (!o->given || is_one_of(o->name, except))
                 continue;
             for (int i = 0; i < (o->kind == OPTION_LIST ? list->count : 1); i++)
                 ORR_TRY(add_argument(a, o->name, o->kind == OPTION_LIST ? list->item[i] : o->text));

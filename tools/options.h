@@ -11,7 +11,8 @@ enum kind {
     OPTION_REAL,        /* double, from min to max                  */
     OPTION_TEXT,        /* const char *                             */
     OPTION_FLAG,        /* bool                                     */
-    OPTION_LIST         /* struct list; repeatable                  */
+    OPTION_LIST,        /* struct list; repeatable                  */
+    OPTION_ARGUMENT     /* const char *; a word without a name, by its place; `name` is what the help calls it */
 };
 
 struct list {
@@ -35,8 +36,10 @@ struct setting {
 #define SETTING(name, value, help, kind, target, min, max, environment) \
     {name, value, help, kind, target, min, max, environment, false, NULL}
 
-/* Parses argv[1..] of a sub-command by several tables (each ended by a NULL name; the list ended by NULL). Prints
- * help and exits where asked to. Returns 0 or ORR_EINVAL with the error recorded. */
+enum { HELP_GIVEN = 1 };
+
+/* Parses argv[1..] of a sub-command by several tables (each ended by a NULL name; the list ended by NULL). Collective:
+ * all ranks must have been given the same, --threads aside. Returns 0, HELP_GIVEN where it printed help, or an error. */
 int options_parse(const char *command, const char *summary, struct setting *const tables[], int argc, char **argv);
 
 /* Whether the option called `name` of a table was given. */
@@ -45,12 +48,12 @@ bool options_given(const struct setting *table, const char *name);
 /* Forgets what was parsed, targets aside, and empties the lists: before the tables are parsed again. */
 void options_reset(struct setting *const tables[]);
 
-/* The options that were given, as arguments that would give them again, all but the one called `except`. */
+/* The options that were given, as arguments that would give them again, all but those called `except`, ended by NULL. */
 struct arguments {
     const char **item;
     int count;
 };
-int arguments_collect(struct arguments *arguments, struct setting *const tables[], const char *except);
+int arguments_collect(struct arguments *arguments, struct setting *const tables[], const char *const *except);
 void arguments_free(struct arguments *arguments);
 
 #endif

@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/supervise.h"
 #include "tools/tools.h"
 
 static const struct {
@@ -22,6 +24,7 @@ static const struct {
     {"grads", cmd_grads, "loss and gradients of token sequences, to a file"},
     {"tokenize", cmd_tokenize, "text lines to ids, and back"},
     {"bench", cmd_bench, "time training steps on random tokens"},
+    {"trace", cmd_trace, "turn the trace of a run into pictures and tables"},
     {"info", cmd_info, "version, machine, workers, blocks"},
 };
 
@@ -35,49 +38,39 @@ static void usage(FILE *out)
                  "  orrery generate --model run --prompt TEXT\n");
 }
 
-/* The library keeps code, message and remedy of a thread's last failure; the command's own go the same way. */
-static char own_message[512], own_remedy[512];
-
-/* Arguments may hold anything. */
-static void one_line(char *text)
-{
-    for (; *text; text++)
-        if ((unsigned char)*text < 0x20 || *text == 0x7f)
-            *text = '?';
-}
-
 int command_fail(int code, const char *format, ...)
 {
+    char message[512];
     va_list args;
 
     va_start(args, format);
-    vsnprintf(own_message, sizeof(own_message), format, args);
+    vsnprintf(message, sizeof(message), format, args);
     va_end(args);
-    one_line(own_message);
-    own_remedy[0] = '\0';
-    return code;
+    return orr_error_set(code, message, "");
 }
 
 int command_remedy(int code, const char *format, ...)
 {
+    char remedy[512];
     va_list args;
 
     va_start(args, format);
-    vsnprintf(own_remedy, sizeof(own_remedy), format, args);
+    vsnprintf(remedy, sizeof(remedy), format, args);
     va_end(args);
-    one_line(own_remedy);
-    return code;
+    return orr_error_set(code, orr_error(), remedy);
 }
 
 static int exit_status(int code)
 {
     switch (code) {
-    case ORR_OK: return 0;
+    case ORR_OK:
+    case HELP_GIVEN: return 0;
     case ORR_EINVAL:
     case ORR_EFORMAT:
     case ORR_ENOENT: return 2;
     case ORR_ENOFIT: return 3;
     case ORR_EINTR: return 130;
+    case ORR_ENONFINITE: return getenv("ORRERY_RESTART") ? FAILS_AGAIN : 1;
     default: return 1;
     }
 }
@@ -104,50 +97,64 @@ static void check_output(void)
     _exit(1);
 }
 
-/* ---- several processes -------------------------------------------------------------------------------------- */
-
-static int number_of(const char *const *variables, int otherwise)
-{
-    for (; *variables; variables++)
-        if (getenv(*variables))
-            return atoi(getenv(*variables));
-    return otherwise;
-}
-
-/* Looked up in what launchers set: before MPI starts, so that every failure is told once. */
-static int rank(void)
-{
-    static const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", NULL};
-
-    return number_of(variables, 0);
-}
-
-static int check_ranks(void)
-{
-    static const char *const variables[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", NULL};
-    int ranks = number_of(variables, 1);
-
-    if (ranks > 1)
-        return command_remedy(command_fail(ORR_EINVAL, "mpi: started as %d processes; this version runs in one", ranks),
-                              "start it without mpiexec: --dp and --pp divide the work over the cores of one process");
-    return ORR_OK;
-}
-
 /* ---- the command ----------------------------------------------------------------------------------------------- */
 
 static int run_command(int argc, char **argv)
 {
-    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-        if (strcmp(argv[0], commands[i].name) != 0)
-            continue;
-        int code = check_ranks();
-        return code == 0 ? commands[i].run(argc, argv) : code;
-    }
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        if (strcmp(argv[0], commands[i].name) == 0)
+            return commands[i].run(argc, argv);
     return command_remedy(command_fail(ORR_EINVAL, "%s: is no command", argv[0]), "'orrery --help' lists them");
+}
+
+static int run(int argc, char **argv)
+{
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || (strcmp(argv[1], "help") == 0 && argc == 2)) {
+        usage(stdout);
+        return HELP_GIVEN;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("orrery %s\n", orr_version());
+        return HELP_GIVEN;
+    }
+    char *help[] = {argv[2], "--help", NULL};
+    return strcmp(argv[1], "help") == 0 ? run_command(2, help) : run_command(argc - 1, argv + 1);
+}
+
+/* MPI starts before anything that can differ between ranks: one that ended before would leave the others waiting. Only
+ * rank 0 prints. */
+static int start_ranks(int argc, char **argv)
+{
+    ORR_TRY(orr_ranks_start());
+    if (orr_rank() > 0 && !freopen("/dev/null", "w", stdout))
+        command_fail(ORR_EIO, "/dev/null: cannot be opened");
+    return orr_ranks_agree("command", argc > 1 ? argv[1] : "");
+}
+
+/* Before MPI starts ranks are known by what launchers set. */
+static bool prints(void)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+
+    return rank ? atoi(rank) == 0 : orr_rank() == 0;
+}
+
+static int report(int code)
+{
+    failed = code < 0;
+    if (failed && prints()) {
+        fflush(stdout);
+        fprintf(stderr, "orrery: %s\n", orr_error());
+        if (orr_error_remedy()[0])
+            fprintf(stderr, "orrery: %s\n", orr_error_remedy());
+    }
+    return exit_status(code);
 }
 
 int main(int argc, char **argv)
 {
+    int ended = 0;
+
     occupy_streams();
     atexit(check_output);
     /* A full disk or a file size limit must come back as an error of write(). */
@@ -157,24 +164,14 @@ int main(int argc, char **argv)
         usage(stderr);
         return 2;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || (strcmp(argv[1], "help") == 0 && argc == 2)) {
-        usage(stdout);
-        return 0;
+    if (supervision_wanted(argc, argv)) {
+        int status = report(supervise_train(argc - 1, argv + 1, &ended));
+        return status ? status : ended;
     }
-    if (strcmp(argv[1], "--version") == 0) {
-        printf("orrery %s\n", orr_version());
-        return 0;
-    }
-    char *help[] = {argv[2], "--help", NULL};
-    int code = strcmp(argv[1], "help") == 0 ? run_command(2, help) : run_command(argc - 1, argv + 1);
-    failed = code != 0;
-    if (failed && rank() == 0) {
-        const char *remedy = own_message[0] ? own_remedy : orr_error_remedy();
-        fflush(stdout);
-        fprintf(stderr, "orrery: %s\n", own_message[0] ? own_message : orr_error());
-        if (remedy[0])
-            fprintf(stderr, "orrery: %s\n", remedy);
-    }
+    int code = start_ranks(argc, argv);
+    if (code == 0)
+        code = orr_ranks_settle(run(argc, argv));
+    int status = report(code);
     orr_shutdown();
-    return exit_status(code);
+    return status;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the sub-commands of `orrery` share. */
+/* What the sub-commands of `orrery` share. On several ranks each of them runs the same command: what one of them can
+ * fail at alone goes through orr_ranks_settle() before what they do together. */
 #ifndef TOOLS_H
 #define TOOLS_H
 
@@ -13,7 +14,7 @@
 
 #include "tools/options.h"
 
-/* Records the command's own error, as the library does its own, and returns `code`. */
+/* Record the command's own error, as the library does its own, and return `code`. */
 int command_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int command_remedy(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -31,14 +32,17 @@ struct data_options {
 };
 
 struct layout_options {
-    int64_t dp, pp, tp, threads, seed;
+    int64_t dp, pp, tp, stages, zero, zero_slots, threads, seed, pretend_ranks, pretend_rank;
+    double watchdog, heartbeat;
+    bool sequence_parallel;
     const char *slots, *dtype;
 };
 
 extern struct model_options model_options;
 extern struct data_options data_options;
 extern struct layout_options layout_options;
-extern struct setting model_table[], data_table[], validation_table[], layout_table[];
+extern const char *trace_path;
+extern struct setting model_table[], data_table[], validation_table[], layout_table[], trace_table[];
 
 /* ---- what they open ------------------------------------------------------------------------------- */
 
@@ -55,8 +59,12 @@ struct opened {
 };
 
 /* Checks the layout options, reads the configuration with --set, starts the runtime and builds the model, without
- * allocating it. change, unless NULL, may alter the configuration before. */
-int open_model(struct opened *o, int (*change)(struct orr_config *config));
+ * allocating it, on all ranks together. change, unless NULL, may alter the configuration before. shape, unless NULL, says
+ * which microbatches will be trained on, so that stages can be balanced by measured times. */
+struct shape {
+    int64_t batch, micro_batch, seq;    /* micro_batch 0: default_micro_batch(); seq 0: the model's positions */
+};
+int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape);
 
 /* Sets all dropout rates of a configuration. */
 int set_dropout(struct orr_config *config, double rate);
@@ -72,7 +80,10 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
 int fill_model(struct opened *o);
 void close_model(struct opened *o);
 
-/* Opens a list of inputs and checks every token against the vocabulary. NULL on failure. */
+/* With --trace: leaves beside the traces what ran. */
+int describe_trace(const struct opened *o, int microbatches, int64_t steps);
+
+/* Opens a list of inputs, the same on every rank, and checks every token against the vocabulary. NULL on failure. */
 struct orr_corpus *open_data(const struct opened *o, const struct list *paths);
 
 /* The ids of "--ids", "5 6 7; 8 9 1", or of a file with a sequence per line. */
@@ -96,6 +107,7 @@ int print_json(json_t *object);
 
 /* ---- the commands ----------------------------------------------------------------------------------- */
 int cmd_train(int argc, char **argv);
+int supervise_train(int argc, char **argv, int *ended);     /* cmd_train() by processes of its own: supervise.h */
 int cmd_eval(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
@@ -103,5 +115,6 @@ int cmd_grads(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_info(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 
 #endif

@@ -4,11 +4,11 @@
 #include <math.h>
 #include <string.h>
 
-#include "codelets/math/math.h"
+#include "codelets/math/operands.h"
 #include "core/core.h"
 
 enum { NORM, OUTPUT };                          /* groups */
-enum { LOGITS_BYTES = 32 << 20 };               /* of a chunk of rows, the most */
+enum { LOGITS_BYTES = 32 << 20 };               /* of a strip of rows, the most */
 
 /* The class is one for both kinds of head, told apart by the configuration. */
 struct config {
@@ -65,24 +65,24 @@ static int64_t saved_floats(const void *config, int batch, int seq)
     return (int64_t)batch * seq * (2 + h->head.width) + 2 * h->head.width;
 }
 
-/* Rows of a chunk: as many as the bytes allow, in chunks of about equal size. */
-static int chunk_rows(int vocab, int rows)
+/* Rows of a strip: as many as the bytes allow, in strips of about equal size. */
+static int strip_rows(int vocab, int rows)
 {
     int most = LOGITS_BYTES / (int)sizeof(float) / vocab;
-    int chunks = most > 0 ? (rows + most - 1) / most : rows;
+    int strips = most > 0 ? (rows + most - 1) / most : rows;
 
-    return (rows + chunks - 1) / chunks;
+    return (rows + strips - 1) / strips;
 }
 
-/* FBW is the hungriest: it keeps what F would save, beside norm(x) and the logits of a chunk. */
+/* FBW is the hungriest: it keeps what F would save, beside norm(x) and the logits of a strip. */
 static size_t scratch_bytes(const void *config, int batch, int seq)
 {
     const struct config *h = config;
     size_t rows = (size_t)batch * (size_t)seq;
-    size_t chunk = (size_t)chunk_rows(h->head.vocab, (int)rows);
+    size_t strip = (size_t)strip_rows(h->head.vocab, (int)rows);
 
     return sizeof(float) * (rows * (size_t)h->head.width + (size_t)saved_floats(config, batch, seq) +
-                            chunk * (size_t)h->head.vocab);
+                            strip * (size_t)h->head.vocab);
 }
 
 static double flops(const void *config, int batch, int seq, enum orr_pass pass)
@@ -99,19 +99,19 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
     }
 }
 
-/* What the passes have in common: chunk by chunk the logits of norm(x), their loss, and from their gradient
+/* What the passes have in common: strip by strip the logits of norm(x), their loss, and from their gradient
  * that of norm(x) and that of W, each where asked for. */
-static void chunks(const struct orr_operands *o, const float *norm, float *logits, float *dnorm, float *dw,
+static void strips(const struct orr_operands *o, const float *norm, float *logits, float *dnorm, float *dw,
                    struct orr_result *result)
 {
     const struct orr_head *h = head_of(o);
-    const float *w = o->param[OUTPUT];
+    const float *w = o->param[OUTPUT][0];
     int rows = o->batch * o->seq, c = h->width, v = h->vocab;
-    int chunk = chunk_rows(v, rows);
+    int strip = strip_rows(v, rows);
     float beta = o->first_gradient ? 0 : 1;
 
-    for (int r = 0; r < rows; r += chunk, beta = 1) {
-        int n = rows - r < chunk ? rows - r : chunk;
+    for (int r = 0; r < rows; r += strip, beta = 1) {
+        int n = rows - r < strip ? rows - r : strip;
         const float *x = norm + (size_t)r * (size_t)c;
         orri_gemm(false, true, n, v, c, x, c, w, c, 0, logits, v);
         orri_softmax_cross_entropy(n, v, logits, v, o->ids + r, dnorm || dw, &result->loss, &result->labels);
@@ -134,7 +134,7 @@ static void add_result(const struct orr_operands *o, const struct orr_result *mi
 static void forward(const struct orr_operands *o)
 {
     const struct orr_head *h = head_of(o);
-    const float *gamma = o->param[NORM], *beta = gamma + h->width;
+    const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
     int rows = o->batch * o->seq, c = h->width;
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
     float *room = norm + (size_t)rows * (size_t)c;
@@ -142,52 +142,36 @@ static void forward(const struct orr_operands *o)
     struct orr_result mine = {0};
 
     orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
-    chunks(o, norm, room + saved_floats(o->config, o->batch, o->seq), o->saved ? s.dnorm : NULL, NULL, &mine);
+    strips(o, norm, room + saved_floats(o->config, o->batch, o->seq), o->saved ? s.dnorm : NULL, NULL, &mine);
     add_result(o, &mine);
-}
-
-static void input_gradient(const struct orr_operands *o, const struct saved *s)
-{
-    const float *before = o->add_input_gradient[0] ? o->dx[0] : NULL;
-
-    orri_layernorm_backward(o->batch * o->seq, head_of(o)->width, s->dnorm, o->x[0], o->param[NORM], s->mean, s->rstd,
-                            before, o->dx[0], s->dgamma, s->dbeta);
 }
 
 static void backward(const struct orr_operands *o)
 {
-    struct saved s = saved_at(head_of(o)->width, o->batch * o->seq, o->saved);
-
-    input_gradient(o, &s);
-}
-
-static void norm_gradient(const struct orr_operands *o, const struct saved *s)
-{
     int c = head_of(o)->width;
-    float beta = o->first_gradient ? 0 : 1;
+    struct saved s = saved_at(c, o->batch * o->seq, o->saved);
 
-    orri_bias_backward(1, c, s->dgamma, c, beta, o->grad[NORM]);
-    orri_bias_backward(1, c, s->dbeta, c, beta, o->grad[NORM] + c);
+    orri_norm_input_gradient(o, c, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
 }
 
 static void weights(const struct orr_operands *o)
 {
     const struct orr_head *h = head_of(o);
-    const float *gamma = o->param[NORM], *beta = gamma + h->width;
+    const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
     int rows = o->batch * o->seq, c = h->width;
     struct saved s = saved_at(c, rows, o->saved);
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
     struct orr_result again = {0};
 
     orri_layernorm_again(rows, c, o->x[0], gamma, beta, s.mean, s.rstd, norm);
-    chunks(o, norm, norm + (size_t)rows * (size_t)c, NULL, o->grad[OUTPUT], &again);
-    norm_gradient(o, &s);
+    strips(o, norm, norm + (size_t)rows * (size_t)c, NULL, o->grad[OUTPUT][0], &again);
+    orri_norm_weights(o, c, s.dgamma, s.dbeta);
 }
 
 static void whole(const struct orr_operands *o)
 {
     const struct orr_head *h = head_of(o);
-    const float *gamma = o->param[NORM], *beta = gamma + h->width;
+    const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
     int rows = o->batch * o->seq, c = h->width;
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
     float *room = norm + (size_t)rows * (size_t)c;
@@ -195,16 +179,16 @@ static void whole(const struct orr_operands *o)
     struct orr_result mine = {0};
 
     orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
-    chunks(o, norm, room + saved_floats(o->config, o->batch, o->seq), s.dnorm, o->grad[OUTPUT], &mine);
+    strips(o, norm, room + saved_floats(o->config, o->batch, o->seq), s.dnorm, o->grad[OUTPUT][0], &mine);
     add_result(o, &mine);
-    input_gradient(o, &s);
-    norm_gradient(o, &s);
+    orri_norm_input_gradient(o, c, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
+    orri_norm_weights(o, c, s.dgamma, s.dbeta);
 }
 
 static void predict(const struct orr_operands *o)
 {
     const struct orr_head *h = head_of(o);
-    const float *gamma = o->param[NORM], *beta = gamma + h->width;
+    const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
     int n = o->rows.count, c = h->width, v = h->vocab;
     float *x = orri_scratch(((size_t)n * (size_t)c + 2 * (size_t)n) * sizeof(*x));
     float *mean = x + (size_t)n * (size_t)c, *rstd = mean + n;
@@ -212,9 +196,162 @@ static void predict(const struct orr_operands *o)
     for (int i = 0; i < n; i++)
         memcpy(x + (size_t)i * (size_t)c, o->x[0] + (size_t)o->rows.rows[i] * (size_t)c, (size_t)c * sizeof(*x));
     orri_layernorm(n, c, x, gamma, beta, h->eps, x, mean, rstd);
-    orri_gemm(false, true, n, v, c, x, c, o->param[OUTPUT], c, 0, o->prediction, v + c);
+    orri_gemm(false, true, n, v, c, x, c, o->param[OUTPUT][0], c, 0, o->prediction, v + c);
     for (int i = 0; i < n; i++)
         memcpy(o->prediction + (size_t)i * (size_t)(v + c) + v, x + (size_t)i * (size_t)c, (size_t)c * sizeof(*x));
+}
+
+/* ---- in shards, which have rows of W, that is columns of the logits -------------------------------------------- */
+
+static struct orr_part tokens_of(const struct orr_operands *o, int t)
+{
+    return orr_split(head_of(o)->vocab, 1, o->shards, t);
+}
+
+static int most_shards(const void *config)
+{
+    return ((const struct config *)config)->head.vocab;
+}
+
+static int64_t shard_floats(const void *config, int batch, int seq, int shards, int t)
+{
+    (void)config, (void)batch, (void)seq, (void)shards, (void)t;
+    return 0;
+}
+
+static int64_t chunk_floats(const void *config, int batch, int positions)
+{
+    (void)config;
+    return orri_norm_saved_floats(batch, positions);
+}
+
+/* A shard's B is the hungriest: where there are several chunks it keeps norm(x), its gradient and the rows' sums of all
+ * of them, beside a strip of logits. The first shard is the largest. */
+static size_t shard_scratch_bytes(const void *config, int batch, int seq, int shards)
+{
+    const struct orr_head *h = &((const struct config *)config)->head;
+    int rows = batch * seq, vocab = (int)orr_split(h->vocab, 1, shards, 0).count;
+    size_t shard = (size_t)rows * (size_t)(2 * h->width + ORRI_LOSS_PART) +
+                   (size_t)strip_rows(vocab, rows) * (size_t)vocab;
+    size_t chunk = orri_norm_scratch_floats(h->width, rows);
+
+    return sizeof(float) * (shard > chunk ? shard : chunk);
+}
+
+static const struct orr_sharding sharding = {
+    .most = most_shards,
+    .unit = "tokens of the vocabulary",
+    .saved_floats = shard_floats,
+    .chunk_saved_floats = chunk_floats,
+    .scratch_bytes = shard_scratch_bytes,
+    .partial_width = ORRI_LOSS_PART,
+    .output_width = ORRI_LOSS_NORM,
+};
+
+static void chunk_forward(const struct orr_operands *o)
+{
+    orri_norm_chunk_forward(o, head_of(o)->width, head_of(o)->eps);
+}
+
+static void shard_forward(const struct orr_operands *o)
+{
+    const struct orr_part tokens = tokens_of(o, o->shard);
+    int rows = o->batch * o->seq, c = head_of(o)->width, v = (int)tokens.count, strip = strip_rows(v, rows);
+    float *all = orri_scratch(shard_scratch_bytes(o->config, o->batch, o->seq, o->shards));
+    float *room = all + (size_t)rows * (size_t)c, *logits = room + (size_t)rows * ORRI_LOSS_PART;
+    const float *norm = orri_gather(o, c, (const float *const *)o->branch, all);
+    float *part = orri_scatter_begin(o, o->partial, room);
+
+    for (int r = 0; r < rows; r += strip) {
+        int n = rows - r < strip ? rows - r : strip;
+        orri_gemm(false, true, n, v, c, norm + (size_t)r * (size_t)c, c, o->param[OUTPUT][0], c, 0, logits, v);
+        orri_cross_entropy_part(n, v, logits, v, o->ids + r, (int)tokens.first, part + (size_t)r * ORRI_LOSS_PART);
+    }
+    orri_scatter_end(o, ORRI_LOSS_PART, part, o->partial);
+}
+
+static void chunk_join(const struct orr_operands *o)
+{
+    struct orr_part at = orri_positions(o);
+    struct orr_result mine = {0};
+
+    for (int b = 0; b < o->batch; b++) {
+        const float *part[ORR_MAX_SHARDS];
+        for (int t = 0; t < o->shards; t++)
+            part[t] = o->partial[t] + b * at.count * ORRI_LOSS_PART;
+        orri_cross_entropy_join((int)at.count, o->shards, part, o->ids + b * o->seq + at.first,
+                                o->y + b * at.count * ORRI_LOSS_NORM, &mine.loss, &mine.labels);
+    }
+    add_result(o, &mine);
+}
+
+/* The gradients of norm(x) and of W in one task, which has the logits. */
+static void shard_backward(const struct orr_operands *o)
+{
+    const struct orr_part tokens = tokens_of(o, o->shard);
+    const float *w = o->param[OUTPUT][0];
+    int rows = o->batch * o->seq, c = head_of(o)->width, v = (int)tokens.count, strip = strip_rows(v, rows);
+    size_t count = (size_t)rows * (size_t)c;
+    float *all = orri_scratch(shard_scratch_bytes(o->config, o->batch, o->seq, o->shards));
+    float *room = all + 2 * count, *logits = room + (size_t)rows * ORRI_LOSS_NORM;
+    const float *norm = orri_gather(o, c, (const float *const *)o->branch, all);
+    const float *sums = orri_gather(o, ORRI_LOSS_NORM, o->ys, room);
+    float *dnorm = orri_scatter_begin(o, o->dpartial, all + count);
+    float beta = o->first_gradient ? 0 : 1;
+
+    for (int r = 0; r < rows; r += strip, beta = 1) {
+        int n = rows - r < strip ? rows - r : strip;
+        const float *x = norm + (size_t)r * (size_t)c;
+        orri_gemm(false, true, n, v, c, x, c, w, c, 0, logits, v);
+        orri_cross_entropy_part_gradient(n, v, logits, v, o->ids + r, (int)tokens.first,
+                                         sums + (size_t)r * ORRI_LOSS_NORM);
+        orri_gemm(false, false, n, c, v, logits, v, w, c, 0, dnorm + (size_t)r * (size_t)c, c);
+        orri_gemm(true, false, v, c, n, logits, v, x, c, beta, o->grad[OUTPUT][0], c);
+    }
+    orri_scatter_end(o, c, dnorm, o->dpartial);
+}
+
+static void chunk_backward(const struct orr_operands *o)
+{
+    orri_norm_chunk_backward(o, head_of(o)->width, NULL,
+                             orri_scratch(shard_scratch_bytes(o->config, o->batch, o->seq, o->shards)));
+}
+
+/* The row of norm(x) at position b T + t, in its chunk. */
+static const float *branch_row(const struct orr_operands *o, int position)
+{
+    int b = position / o->seq, t = position % o->seq, c = 0;
+    struct orr_part at = orr_chunk(o, c);
+
+    while (t >= at.first + at.count)
+        at = orr_chunk(o, ++c);
+    return o->branch[c] + (b * at.count + t - at.first) * head_of(o)->width;
+}
+
+static void shard_predict(const struct orr_operands *o)
+{
+    int n = o->rows.count, c = head_of(o)->width, v = (int)tokens_of(o, o->shard).count;
+    float *x = orri_scratch((size_t)n * (size_t)c * sizeof(*x));
+
+    for (int i = 0; i < n; i++)
+        memcpy(x + (size_t)i * (size_t)c, branch_row(o, o->rows.rows[i]), (size_t)c * sizeof(*x));
+    orri_gemm(false, true, n, v, c, x, c, o->param[OUTPUT][0], c, 0, o->partial[0], v);
+}
+
+static void chunk_predict(const struct orr_operands *o)
+{
+    const struct orr_head *h = head_of(o);
+    size_t c = (size_t)h->width;
+    float *to = o->prediction;
+
+    for (int i = 0; i < o->rows.count; i++, to += c) {
+        for (int t = 0; t < o->shards; t++) {
+            size_t v = (size_t)tokens_of(o, t).count;
+            memcpy(to, o->partial[t] + (size_t)i * v, v * sizeof(*to));
+            to += v;
+        }
+        memcpy(to, branch_row(o, o->rows.rows[i]), c * sizeof(*to));
+    }
 }
 
 static const struct orr_block_class head_class = {
@@ -225,17 +362,34 @@ static const struct orr_block_class head_class = {
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .is_loss = true,
+    .sharding = &sharding,
     .cpu = {[ORR_FORWARD] = forward,
             [ORR_BACKWARD] = backward,
             [ORR_WEIGHTS] = weights,
             [ORR_WHOLE] = whole,
-            [ORR_PREDICT] = predict},
+            [ORR_PREDICT] = predict,
+            [ORR_CHUNK_FORWARD] = chunk_forward,
+            [ORR_SHARD_FORWARD] = shard_forward,
+            [ORR_CHUNK_JOIN] = chunk_join,
+            [ORR_SHARD_BACKWARD] = shard_backward,
+            [ORR_CHUNK_BACKWARD] = chunk_backward,
+            [ORR_SHARD_PREDICT] = shard_predict,
+            [ORR_CHUNK_PREDICT] = chunk_predict},
     .operands = {[ORR_FORWARD] = ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_RESULT,
                  [ORR_BACKWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_INPUT_GRADIENT,
                  [ORR_WEIGHTS] = ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS,
                  [ORR_WHOLE] =
                      ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_INPUT_GRADIENT | ORR_GRADIENTS | ORR_RESULT,
-                 [ORR_PREDICT] = ORR_INPUT | ORR_PARAMETERS | ORR_PREDICTION},
+                 [ORR_PREDICT] = ORR_INPUT | ORR_PARAMETERS | ORR_PREDICTION,
+                 [ORR_CHUNK_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_BRANCH,
+                 [ORR_SHARD_FORWARD] = ORR_IDS | ORR_BRANCH | ORR_PARAMETERS | ORR_PARTIAL,
+                 [ORR_CHUNK_JOIN] = ORR_IDS | ORR_PARTIAL | ORR_OUTPUT | ORR_RESULT,
+                 [ORR_SHARD_BACKWARD] =
+                     ORR_IDS | ORR_BRANCH | ORR_OUTPUT | ORR_PARAMETERS | ORR_PARTIAL_GRADIENT | ORR_GRADIENTS,
+                 [ORR_CHUNK_BACKWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT |
+                                        ORR_INPUT_GRADIENT | ORR_GRADIENTS,
+                 [ORR_SHARD_PREDICT] = ORR_BRANCH | ORR_PARAMETERS | ORR_PARTIAL,
+                 [ORR_CHUNK_PREDICT] = ORR_BRANCH | ORR_PARTIAL | ORR_PREDICTION},
 };
 
 int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_block *tied)

@@ -3,6 +3,7 @@
 #include "codelets/math/simd_math.h"
 #include "core/core.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -82,5 +83,69 @@ void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, cons
             scale(width, (float)(1 / sum), row);
             row[target[r]] -= 1.0f;
         }
+    }
+}
+
+/* ---- in parts ---------------------------------------------------------------------------------------------- */
+
+void orri_cross_entropy_part(int rows, int width, const float *logits, int ld, const int32_t *target, int first,
+                             float *part)
+{
+    for (int r = 0; r < rows; r++, part += ORRI_LOSS_PART) {
+        const float *row = logits + (size_t)r * (size_t)ld;
+        int64_t label = (int64_t)target[r] - first;
+
+        /* The lower bound gives a part of -inf alone a sum of 0 instead of a NaN, which is for rows without another. */
+        part[0] = fmaxf(row_max(width, row), -FLT_MAX);
+        part[1] = (float)sum_exp(width, row, part[0]);
+        part[2] = label >= 0 && label < width ? row[label] : 0;
+    }
+}
+
+void orri_cross_entropy_join(int rows, int parts, const float *const part[], const int32_t *target, float *norm,
+                             double *loss, int64_t *count)
+{
+    for (int r = 0; r < rows; r++, norm += ORRI_LOSS_NORM) {
+        float max = -FLT_MAX;
+        double sum = 0, picked = 0;
+
+        for (int t = 0; t < parts; t++)
+            max = fmaxf(max, part[t][r * ORRI_LOSS_PART]);
+        for (int t = 0; t < parts; t++) {
+            const float *p = part[t] + r * ORRI_LOSS_PART;
+
+            sum += p[1] * exp((double)p[0] - max);
+            picked += p[2];
+        }
+        norm[0] = max;
+        norm[1] = (float)(1 / sum);
+        if (target[r] == ORR_IGNORE)
+            continue;
+        *loss += max + log(sum) - picked;
+        *count += 1;
+    }
+}
+
+static ORRI_SIMD void scaled_exp(int width, float max, float factor, float *x)
+{
+#pragma omp simd
+    for (int j = 0; j < width; j++)
+        x[j] = orri_expf(x[j] - max) * factor;
+}
+
+void orri_cross_entropy_part_gradient(int rows, int width, float *logits, int ld, const int32_t *target, int first,
+                                      const float *norm)
+{
+    for (int r = 0; r < rows; r++, norm += ORRI_LOSS_NORM) {
+        float *row = logits + (size_t)r * (size_t)ld;
+        int64_t label = (int64_t)target[r] - first;
+
+        if (target[r] == ORR_IGNORE) {
+            memset(row, 0, (size_t)width * sizeof(*row));
+            continue;
+        }
+        scaled_exp(width, norm[0], norm[1], row);
+        if (label >= 0 && label < width)
+            row[label] -= 1.0f;
     }
 }

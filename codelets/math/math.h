@@ -43,9 +43,6 @@ void orri_bias_rows(int rows, int width, const float *x, const float *bias, floa
 /* db[j] = beta db[j] + sum over rows of dy[r][j], beta 0 or 1 (0 overwrites). dy has row stride ld. */
 void orri_bias_backward(int rows, int width, const float *dy, int ld, float beta, float *db);
 
-/* y[k] += x[k], k = 0..count-1. */
-void orri_add(size_t count, const float *x, float *y);
-
 /* ---- GELU, tanh form (Hendrycks, Gimpel 2016): 0.5 u (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))) ---- */
 
 /* u[r][j] += bias[j] (bias may be NULL); h = gelu(u). */
@@ -97,4 +94,23 @@ void orri_attention_backward(const struct orri_attention *a, float *q, float *k,
  * and its gradient is zero. loss and count are added to. Loss sums in double. */
 void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, bool gradient,
                                 double *loss, int64_t *count);
+
+/* The same where each of several parts has some of the columns: this one first .. first + width - 1. Targets are
+ * columns of the whole row. */
+enum {
+    ORRI_LOSS_PART = 3,     /* floats of a row's part: max, sum of exp(logit - max), the target's logit or 0  */
+    ORRI_LOSS_NORM = 2      /* of a row: max, 1 / sum of exp(logit - max)                                     */
+};
+
+/* part[rows][3] of a part's columns. */
+void orri_cross_entropy_part(int rows, int width, const float *logits, int ld, const int32_t *target, int first,
+                             float *part);
+
+/* From part[0..parts-1] [rows][3] of all columns: norm[rows][2]; loss and count are added to, as above. */
+void orri_cross_entropy_join(int rows, int parts, const float *const part[], const int32_t *target, float *norm,
+                             double *loss, int64_t *count);
+
+/* A part's logits = softmax(row) - onehot(target), by norm; zero in rows to ignore. */
+void orri_cross_entropy_part_gradient(int rows, int width, float *logits, int ld, const int32_t *target, int first,
+                                      const float *norm);
 #endif

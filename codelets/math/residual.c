@@ -1,59 +1,240 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "codelets/math/residual.h"
 
-#include <string.h>
-
 #include "core/core.h"
 
-static size_t count_of(const struct orr_operands *o, int width)
+static size_t inner_floats(const struct orri_residual *r, size_t rows)
 {
-    return (size_t)o->batch * (size_t)o->seq * (size_t)width;
+    return rows * ((size_t)r->rest + (size_t)r->in + (size_t)r->out);
 }
 
-struct orri_dropout orri_block_dropout(const struct orr_operands *o, float p, int place)
+static struct orri_inner inner_at(const struct orri_residual *r, size_t rows, float *p)
 {
-    return (struct orri_dropout){o->training ? p : 0, orr_dropout_stream(o, place)};
+    struct orri_inner s;
+
+    s.rest = p;
+    s.u = s.rest + rows * (size_t)r->rest;
+    s.h = s.u + rows * (size_t)r->in;
+    return s;
 }
 
-int orri_check_dropout(const char *block, float p)
+static struct orri_dropout dropout_of(const struct orr_operands *o, const struct orri_residual *r)
 {
-    return p >= 0 && p < 1 ? ORR_OK : orri_fail(ORR_EINVAL, block, "a dropout of %g is not in 0 <= p < 1", p);
+    return orri_block_dropout(o, r->dropout, r->place);
 }
 
-uint64_t orri_first_element(const struct orr_operands *o, int width)
+/* ---- the products, of a whole block or a shard ------------------------------------------------------- */
+
+/* out = h Wout + beta out. */
+static void product(const struct orr_operands *o, const struct orri_residual *r, const float *h, float beta,
+                    float *out)
 {
-    return o->first_sample * (uint64_t)o->seq * (uint64_t)width;
+    orri_gemm(false, false, o->batch * o->seq, r->width, r->out, h, r->out, o->param[0][ORRI_OUT_WEIGHT], r->width,
+              beta, out, r->width);
 }
 
-void orri_branch_begin(const struct orr_operands *o, const struct orri_dropout *d, int width, const float *bias)
+/* The gradient of norm(x) from that of the second product; that of the first in s->u. dh [N,out]. */
+static void products_backward(const struct orr_operands *o, const struct orri_residual *r, const float *dout,
+                              const struct orri_inner *s, float *dnorm, float *dh, void *scratch)
 {
-    orri_bias_rows(o->batch * o->seq, width, d->p > 0 ? NULL : o->x[0], bias, o->y);
+    int rows = o->batch * o->seq, c = r->width;
+
+    orri_gemm(false, true, rows, r->out, c, dout, c, o->param[0][ORRI_OUT_WEIGHT], c, 0, dh, r->out);
+    r->backward(o, dh, s, scratch);
+    orri_gemm(false, true, rows, c, r->in, s->u, r->in, o->param[0][ORRI_IN_WEIGHT], r->in, 0, dnorm, c);
 }
 
-void orri_branch_end(const struct orr_operands *o, const struct orri_dropout *d, int width)
+static void products_weights(const struct orr_operands *o, const struct orri_residual *r, const float *norm,
+                             const float *dout, const struct orri_inner *s)
 {
-    if (d->p == 0)
-        return;
-    orri_dropout_apply(d, orri_first_element(o, width), count_of(o, width), o->y);
-    orri_add(count_of(o, width), o->x[0], o->y);
+    float *const *grad = o->grad[0];
+    float beta = o->first_gradient ? 0 : 1;
+    int rows = o->batch * o->seq, c = r->width;
+
+    orri_gemm(true, false, r->out, c, rows, s->h, r->out, dout, c, beta, grad[ORRI_OUT_WEIGHT], c);
+    orri_gemm(true, false, c, r->in, rows, norm, c, s->u, r->in, beta, grad[ORRI_IN_WEIGHT], r->in);
+    orri_bias_backward(rows, r->in, s->u, r->in, beta, grad[ORRI_IN_BIAS]);
 }
 
-const float *orri_branch_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width, float *room)
+/* Of bout, for the positions of the operands. */
+static void out_bias_weights(const struct orr_operands *o, const struct orri_residual *r, const float *dout)
 {
-    if (d->p == 0)
-        return o->dy;
-    memcpy(room, o->dy, count_of(o, width) * sizeof(*room));
-    orri_dropout_apply(d, orri_first_element(o, width), count_of(o, width), room);
-    return room;
+    orri_bias_backward(o->batch * (int)orri_positions(o).count, r->width, dout, r->width, o->first_gradient ? 0 : 1,
+                       o->grad[0][ORRI_OUT_BIAS]);
 }
 
-void orri_branch_input_gradient(const struct orr_operands *o, int width, float *dnorm, const float *gamma,
-                                const float *mean, const float *rstd, float *dgamma, float *dbeta)
-{
-    bool add = o->add_input_gradient[0];
+/* ---- the whole block ------------------------------------------------------------------------------------ */
 
-    orri_layernorm_backward(o->batch * o->seq, width, dnorm, o->x[0], gamma, mean, rstd, o->dy, add ? dnorm : o->dx[0],
-                            dgamma, dbeta);
-    if (add)
-        orri_add(count_of(o, width), dnorm, o->dx[0]);
+/* What F leaves. B fills dgamma and dbeta. */
+struct saved {
+    float *mean, *rstd;         /* [N]      */
+    struct orri_inner inner;
+    float *dgamma, *dbeta;      /* [C]      */
+};
+
+static struct saved saved_at(const struct orri_residual *r, size_t rows, float *p)
+{
+    struct saved s;
+
+    s.mean = p;
+    s.rstd = s.mean + rows;
+    s.inner = inner_at(r, rows, s.rstd + rows);
+    s.dgamma = s.rstd + rows + inner_floats(r, rows);
+    s.dbeta = s.dgamma + r->width;
+    return s;
+}
+
+int64_t orri_residual_saved_floats(const struct orri_residual *r, int batch, int seq)
+{
+    size_t rows = (size_t)batch * (size_t)seq;
+
+    return (int64_t)(2 * rows + inner_floats(r, rows) + 2 * (size_t)r->width);
+}
+
+/* F outside training keeps what it would save, beside norm(x); B keeps the gradient of h beside those of norm(x) and
+ * of what was dropped out. */
+size_t orri_residual_scratch_bytes(const struct orri_residual *r, int batch, int seq)
+{
+    size_t rows = (size_t)batch * (size_t)seq, width = (size_t)r->width;
+    size_t forward = (size_t)orri_residual_saved_floats(r, batch, seq) + rows * width;
+    size_t backward = rows * ((size_t)r->out + 2 * width);
+
+    return sizeof(float) * (forward > backward ? forward : backward) + r->scratch;
+}
+
+void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r)
+{
+    const struct orri_dropout d = dropout_of(o, r);
+    const float *const *p = o->param[0];
+    int rows = o->batch * o->seq, c = r->width;
+    size_t count = (size_t)rows * (size_t)c;
+    float *norm = orri_scratch(orri_residual_scratch_bytes(r, o->batch, o->seq));
+    float *room = norm + count;
+    struct saved s = saved_at(r, (size_t)rows, o->saved ? o->saved : room);
+
+    orri_layernorm(rows, c, o->x[0], p[ORRI_NORM_WEIGHT], p[ORRI_NORM_BIAS], r->eps, norm, s.mean, s.rstd);
+    r->forward(o, norm, &s.inner, room + orri_residual_saved_floats(r, o->batch, o->seq));
+    orri_bias_rows(rows, c, d.p > 0 ? NULL : o->x[0], p[ORRI_OUT_BIAS], o->y);
+    product(o, r, s.inner.h, 1, o->y);
+    if (d.p > 0) {
+        orri_dropout_tile(o, &d, c, orri_positions(o), o->y);
+        orri_add(count, o->x[0], o->y);
+    }
+}
+
+void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r)
+{
+    const struct orri_dropout d = dropout_of(o, r);
+    size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
+    struct saved s = saved_at(r, rows, o->saved);
+    float *dnorm = orri_scratch(orri_residual_scratch_bytes(r, o->batch, o->seq));
+    float *dh = dnorm + 2 * count;
+    const float *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, dnorm + count);
+
+    products_backward(o, r, dout, &s.inner, dnorm, dh, dh + rows * (size_t)r->out);
+    orri_norm_input_gradient(o, r->width, o->dy, dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
+}
+
+void orri_residual_weights(const struct orr_operands *o, const struct orri_residual *r)
+{
+    const struct orri_dropout d = dropout_of(o, r);
+    const float *const *p = o->param[0];
+    int rows = o->batch * o->seq, c = r->width;
+    size_t count = (size_t)rows * (size_t)c;
+    struct saved s = saved_at(r, (size_t)rows, o->saved);
+    float *norm = orri_scratch(2 * count * sizeof(*norm));
+    const float *dout = orri_dropout_gradient(o, &d, c, orri_positions(o), o->dy, norm + count);
+
+    orri_layernorm_again(rows, c, o->x[0], p[ORRI_NORM_WEIGHT], p[ORRI_NORM_BIAS], s.mean, s.rstd, norm);
+    products_weights(o, r, norm, dout, &s.inner);
+    out_bias_weights(o, r, dout);
+    orri_norm_weights(o, c, s.dgamma, s.dbeta);
+}
+
+/* ---- in shards ------------------------------------------------------------------------------------------- */
+
+int64_t orri_residual_shard_floats(const struct orri_residual *r, int batch, int seq)
+{
+    return (int64_t)inner_floats(r, (size_t)batch * (size_t)seq);
+}
+
+/* A shard's F outside training keeps what it would save; its B the gradient of h; both beside two of [N,C], where there
+ * are several chunks. A chunk keeps two of its size for its B. */
+size_t orri_residual_shard_scratch_bytes(const struct orri_residual *r, int batch, int seq)
+{
+    size_t rows = (size_t)batch * (size_t)seq;
+    size_t chunk = orri_norm_scratch_floats(r->width, (int)rows) - rows * (size_t)r->width;
+    size_t shard = inner_floats(r, rows);
+
+    return sizeof(float) * (2 * rows * (size_t)r->width + (chunk > shard ? chunk : shard)) + r->scratch;
+}
+
+void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r)
+{
+    size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
+    float *all = orri_scratch(orri_residual_shard_scratch_bytes(r, o->batch, o->seq));
+    float *room = all + 2 * count;
+    const float *norm = orri_gather(o, r->width, (const float *const *)o->branch, all);
+    float *out = orri_scatter_begin(o, o->partial, all + count);
+    struct orri_inner s = inner_at(r, rows, o->saved ? o->saved : room);
+
+    r->forward(o, norm, &s, room + inner_floats(r, rows));
+    product(o, r, s.h, 0, out);
+    orri_scatter_end(o, r->width, out, o->partial);
+}
+
+void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_residual *r)
+{
+    const struct orri_dropout d = dropout_of(o, r);
+    int rows = o->batch * (int)orri_positions(o).count, c = r->width;
+    size_t count = (size_t)rows * (size_t)c;
+
+    orri_sum_shards(o, count, o->partial, o->y);
+    orri_bias_rows(rows, c, o->y, o->param[0][ORRI_OUT_BIAS], o->y);
+    orri_dropout_tile(o, &d, c, orri_positions(o), o->y);
+    orri_add(count, o->x[0], o->y);
+}
+
+/* The gradient of the second product, of all positions. */
+static const float *all_dropout_gradient(const struct orr_operands *o, const struct orri_residual *r, float *room)
+{
+    const struct orri_dropout d = dropout_of(o, r);
+    const float *dy = orri_gather(o, r->width, o->dys, room);
+
+    return orri_dropout_gradient(o, &d, r->width, orri_all_positions(o), dy, room);
+}
+
+void orri_residual_shard_backward(const struct orr_operands *o, const struct orri_residual *r)
+{
+    size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
+    float *all = orri_scratch(orri_residual_shard_scratch_bytes(r, o->batch, o->seq));
+    float *dh = all + 2 * count;
+    const float *dout = all_dropout_gradient(o, r, all);
+    float *dnorm = orri_scatter_begin(o, o->dpartial, all + count);
+    struct orri_inner s = inner_at(r, rows, o->saved);
+
+    products_backward(o, r, dout, &s, dnorm, dh, dh + rows * (size_t)r->out);
+    orri_scatter_end(o, r->width, dnorm, o->dpartial);
+}
+
+void orri_residual_shard_weights(const struct orr_operands *o, const struct orri_residual *r)
+{
+    size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
+    float *all = orri_scratch(2 * count * sizeof(*all));
+    const float *dout = all_dropout_gradient(o, r, all);
+    const float *norm = orri_gather(o, r->width, (const float *const *)o->branch, all + count);
+    struct orri_inner s = inner_at(r, rows, o->saved);
+
+    products_weights(o, r, norm, dout, &s);
+}
+
+void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r)
+{
+    const struct orri_dropout d = dropout_of(o, r);
+    int rows = o->batch * (int)orri_positions(o).count;
+    size_t count = (size_t)rows * (size_t)r->width;
+    float *dout = orri_scratch((count + orri_norm_scratch_floats(r->width, rows)) * sizeof(*dout));
+
+    out_bias_weights(o, r, orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, dout));
+    orri_norm_chunk_backward(o, r->width, o->dy, dout + count);
 }

@@ -1,32 +1,52 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Dropout of a block's output, and the branch of a residual block, x + dropout(branch), seen from both ends. */
+/* Residual blocks of two products, whole and in shards: y = x + dropout(g(norm(x) Win + bin) Wout + bout).
+ *
+ * A block brings g and its geometry and has its passes from here. A shard has columns of Win and bin, those rows of
+ * Wout that go with them, and a g of its own; norm, bout, dropout and x are the chunks'. */
 #ifndef ORRI_RESIDUAL_H
 #define ORRI_RESIDUAL_H
 
 #include <orrery/block.h>
 
-#include "codelets/math/math.h"
+#include "codelets/math/operands.h"
 
-/* The dropout of rate p at a place of the block (orr_dropout_stream()); off outside training. */
-struct orri_dropout orri_block_dropout(const struct orr_operands *o, float p, int place);
+/* The views of its one group; matrices are [in,out]. */
+enum { ORRI_IN_WEIGHT = ORRI_NORM_BIAS + 1, ORRI_IN_BIAS, ORRI_OUT_WEIGHT, ORRI_OUT_BIAS, ORRI_RESIDUAL_VIEWS };
 
-/* ORR_EINVAL, as an error of `block`, unless 0 <= p < 1. */
-int orri_check_dropout(const char *block, float p);
+/* What F leaves for g, N = B T rows. B replaces u by its gradient. */
+struct orri_inner {
+    float *rest;        /* [N,rest] as g likes                       */
+    float *u;           /* [N,in]   norm(x) Win + bin, or near it    */
+    float *h;           /* [N,out]  g of that                        */
+};
 
-/* The number, in the step, of the first element of the microbatch's [B,T,width] activation. */
-uint64_t orri_first_element(const struct orr_operands *o, int width);
+/* A block, or the shard of it that the operands are of. */
+struct orri_residual {
+    int width;                  /* C                                             */
+    float eps, dropout;
+    int place;                  /* of the dropout, see orr_dropout_stream()      */
+    int rest, in, out;          /* columns of rest, u, h                         */
+    size_t scratch;             /* bytes that g takes for the microbatch         */
+    /* u and h from norm [N,C]; and from dh [N,out] the gradient of norm(x) Win + bin, in u. */
+    void (*forward)(const struct orr_operands *o, const float *norm, const struct orri_inner *s, void *scratch);
+    void (*backward)(const struct orr_operands *o, const float *dh, const struct orri_inner *s, void *scratch);
+};
 
-/* Prepares y, [B*T,width], for the branch's last product, which the caller adds to it (beta = 1); bias[width]. */
-void orri_branch_begin(const struct orr_operands *o, const struct orri_dropout *d, int width, const float *bias);
+/* ---- the whole block -------------------------------------------------------------------------------- */
 
-/* Makes y = x + dropout(branch) of what the product left there. */
-void orri_branch_end(const struct orr_operands *o, const struct orri_dropout *d, int width);
+int64_t orri_residual_saved_floats(const struct orri_residual *r, int batch, int seq);
+size_t orri_residual_scratch_bytes(const struct orri_residual *r, int batch, int seq);
+void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r);
+void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r);
+void orri_residual_weights(const struct orr_operands *o, const struct orri_residual *r);
 
-/* The gradient of the branch: dy, or, with dropout, dy through it, in `room` [B*T,width]. */
-const float *orri_branch_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width, float *room);
+/* ---- in shards; CHUNK_FORWARD is orri_norm_chunk_forward() ------------------------------------------ */
 
-/* The end of B: dx = dy + layernorm_backward(dnorm), or added to dx where another reader was first.
- * dnorm [B*T,width] is overwritten; dgamma, dbeta as orri_layernorm_backward(). */
-void orri_branch_input_gradient(const struct orr_operands *o, int width, float *dnorm, const float *gamma,
-                                const float *mean, const float *rstd, float *dgamma, float *dbeta);
+int64_t orri_residual_shard_floats(const struct orri_residual *r, int batch, int seq);
+size_t orri_residual_shard_scratch_bytes(const struct orri_residual *r, int batch, int seq);
+void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r);
+void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_residual *r);
+void orri_residual_shard_backward(const struct orr_operands *o, const struct orri_residual *r);
+void orri_residual_shard_weights(const struct orr_operands *o, const struct orri_residual *r);
+void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r);
 #endif

@@ -42,10 +42,3 @@ ORRI_SIMD void orri_bias_backward(int rows, int width, const float *dy, int ld, 
             db[j] += dy[j];
     }
 }
-
-ORRI_SIMD void orri_add(size_t count, const float *x, float *y)
-{
-#pragma omp simd
-    for (size_t k = 0; k < count; k++)
-        y[k] += x[k];
-}

@@ -34,6 +34,9 @@ void *orri_scratch(size_t bytes);
 size_t orri_scratch_size(void);
 void orri_scratch_free_all(void);
 
+/* y[k] += x[k], k = 0..count-1. */
+void orri_add(size_t count, const float *x, float *y);
+
 /* Monotonic seconds. */
 double orri_seconds(void);
 

@@ -31,6 +31,18 @@ const char *orr_error_remedy(void)
     return remedy;
 }
 
+int orr_error_set(int code, const char *text, const char *what_to_do)
+{
+    /* Either may be what orr_error() returned. */
+    memmove(message, text, strnlen(text, sizeof(message) - 1) + 1);
+    memmove(remedy, what_to_do, strnlen(what_to_do, sizeof(remedy) - 1) + 1);
+    message[sizeof(message) - 1] = remedy[sizeof(remedy) - 1] = '\0';
+    one_line(message);
+    one_line(remedy);
+    last_code = code;
+    return code;
+}
+
 int orri_fail(int code, const char *where, const char *format, ...)
 {
     char what[768];

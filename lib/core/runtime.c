@@ -15,6 +15,10 @@
 #include <unistd.h>
 
 #include "core/core.h"
+#include "core/cores.h"
+#include "core/fxt.h"
+#include "core/ranks.h"
+#include "core/watch.h"
 
 #ifdef ORR_HAVE_MPI
 #include <starpu_mpi.h>
@@ -22,50 +26,10 @@
 
 static struct {
     bool running;
-    bool mpi_running;           /* MPI_Init was called and has to be ended               */
     bool starpu_mpi_running;
-    int rank, ranks;
+    int least_workers;
     double profile_since;
-} runtime = {.ranks = 1};
-
-#ifdef ORR_HAVE_MPI
-/* Without a launcher MPI would start a daemon of its own and StarPU-MPI give a core to its
- * communication thread, for nothing. */
-static bool launched(void)
-{
-    static const char *const marks[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"};
-
-    for (size_t i = 0; i < ORRI_COUNT(marks); i++)
-        if (getenv(marks[i]))
-            return true;
-    return false;
-}
-
-static int start_mpi(void)
-{
-    int given;
-
-    if (!launched())
-        return ORR_OK;
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &given) != MPI_SUCCESS)
-        return orri_fail(ORR_EDEVICE, "MPI", "MPI_Init_thread failed");
-    runtime.mpi_running = true;
-    MPI_Comm_rank(MPI_COMM_WORLD, &runtime.rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &runtime.ranks);
-    return ORR_OK;
-}
-#endif
-
-static void stop_mpi(void)
-{
-#ifdef ORR_HAVE_MPI
-    if (runtime.mpi_running)
-        MPI_Finalize();
-    runtime.mpi_running = false;
-#endif
-    runtime.rank = 0;
-    runtime.ranks = 1;
-}
+} runtime;
 
 /* StarPU frees activations on the host as soon as they are dead and asks for the next ones at once. Given back to the
  * system in between they would come with a page fault for every 4 KiB: a fifth of a small model's time. */
@@ -91,76 +55,94 @@ static int check_scheduler(void)
                        "unset it, or see STARPU_SCHED=help orrery info");
 }
 
+static int start_starpu(struct starpu_conf *conf)
+{
+    int status;
+
+#ifdef ORR_HAVE_MPI
+    if (orr_rank_count() > 1) {
+        status = starpu_mpi_init_conf(NULL, NULL, 0, MPI_COMM_WORLD, conf);
+        runtime.starpu_mpi_running = status == 0;
+    } else
+#endif
+        status = starpu_init(conf);
+    if (status != 0)
+        return orri_fail(ORR_EDEVICE, "StarPU", "starpu_init failed: %s", strerror(-status));
+    runtime.running = true;
+    if (orr_worker_count() == 0)
+        return orri_remedy(orri_fail(ORR_EDEVICE, "StarPU", "no CPU worker to run on"),
+                           "give at least one with --threads or STARPU_NCPU");
+    return ORR_OK;
+}
+
 int orr_init(const struct orr_runtime_options *options)
 {
     struct starpu_conf conf;
-    int status;
 
     if (runtime.running)
         return orri_fail(ORR_EINVAL, "orr_init", "already started");
-    ORR_TRY(check_scheduler());
+    ORR_TRY(orr_ranks_start());
+    ORR_TRY(orri_ranks_settle(check_scheduler()));
+    ORR_TRY(orri_ranks_settle(orri_fxt_start(options ? options->trace : NULL)));
     openblas_set_num_threads(1);
     keep_freed_memory();
     starpu_conf_init(&conf);
     conf.sched_policy_name = "prio";
+    /* A worker that took tasks ahead would be bound to a W when a more urgent B comes. CPU workers take none. */
+    setenv("STARPU_CUDA_PIPELINE", "0", 0);
     conf.ncuda = 0;     /* no block has a CUDA function: a GPU worker would only take a core away */
     if (options && options->threads > 0) {
         char threads[16];
         snprintf(threads, sizeof(threads), "%d", options->threads);
         setenv("STARPU_NCPU", threads, 1);
+        conf.ncpus = options->threads;
     }
-#ifdef ORR_HAVE_MPI
-    ORR_TRY(start_mpi());
-    if (runtime.ranks > 1) {
-        status = starpu_mpi_init_conf(NULL, NULL, 0, MPI_COMM_WORLD, &conf);
-        runtime.starpu_mpi_running = status == 0;
-    } else
-#endif
-        status = starpu_init(&conf);
+    if (orr_rank_count() > 1)
+        ORR_TRY(orri_cores_share(&conf));
+    int status = orri_ranks_settle(start_starpu(&conf));
+    if (status == 0)
+        status = orri_ranks_settle(orri_watch_start(options));
     if (status != 0) {
-        stop_mpi();
-        return orri_fail(ORR_EDEVICE, "StarPU", "starpu_init failed: %s", strerror(-status));
+        /* StarPU-MPI ends on all ranks together, and one of them has none. */
+        if (!runtime.starpu_mpi_running)
+            orr_shutdown();
+        runtime.running = runtime.starpu_mpi_running = false;
+        return status;
     }
-    runtime.running = true;
+    runtime.least_workers = orr_worker_count();
+    ORR_TRY(orri_ranks_least(&runtime.least_workers));
+    orri_fxt_align(orr_rank_count());
     /* A worker's first interval is only right when it began with profiling on. */
     starpu_profiling_status_set(STARPU_PROFILING_ENABLE);
-    if (orr_worker_count() == 0) {
-        orr_shutdown();
-        return orri_remedy(orri_fail(ORR_EDEVICE, "StarPU", "no CPU worker to run on"),
-                           "give at least one with --threads or STARPU_NCPU");
-    }
     return ORR_OK;
 }
 
 void orr_shutdown(void)
 {
-    if (!runtime.running)
-        return;
-    starpu_task_wait_for_all();
+    if (runtime.running) {
+        starpu_task_wait_for_all();
 #ifdef ORR_HAVE_MPI
-    if (runtime.starpu_mpi_running)
-        starpu_mpi_shutdown();
-    else
+        if (runtime.starpu_mpi_running)
+            starpu_mpi_shutdown();
+        else
 #endif
-        starpu_shutdown();
+            starpu_shutdown();
+        orri_scratch_free_all();
+    }
+    orri_watch_stop();
     runtime.running = runtime.starpu_mpi_running = false;
-    stop_mpi();
-    orri_scratch_free_all();
-}
-
-int orr_rank(void)
-{
-    return runtime.rank;
-}
-
-int orr_rank_count(void)
-{
-    return runtime.ranks;
+    orri_fxt_stop();
+    orri_ranks_stop();
 }
 
 int orr_worker_count(void)
 {
     return runtime.running ? (int)starpu_cpu_worker_get_count() : 0;
+}
+
+int orr_worker_count_least(void)
+{
+    return runtime.running ? runtime.least_workers : 0;
 }
 
 const char *orr_scheduler(void)
@@ -195,6 +177,18 @@ size_t orr_memory_total(void)
     size_t limit = control_group_limit();
 
     return limit < physical ? limit : physical;
+}
+
+size_t orr_memory_resident(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    size_t pages = 0;
+
+    if (f && fscanf(f, "%*s %zu", &pages) != 1)
+        pages = 0;
+    if (f)
+        fclose(f);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
 size_t orr_memory_peak(void)

@@ -14,25 +14,46 @@
 struct starpu_codelet;
 
 enum {
-    ORRI_MAX_USERS = 4,     /* blocks that share one parameter group                  */
-    ORRI_PARITIES = 2,      /* steps in flight, each with results of its own          */
-    ORRI_MAX_BUFFERS = 16   /* of a task                                              */
+    ORRI_MAX_USERS = 4,     /* blocks that share one parameter group                          */
+    ORRI_PARITIES = 2,      /* steps in flight, each with results of its own                  */
+    ORRI_FAN = 8,           /* children of a node, in the trees that sum up and spread         */
+    ORRI_MAX_BUFFERS = 16 + 4 * ORR_MAX_SHARDS      /* of a task                              */
 };
 
-/* A group of parameters: one flat tile, and per user and replica a gradient tile of the same layout. */
-struct orri_parameter {
+/* A group of parameters as its block describes it. */
+struct orri_group {
     struct orr_block *block;                    /* that specified it                                     */
-    int group;
+    int number;                                 /* among the block's                                     */
     int views;
-    struct orr_view view[ORR_MAX_VIEWS];
+    struct orr_view view[ORR_MAX_VIEWS];        /* whole                                                 */
     char *name[ORR_MAX_VIEWS];                  /* in files                                              */
     int first_view;                             /* number of view 0 among all views of the model         */
-    int64_t count;
-    int owner;                                  /* replica whose coordinate runs the update              */
-    struct orr_tile value;
     int users;
     struct orr_block *user[ORRI_MAX_USERS];
-    struct orr_tile *gradient;                  /* [users][dp]                                           */
+    struct orri_parameter *common;              /* views that all shards share; without shards all of it; or NULL */
+    struct orri_parameter **shard;              /* [tp] parts of the views that are split; or NULL        */
+};
+
+/* One flat tile of parameters: a group, or a shard's part of it, or what the shards share. It is updated where its owner
+ * is, the replica that also has the optimizer's state, and read by every replica of every stage that uses it. */
+struct orri_parameter {
+    struct orri_group *group;
+    int index;                                  /* in the model                                          */
+    int shard;                                  /* t, or -1: common                                      */
+    int views;
+    int number[ORR_MAX_VIEWS];                  /* of the view in its group                              */
+    struct orr_view view[ORR_MAX_VIEWS];        /* as cut, with its offset in the tile                   */
+    int64_t count;
+    int owner;                                  /* replica                                               */
+    struct orr_tile value;
+    struct orr_tile *read;                      /* [reads] what microbatches in training read instead of value: each
+                                                   replica its own, or a version for each step in flight  */
+    int reads;
+    int copies;                                 /* gradients of a user and replica: one, or one of every chunk */
+    struct orr_tile *gradient;                  /* [users][dp][copies], summed up in this order          */
+    int places, *place;                         /* ranks that read it, the owner's first, each once      */
+    int here;                                   /* this rank's place, or -1                              */
+    int first_here, last_here;                  /* replicas whose block, that specified it, is here; or 0, -1 */
 };
 
 struct orr_block {
@@ -46,47 +67,83 @@ struct orr_block {
     int inputs;
     struct orr_block *input[ORR_MAX_INPUTS];    /* writers of the values it reads                        */
     int readers;                                /* blocks that read its output                           */
-    struct orri_parameter *parameter[ORR_MAX_GROUPS];
-    int user[ORR_MAX_GROUPS];                   /* its place among the parameter's users                 */
+    int last_reader;                            /* the last of them on the tape                          */
+    struct orri_group *group[ORR_MAX_GROUPS];
+    struct orr_tile *lent[ORR_MAX_GROUPS];      /* parameters of the last B, with ZeRO-3                 */
+    int user[ORR_MAX_GROUPS];                   /* its place among the group's users                     */
+};
+
+/* Tiles of one size that parameters or gradients from elsewhere are received in, one after the other. */
+struct orri_pool {
+    struct orri_pool *next;
+    int64_t count;                              /* elements of each                                      */
+    int size, used;
+    struct orr_tile *tile;                      /* [size]                                                */
 };
 
 struct orr_model {
     struct orr_mesh mesh;
+    int rank;                                   /* this process'                                         */
+    int stages, chunks;
+    int replicas_here, *replica_here;           /* replicas that have a coordinate on this rank, ascending */
+    int workers;                                /* of the rank that has fewest                           */
     int blocks, capacity;
     struct orr_block **block;                   /* the tape                                              */
+    int *first_block;                           /* [stages + 1] of each stage                            */
+    double *cost;                               /* [blocks] that they were chosen by                     */
+    bool measured;                              /* it is in microseconds, not floating-point operations  */
+    int groups;
+    struct orri_group **group;
     int parameters;
     struct orri_parameter **parameter;
     int views;
+    bool apart;                                 /* read[] is by replica, not by step                     */
+    int64_t *busy;                              /* [dp] atomic: nanoseconds in passes of each replica, or NULL */
+    char **message_name;                        /* see name_of() in transfer.c                           */
+    struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
     int status;                                 /* atomic; the failure's code                            */
     int64_t failed_run;                         /* atomic; the run that failed, INT64_MAX: none          */
     pthread_mutex_t failure_lock;
     char failure[512];                          /* message                                               */
-    int64_t tasks;                              /* submitted so far                                      */
+    int64_t tasks, messages;                    /* submitted so far                                      */
 };
 
-/* What a replica's stage keeps for one microbatch in flight, per block of the stage. */
+/* What a slot keeps for one block. On each rank there are the tiles that it writes or reads. */
+struct orri_cell {
+    struct orr_tile *value;         /* [chunks] outputs                                        */
+    struct orr_tile *gradient;      /* [chunks] gradients of the outputs                       */
+    struct orr_tile *saved;         /* [tp]                                                    */
+    /* with shards: */
+    struct orr_tile *chunk_saved;   /* [chunks]                                                */
+    struct orr_tile *branch;        /* [chunks]                                                */
+    struct orr_tile *partial;       /* [tp][chunks]                                            */
+    struct orr_tile *dpartial;      /* [tp][chunks]                                            */
+};
+
+/* What a replica's stage keeps for one microbatch in flight. */
 struct orri_slot {
-    struct orr_tile ids;            /* tokens of the first stage                               */
-    struct orr_tile labels;         /* of the last; the first has them on their way there       */
-    struct orr_tile prediction;     /* of the last, when predicting                            */
-    struct orr_tile *value;         /* [blocks]: outputs                                       */
-    struct orr_tile *gradient;      /* [blocks]: gradients of the outputs                      */
-    struct orr_tile *saved;         /* [blocks]                                                */
+    struct orr_tile *ids;           /* [tp] tokens, of stages that read them                   */
+    struct orr_tile *labels;        /* [tp] of the last stage                                  */
+    struct orr_tile *part;          /* [tp] of the last stage: predictions of the shards       */
+    struct orri_cell *cell;         /* [blocks of the stage]                                   */
 };
 
 struct orri_ring {
     int count;
-    struct orri_slot *slot;
+    struct orri_slot *slot;         /* NULL where this rank has no part of the replica         */
 };
 
 struct orr_slots {
     struct orr_model *model;
     struct orr_slots_options options;
     bool split;                     /* B and W are tasks of their own                          */
-    struct orri_ring *ring;         /* [dp][pp]                                                */
-    struct orr_tile *result;        /* [ORRI_PARITIES][dp]                                     */
+    struct orri_ring *ring;         /* [dp][stages]                                            */
+    struct orr_tile *result;        /* [ORRI_PARITIES][dp][chunks]                             */
+    struct orr_tile prediction;     /* on every rank, when predicting                          */
+    bool counting;                  /* nothing is created, only `bytes` added up               */
+    double bytes;
 };
 
 /* One microbatch on its way. Runs are what is submitted in one go, in the order of submission: a step, a group of
@@ -94,22 +151,96 @@ struct orr_slots {
 struct orri_microbatch {
     int64_t run;
     int64_t step;                   /* chooses parity and dropout                             */
-    int index;                      /* in the step; the first of a replica overwrites sums    */
+    int index;                      /* in the step                                             */
     uint64_t first_sample;          /* its first sequence, counted from the step's first      */
+    int count;                      /* sequences; fewer than there is room for in a last one   */
+    int replica;                    /* that computes it                                        */
+    int turn;                       /* its number among the replica's; 0 overwrites sums       */
+    bool here;                      /* orri_replica_here()                                     */
 };
+
+/* ---- placement (placement.c): pure ---------------------------------------------------------------- */
+
+/* The rank of shard (or chunk) t of the stage of a block. */
+int orri_place(const struct orr_block *block, int replica, int t);
+
+/* Is any coordinate of a replica on this rank? Listed once. */
+int orri_list_replicas(struct orr_model *model);
+bool orri_replica_here(const struct orr_model *model, int replica);
+
+/* Is any shard (or chunk) of a stage of it on this rank? */
+bool orri_stage_here(const struct orr_model *model, int replica, int stage);
+
+/* The place of a rank among those that read a parameter, 0: the owner's; or -1. */
+int orri_place_of(const struct orri_parameter *parameter, int rank);
+
+/* With ZeRO-3 the owner lends whole blocks and shards their parameters for each task; what shards share, which is little,
+ * stays with all who read it. */
+bool orri_is_lent(const struct orr_model *model, const struct orri_parameter *parameter);
+
+/* ORR_EINVAL where the numbers of this mesh and model are more than a tag has room for. */
+int orri_check_tags(const struct orr_model *model);
+
+/* Gives every stage its blocks, cuts the groups into parameters, deals these to owners and lists who reads them. */
+int orri_assign_stages(struct orr_model *model);      /* collective: all ranks take the first one's measurements */
+int orri_make_parameters(struct orr_model *model);
 
 /* ---- the tape (tape.c): pure ------------------------------------------------------------------- */
 
-/* The order in which blocks run backwards is the tape's reversed; so the first block to write a value's
- * gradient is the last of the tape that reads it. True for that one. */
-bool orri_tape_first_gradient(const struct orr_block *block, int input);
+/* The block that reads a value next, behind block number `after` of the tape (the writer's own: the first), or NULL.
+ * Blocks run backwards in the reversed order of the tape: the last reader is the first to write a value's gradient, the
+ * others add to it, and what the first reader leaves is complete. */
+struct orr_block *orri_tape_next_reader(const struct orr_block *writer, int after);
 
 /* Floating-point operations of all the passes of a block for one microbatch. */
 double orri_block_cost(const struct orr_block *block, int batch, int seq);
 
+/* Microseconds that its passes take together, from StarPU's history of this shape; NaN where one of them has not been
+ * measured ten times. */
+double orri_measured_cost(const struct orr_block *block, int batch, int seq);
+
 /* True where a block's forward, backward and weights passes are one task: where no W is to fill a gap, the loss
  * block need not compute its logits twice. */
 bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_block *block);
+
+/* ---- transfers (transfer.c) ------------------------------------------------------------------------- */
+
+/* What a message carries, for its tag. */
+enum orri_message_kind {
+    ORRI_VALUE, ORRI_GRADIENT, ORRI_BRANCH, ORRI_PARTIAL, ORRI_PARTIAL_GRADIENT, ORRI_PREDICTION_PART, ORRI_PREDICTION,
+    ORRI_PARAMETER, ORRI_PARAMETER_GRADIENT, ORRI_PARAMETER_READ, ORRI_OPTIMIZER_STATE, ORRI_SUMMARY, ORRI_CONTROL,
+    ORRI_MESSAGES
+};
+
+enum { ORRI_MAX_SLOTS = 1 << 16 };     /* of a ring */
+
+/* A tile's number among all of the model, the same on every rank: `kind` of replica d, block or parameter `index`, slot k <
+ * ORRI_MAX_SLOTS, and two more numbers below tp. */
+int64_t orri_tag(const struct orr_model *model, enum orri_message_kind kind, int d, int index, int k, int i, int j);
+
+/* Sends a tile from rank `from` to rank `to`, once the tasks submitted so far that write it have ended there; a task that is
+ * submitted later on the other rank reads what came. Each rank calls it at the same place of its program; the ranks that
+ * have no part in it do nothing. */
+int orri_transfer_submit(struct orr_model *model, struct orr_tile *tile, int from, int to, int64_t run);
+
+/* The same from one tile into another. And within a rank. */
+int orri_transfer_between_submit(struct orr_model *model, struct orr_tile *source, int from, struct orr_tile *target, int to,
+                                 int64_t run);
+int orri_copy_submit(struct orr_tile *source, struct orr_tile *target);
+
+/* The same into the tile of a pool that is free next, which is returned on `to`; NULL is a failure. Other ranks get `tile`
+ * itself. Of one tile only what is the same may be sent more than once in a run. */
+struct orr_tile *orri_receive_submit(struct orr_model *model, struct orri_pool **pools, struct orr_tile *tile, int from,
+                                     int to, int64_t run);
+void orri_pools_destroy(struct orri_pool *pools);
+void orri_message_names_destroy(struct orr_model *model);
+
+/* Tiles that a pool of a size has room for: parameters that are received here, with ZeRO-3, and gradients. */
+int orri_parameter_slots(const struct orr_model *model, int64_t count);
+int orri_gradient_slots(const struct orr_model *model, int64_t count);
+
+/* Adds up a memory need. */
+void orri_memory_total(struct orr_memory_need *need);
 
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */
 
@@ -126,12 +257,14 @@ enum {
     ORRI_COLOR_BACKWARD = 0x3f6fb5,
     ORRI_COLOR_WEIGHTS = 0xd98b2b,
     ORRI_COLOR_UPDATE = 0x8a55a8,
+    ORRI_COLOR_REDUCE = 0xb94a4a,
     ORRI_COLOR_OTHER = 0x8c8c8c
 };
 
-/* The result tile of a step and replica. */
-struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int replica);
-struct orri_slot *orri_slots_at(struct orr_slots *slots, int microbatch, int stage);
+/* The result tile of a step, replica and chunk. */
+struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int replica, int chunk);
+struct orri_slot *orri_slots_at(struct orr_slots *slots, const struct orri_microbatch *mb, int stage);
+struct orri_cell *orri_cell_at(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_block *block);
 
 /* Submits a task: a codelet, its buffers, an argument that is copied, a priority class and the order within it
  * (lower first). */
@@ -145,17 +278,35 @@ int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, in
                      const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                      enum orri_priority priority, int order, double flops);
 
-/* Named parameter number `index` is view *view of parameter group *parameter. */
-void orri_model_view(const struct orr_model *model, int index, int *parameter, int *view);
+/* Named parameter number `index` is view *view of a group. */
+struct orri_group *orri_model_view(const struct orr_model *model, int index, int *view);
 int64_t orri_view_count(const struct orr_view *view);
 
-/* Copies fp32 elements offset .. offset + count - 1 of a tile, once the tasks that change it have ended. */
-int orri_tile_copy_out(struct orr_tile *tile, int64_t offset, int64_t count, float *values);
-int orri_tile_copy_in(struct orr_tile *tile, int64_t offset, int64_t count, const float *values);
+/* Copies a named parameter to values[], or from it. tile_of gives the tile that has parameter p, with `offset` elements
+ * before its values, or one without a handle. Gathering is collective: every rank gets all of it. */
+typedef struct orr_tile *orri_tile_of(void *self, const struct orri_parameter *parameter, int64_t *offset);
+int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, void *self, float *values);
+int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of, void *self, const float *values);
 
 /* Marks a run as failed; of several the earliest wins, and in it the first call. */
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* The tiles that training reads parameters from instead of `value`: as many as `reads`, filled with it. */
+int orri_make_reads(struct orr_model *model, int reads, bool apart);
+void orri_destroy_reads(struct orr_model *model);
+/* Where a replica's own parameters, or a version of them, are read. */
+bool orri_is_read_at(const struct orri_parameter *parameter, int read, bool apart, int rank);
+
+/* The code of the failure, with its message; 0 where there is none. */
+int orri_model_failure(const struct orr_model *model, char *message, size_t size);
+
+/* A failure that stops submission at once. Several ranks must submit what belongs together and end together instead: they
+ * see the failure in the report of its step. */
+int orri_model_check(const struct orr_model *model);
+
+/* Collective among the ranks of the mesh: what one failed at, all did. */
+int orri_model_settle(const struct orr_model *model, int status);
 
 /* Is a task of this run to do nothing? */
 bool orri_model_stopped(const struct orr_model *model, int64_t run);

@@ -8,14 +8,25 @@
 
 #include <orrery/runtime.h>
 
+#include "core/ranks.h"
+
 struct orr_model *orr_model_create(const struct orr_mesh *mesh)
 {
     if (orr_mesh_check(mesh) != 0)
         return NULL;
+    if (!mesh->pretended && mesh->ranks != orr_rank_count()) {
+        orri_remedy(orri_fail(ORR_EINVAL, "mesh", "%d ranks, but there are %d", mesh->ranks, orr_rank_count()),
+                    "start as many processes with mpiexec");
+        return NULL;
+    }
     struct orr_model *model = orri_calloc(1, sizeof(*model));
     if (!model)
         return NULL;
     model->mesh = *mesh;
+    model->rank = mesh->pretended ? mesh->pretended - 1 : orr_rank();
+    model->stages = orr_mesh_stages(mesh);
+    model->chunks = orr_mesh_chunks(mesh);
+    model->workers = orr_worker_count_least();
     model->failed_run = INT64_MAX;
     pthread_mutex_init(&model->failure_lock, NULL);
     return model;
@@ -27,100 +38,79 @@ void orr_model_destroy(struct orr_model *model)
         return;
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
-        for (int i = 0; parameter->gradient && i < parameter->users * model->mesh.dp; i++)
+        int gradients = parameter->group->users * model->mesh.dp * parameter->copies;
+        for (int i = 0; parameter->gradient && i < gradients; i++)
             orr_tile_destroy(&parameter->gradient[i]);
         free(parameter->gradient);
+        free(parameter->place);
         orr_tile_destroy(&parameter->value);
-        for (int v = 0; v < parameter->views; v++)
-            free(parameter->name[v]);
         free(parameter);
     }
+    for (int g = 0; g < model->groups; g++) {
+        for (int v = 0; v < model->group[g]->views; v++)
+            free(model->group[g]->name[v]);
+        free(model->group[g]->shard);
+        free(model->group[g]);
+    }
+    orri_message_names_destroy(model);
+    orri_pools_destroy(model->values);
+    orri_pools_destroy(model->gradients);
     for (int l = 0; l < model->blocks; l++) {
         free(model->block[l]->config);
         free(model->block[l]);
     }
     free(model->parameter);
+    free(model->group);
     free(model->block);
+    free(model->first_block);
+    free(model->cost);
+    free(model->replica_here);
     pthread_mutex_destroy(&model->failure_lock);
     free(model);
-}
-
-struct orr_view orr_view_shard(const struct orr_view *view, int tp, int t)
-{
-    struct orr_view shard = *view;
-
-    if (view->split >= 0) {
-        int64_t piece = view->shape[view->split] / view->groups;
-        shard.shape[view->split] = view->groups * orr_split(piece, view->unit, tp, t).count;
-    }
-    return shard;
 }
 
 static int name_views(struct orr_model *model, const struct orr_parameter_name *names, int count)
 {
     model->views = 0;
-    for (int p = 0; p < model->parameters; p++) {
-        struct orri_parameter *parameter = model->parameter[p];
-        parameter->first_view = model->views;
-        model->views += parameter->views;
-        for (int v = 0; v < parameter->views; v++) {
+    for (int g = 0; g < model->groups; g++) {
+        struct orri_group *group = model->group[g];
+        const struct orr_block *block = group->block;
+        group->first_view = model->views;
+        model->views += group->views;
+        for (int v = 0; v < group->views; v++) {
             char local[128];
-            snprintf(local, sizeof(local), "%s.%s", parameter->block->cls->name, parameter->view[v].name);
-            for (int n = 0; n < count && !parameter->name[v]; n++)
+            snprintf(local, sizeof(local), "%s.%s", block->cls->name, group->view[v].name);
+            for (int n = 0; n < count && !group->name[v]; n++)
                 if (strcmp(names[n].view, local) == 0)
-                    parameter->name[v] = orri_format(names[n].file, parameter->block->layer);
+                    group->name[v] = orri_format(names[n].file, block->layer);
             if (!names)
-                parameter->name[v] =
-                    orri_format("%s.%d.%s", parameter->block->cls->name, parameter->block->layer, parameter->view[v].name);
-            if (!parameter->name[v])
+                group->name[v] = orri_format("%s.%d.%s", block->cls->name, block->layer, group->view[v].name);
+            if (!group->name[v])
                 return names ? orri_fail(ORR_EINVAL, "model", "parameter '%s' has no name in files", local) : ORR_ENOMEM;
         }
     }
     return ORR_OK;
 }
 
-/* Blocks go to stages by cost; the shape of the microbatch cancels out of everything but attention,
- * where one sequence of 1024 tokens stands for all. */
-static int assign_stages(struct orr_model *model)
+static int check_shards(const struct orr_model *model)
 {
-    int status = ORR_ENOMEM, stages = model->mesh.pp;
-    double *cost = orri_alloc((size_t)model->blocks * sizeof(*cost));
-    int *first = orri_alloc((size_t)(stages + 1) * sizeof(*first));
+    int tp = model->mesh.tp;
 
-    if (cost && first) {
-        for (int l = 0; l < model->blocks; l++)
-            cost[l] = orri_block_cost(model->block[l], 1, 1024);
-        status = orr_partition(model->blocks, cost, stages, first);
-        for (int s = 0; status == 0 && s < stages; s++)
-            for (int l = first[s]; l < first[s + 1]; l++)
-                model->block[l]->stage = s;
+    if (tp > ORR_MAX_SHARDS)
+        return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "tp %d: at most %d shards", tp, ORR_MAX_SHARDS), "lower --tp");
+    for (int l = 0; tp > 1 && l < model->blocks; l++) {
+        const struct orr_block *block = model->block[l];
+        const struct orr_sharding *sharding = block->cls->sharding;
+        if (!sharding)
+            return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "tp %d: block '%s' cannot be cut into shards", tp,
+                                         block->cls->name),
+                               "use --tp 1");
+        if (sharding->most(block->config) < tp)
+            return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "tp %d: block '%s' has only %d %s", tp, block->cls->name,
+                                         sharding->most(block->config), sharding->unit),
+                               "use --tp %d or less", sharding->most(block->config));
     }
-    free(cost);
-    free(first);
-    return status;
-}
-
-/* The updates of a stage's parameters are dealt to the replicas by bytes. */
-static int assign_owners(struct orr_model *model)
-{
-    int64_t *bytes = orri_alloc((size_t)model->parameters * sizeof(*bytes));
-    int *owner = orri_alloc((size_t)model->parameters * sizeof(*owner));
-    int status = bytes && owner ? ORR_OK : ORR_ENOMEM;
-
-    for (int s = 0; status == 0 && s < model->mesh.pp; s++) {
-        int n = 0;
-        for (int p = 0; p < model->parameters; p++)
-            if (model->parameter[p]->block->stage == s)
-                bytes[n++] = model->parameter[p]->count * (int64_t)sizeof(float);
-        status = orr_balance(n, bytes, model->mesh.dp, owner);
-        n = 0;
-        for (int p = 0; status == 0 && p < model->parameters; p++)
-            if (model->parameter[p]->block->stage == s)
-                model->parameter[p]->owner = owner[n++];
-    }
-    free(bytes);
-    free(owner);
-    return status;
+    return ORR_OK;
 }
 
 static int check_complete(const struct orr_model *model)
@@ -132,30 +122,24 @@ static int check_complete(const struct orr_model *model)
     for (int l = 0; l < model->blocks; l++) {
         const struct orr_block *block = model->block[l];
         for (int g = 0; g < block->spec.groups; g++)
-            if (!block->parameter[g])
+            if (!block->group[g])
                 return orri_fail(ORR_EINVAL, "model", "group %d of block '%s' is shared with nothing", g,
                                  block->cls->name);
         if (!block->cls->is_loss && block->readers == 0)
             return orri_fail(ORR_EINVAL, "model", "nothing reads what block '%s' of layer %d writes", block->cls->name,
                              block->layer);
     }
-    if (model->mesh.tp > 1)
-        return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "tp %d: this version has no tensor parallelism",
-                                     model->mesh.tp),
-                           "use --tp 1; --dp and --pp divide the work too");
-    if (model->mesh.ranks > 1)
-        return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "%d ranks: this version runs in one process",
-                                     model->mesh.ranks),
-                           "start it without mpiexec; --dp and --pp work inside one process");
-    return ORR_OK;
+    return check_shards(model);
 }
 
 int orr_model_build(struct orr_model *model, const struct orr_parameter_name *names, int count)
 {
     ORR_TRY(check_complete(model));
     ORR_TRY(name_views(model, names, count));
-    ORR_TRY(assign_stages(model));
-    ORR_TRY(assign_owners(model));
+    ORR_TRY(orri_list_replicas(model));
+    ORR_TRY(orri_assign_stages(model));
+    ORR_TRY(orri_make_parameters(model));
+    ORR_TRY(orri_check_tags(model));
     model->built = true;
     return ORR_OK;
 }
@@ -164,43 +148,108 @@ int orr_model_allocate(struct orr_model *model)
 {
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
-        struct orr_coord owner = {parameter->owner, parameter->block->stage, 0};
-        if (!parameter->value.handle)
-            ORR_TRY(orr_tile_create(&parameter->value, ORR_PARAMETER, ORR_F32, parameter->count,
-                                    orr_mesh_rank(&model->mesh, owner), true));
+        bool owned = parameter->here == 0;
+        if (parameter->value.handle || parameter->here < 0 || (!owned && orri_is_lent(model, parameter)))
+            continue;
+        ORR_TRY(orr_tile_create(&parameter->value, ORR_PARAMETER, ORR_F32, parameter->count, parameter->place[0], true));
+    }
+    for (int p = 0; p < model->parameters; p++) {
+        struct orri_parameter *parameter = model->parameter[p];
+        parameter->value.role = ORR_PARAMETER;
+        parameter->value.dtype = ORR_F32;
+        parameter->value.count = parameter->count;
+        parameter->value.rank = parameter->place[0];
+        parameter->value.tag = orri_tag(model, ORRI_PARAMETER, 0, p, 0, 0, 0);
     }
     return ORR_OK;
 }
 
-void orri_model_view(const struct orr_model *model, int index, int *parameter, int *view)
+bool orri_is_read_at(const struct orri_parameter *parameter, int read, bool apart, int rank)
 {
-    int p = 0;
+    const struct orri_group *group = parameter->group;
 
-    while (index >= model->parameter[p]->first_view + model->parameter[p]->views)
-        p++;
-    *parameter = p;
-    *view = index - model->parameter[p]->first_view;
+    for (int u = 0; apart && u < group->users; u++)
+        for (int c = 0; c < parameter->copies; c++)
+            if (orri_place(group->user[u], read, parameter->shard < 0 ? c : parameter->shard) == rank)
+                return true;
+    return !apart && orri_place_of(parameter, rank) >= 0;
 }
 
-int64_t orri_view_count(const struct orr_view *view)
+int orri_make_reads(struct orr_model *model, int reads, bool apart)
 {
-    return view->shape[0] * (view->ndim == 2 ? view->shape[1] : 1);
+    model->apart = apart;
+    for (int p = 0; p < model->parameters; p++) {
+        struct orri_parameter *parameter = model->parameter[p];
+        parameter->read = orri_calloc((size_t)reads, sizeof(*parameter->read));
+        if (!parameter->read)
+            return ORR_ENOMEM;
+        parameter->reads = reads;
+        for (int i = 0; i < reads; i++) {
+            struct orr_tile *read = &parameter->read[i];
+            int home = apart ? orri_place(parameter->group->block, i, parameter->shard < 0 ? 0 : parameter->shard)
+                             : parameter->place[0];
+            if (orri_is_read_at(parameter, i, apart, model->rank)) {
+                ORR_TRY(orr_tile_create(read, ORR_PARAMETER, ORR_F32, parameter->count, home, true));
+                ORR_TRY(orri_copy_submit(&parameter->value, read));
+            }
+            read->role = ORR_PARAMETER;
+            read->dtype = ORR_F32;
+            read->count = parameter->count;
+            read->rank = home;
+            read->tag = orri_tag(model, ORRI_PARAMETER_READ, apart ? i : 0, p, apart ? 0 : i, 0, 0);
+        }
+    }
+    return ORR_OK;
 }
 
-static struct orri_parameter *find_view(const struct orr_model *model, int index, const struct orr_view **view)
+void orri_destroy_reads(struct orr_model *model)
 {
-    int p, v;
+    for (int p = 0; p < model->parameters; p++) {
+        struct orri_parameter *parameter = model->parameter[p];
+        for (int i = 0; i < parameter->reads; i++)
+            orr_tile_destroy(&parameter->read[i]);
+        free(parameter->read);
+        parameter->read = NULL;
+        parameter->reads = 0;
+    }
+}
 
-    orri_model_view(model, index, &p, &v);
-    *view = &model->parameter[p]->view[v];
-    return model->parameter[p];
+int orr_model_stage(const struct orr_model *model, int stage, struct orr_stage_info *info)
+{
+    double all = 0, mine = 0;
+
+    if (stage < 0 || stage >= model->stages)
+        return orri_fail(ORR_EINVAL, "model", "stage %d is none of %d", stage, model->stages);
+    for (int l = 0; l < model->blocks; l++) {
+        all += model->cost[l];
+        mine += model->block[l]->stage == stage ? model->cost[l] : 0;
+    }
+    *info = (struct orr_stage_info){
+        .first = model->first_block[stage],
+        .count = model->first_block[stage + 1] - model->first_block[stage],
+        .share = all > 0 ? mine / all : 0,
+        .measured = model->measured,
+    };
+    return ORR_OK;
+}
+
+struct orri_group *orri_model_view(const struct orr_model *model, int index, int *view)
+{
+    int g = 0;
+
+    while (index >= model->group[g]->first_view + model->group[g]->views)
+        g++;
+    *view = index - model->group[g]->first_view;
+    return model->group[g];
 }
 
 struct randomize {
     const struct orri_parameter *parameter;
+    int tp;
     uint64_t seed;
 };
 
+/* An element's value follows from its number in the whole parameter, so that every layout begins alike. */
 static void randomize_cpu(void *buffers[], void *argument)
 {
     const struct randomize *randomize = argument;
@@ -208,15 +257,18 @@ static void randomize_cpu(void *buffers[], void *argument)
     float *values = (float *)STARPU_VECTOR_GET_PTR(buffers[0]);
 
     for (int v = 0; v < parameter->views; v++) {
-        const struct orr_view *view = &parameter->view[v];
-        struct orr_rng rng = {randomize->seed, (uint32_t)(parameter->first_view + v), UINT32_MAX};
-        float *out = values + view->offset;
-        int64_t n = orri_view_count(view);
-        if (view->initial == ORR_INITIAL_NORMAL)
-            orr_rng_normal(&rng, 0, (size_t)n, 0, view->std, out);
-        else
-            for (int64_t i = 0; i < n; i++)
-                out[i] = view->initial == ORR_INITIAL_ONE;
+        const struct orri_group *group = parameter->group;
+        const struct orr_view *whole = &group->view[parameter->number[v]];
+        struct orr_rng rng = {randomize->seed, (uint32_t)(group->first_view + parameter->number[v]), UINT32_MAX};
+        float *out = values + parameter->view[v].offset;
+        for (int64_t i = 0; i < orr_view_run_count(whole, randomize->tp); i++) {
+            struct orr_run run = orr_view_run(whole, randomize->tp, parameter->shard, i);
+            if (whole->initial == ORR_INITIAL_NORMAL)
+                orr_rng_normal(&rng, (uint64_t)run.whole, (size_t)run.count, 0, whole->std, out + run.part);
+            else
+                for (int64_t k = 0; k < run.count; k++)
+                    out[run.part + k] = whole->initial == ORR_INITIAL_ONE;
+        }
     }
 }
 
@@ -232,10 +284,11 @@ int orr_model_randomize(struct orr_model *model, uint64_t seed)
 {
     ORR_TRY(orr_model_allocate(model));
     for (int p = 0; p < model->parameters; p++) {
-        struct randomize randomize = {model->parameter[p], seed};
+        struct randomize randomize = {model->parameter[p], model->mesh.tp, seed};
         struct orri_buffer buffer = {&model->parameter[p]->value, STARPU_W};
-        ORR_TRY(orri_task_submit(model, &randomize_codelet, 1, &buffer, &randomize, sizeof(randomize),
-                                 ORRI_PRIORITY_UPDATE, p, 0));
+        if (buffer.tile->handle)
+            ORR_TRY(orri_task_submit(model, &randomize_codelet, 1, &buffer, &randomize, sizeof(randomize),
+                                     ORRI_PRIORITY_UPDATE, p, 0));
     }
     return ORR_OK;
 }
@@ -247,60 +300,109 @@ int orr_model_parameter_count(const struct orr_model *model)
 
 void orr_model_parameter(const struct orr_model *model, int index, struct orr_parameter_info *info)
 {
-    const struct orr_view *view;
-    const struct orri_parameter *parameter = find_view(model, index, &view);
+    int v;
+    const struct orri_group *group = orri_model_view(model, index, &v);
+    const struct orr_view *view = &group->view[v];
 
-    *info = (struct orr_parameter_info){parameter->name[view - parameter->view], view->ndim,
-                                        {view->shape[0], view->shape[1]}, orri_view_count(view)};
+    *info = (struct orr_parameter_info){group->name[v], view->ndim, {view->shape[0], view->shape[1]}, orri_view_count(view)};
 }
 
 int orr_model_find(const struct orr_model *model, const char *name)
 {
-    for (int p = 0; p < model->parameters; p++)
-        for (int v = 0; v < model->parameter[p]->views; v++)
-            if (strcmp(model->parameter[p]->name[v], name) == 0)
-                return model->parameter[p]->first_view + v;
+    for (int g = 0; g < model->groups; g++)
+        for (int v = 0; v < model->group[g]->views; v++)
+            if (strcmp(model->group[g]->name[v], name) == 0)
+                return model->group[g]->first_view + v;
     return -1;
 }
 
-int orri_tile_copy_out(struct orr_tile *tile, int64_t offset, int64_t count, float *values)
-{
-    const float *data = orr_tile_acquire(tile, false);
+/* ---- named parameters, whole ------------------------------------------------------------------------- */
 
-    if (!data)
-        return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
-    memcpy(values, data + offset, (size_t)count * sizeof(*values));
-    orr_tile_release(tile);
+/* Part t of those that a view consists of, and which of its views that is; NULL behind the last. */
+static struct orri_parameter *part_of(const struct orr_model *model, const struct orri_group *group, int view, int t,
+                                      int *number)
+{
+    bool split = model->mesh.tp > 1 && group->view[view].split >= 0;
+    struct orri_parameter *part = split ? t < model->mesh.tp ? group->shard[t] : NULL : t == 0 ? group->common : NULL;
+
+    for (*number = 0; part && part->number[*number] != view; ++*number)
+        ;
+    return part;
+}
+
+int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, void *self, float *values)
+{
+    int view, number, status = ORR_OK;
+    struct orri_group *group = orri_model_view(model, index, &view);
+    const struct orr_view *whole = &group->view[view];
+    struct orri_parameter *part;
+    size_t bytes = (size_t)orri_view_count(whole) * sizeof(*values);
+
+    memset(values, 0, bytes);
+    for (int t = 0; (part = part_of(model, group, view, t, &number)) != NULL; t++) {
+        int64_t offset = 0;
+        struct orr_tile *tile = tile_of(self, part, &offset);
+        if (part->here != 0 || !tile || !tile->handle)
+            continue;
+        const float *data = orr_tile_acquire(tile, false);
+        if (!data) {
+            status = orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
+            continue;
+        }
+        for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
+            struct orr_run run = orr_view_run(whole, model->mesh.tp, t, i);
+            memcpy(values + run.whole, data + offset + part->view[number].offset + run.part,
+                   (size_t)run.count * sizeof(*values));
+        }
+        orr_tile_release(tile);
+    }
+    if (model->mesh.ranks == 1)
+        return status;
+    ORR_TRY(orri_ranks_settle(status));
+    return orri_ranks_merge(values, bytes);
+}
+
+int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of, void *self, const float *values)
+{
+    int view, number;
+    struct orri_group *group = orri_model_view(model, index, &view);
+    const struct orr_view *whole = &group->view[view];
+    struct orri_parameter *part;
+
+    for (int t = 0; (part = part_of(model, group, view, t, &number)) != NULL; t++) {
+        int64_t offset = 0;
+        struct orr_tile *tile = tile_of(self, part, &offset);
+        if (!tile || !tile->handle)
+            continue;
+        float *data = orr_tile_acquire(tile, true);
+        if (!data)
+            return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
+        for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
+            struct orr_run run = orr_view_run(whole, model->mesh.tp, t, i);
+            memcpy(data + offset + part->view[number].offset + run.part, values + run.whole,
+                   (size_t)run.count * sizeof(*values));
+        }
+        orr_tile_release(tile);
+    }
     return ORR_OK;
 }
 
-int orri_tile_copy_in(struct orr_tile *tile, int64_t offset, int64_t count, const float *values)
+static struct orr_tile *value_of(void *self, const struct orri_parameter *parameter, int64_t *offset)
 {
-    float *data = orr_tile_acquire(tile, true);
-
-    if (!data)
-        return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
-    memcpy(data + offset, values, (size_t)count * sizeof(*values));
-    orr_tile_release(tile);
-    return ORR_OK;
+    (void)self, (void)offset;
+    return (struct orr_tile *)&parameter->value;
 }
 
 int orr_model_read(struct orr_model *model, int index, float *values)
 {
-    const struct orr_view *view;
-    struct orri_parameter *parameter = find_view(model, index, &view);
-
     ORR_TRY(orr_model_allocate(model));
-    return orri_tile_copy_out(&parameter->value, view->offset, orri_view_count(view), values);
+    return orri_view_gather(model, index, value_of, NULL, values);
 }
 
 int orr_model_write(struct orr_model *model, int index, const float *values)
 {
-    const struct orr_view *view;
-    struct orri_parameter *parameter = find_view(model, index, &view);
-
     ORR_TRY(orr_model_allocate(model));
-    return orri_tile_copy_in(&parameter->value, view->offset, orri_view_count(view), values);
+    return orri_view_scatter(model, index, value_of, NULL, values);
 }
 
 int64_t orr_model_size(const struct orr_model *model)
@@ -339,19 +441,38 @@ const struct orr_mesh *orr_model_mesh(const struct orr_model *model)
 
 bool orri_model_stopped(const struct orr_model *model, int64_t run)
 {
-    return run >= __atomic_load_n(&model->failed_run, __ATOMIC_ACQUIRE);
+    return model->mesh.pretended || run >= __atomic_load_n(&model->failed_run, __ATOMIC_ACQUIRE);
 }
 
-int orr_model_status(const struct orr_model *model)
+int orri_model_check(const struct orr_model *model)
+{
+    return model->mesh.ranks == 1 ? orr_model_status(model) : ORR_OK;
+}
+
+int orri_model_settle(const struct orr_model *model, int status)
+{
+    return model->mesh.ranks == 1 ? status : orri_ranks_settle(status);
+}
+
+int orri_model_failure(const struct orr_model *model, char *message, size_t size)
 {
     pthread_mutex_t *lock = (pthread_mutex_t *)&model->failure_lock;
 
     if (__atomic_load_n(&model->status, __ATOMIC_ACQUIRE) == 0)
         return ORR_OK;
     pthread_mutex_lock(lock);
-    int status = orri_fail(model->status, "run", "%s", model->failure);
+    int code = model->status;
+    snprintf(message, size, "%s", model->failure);
     pthread_mutex_unlock(lock);
-    return status;
+    return code;
+}
+
+int orr_model_status(const struct orr_model *model)
+{
+    char message[sizeof(model->failure)];
+    int code = orri_model_failure(model, message, sizeof(message));
+
+    return code == 0 ? ORR_OK : orri_fail(code, "run", "%s", message);
 }
 
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)

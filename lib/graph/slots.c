@@ -7,149 +7,334 @@
 
 #include <orrery/runtime.h>
 
-static int64_t value_floats(const struct orr_slots_options *o, const struct orr_block *block)
+/* What OpenBLAS keeps for each thread that calls it (its BUFFER_SIZE on x86-64). */
+enum { BLAS_BYTES = 32 << 20 };
+
+/* ---- sizes ------------------------------------------------------------------------------------------ */
+
+static int chunk_positions(const struct orr_model *model, const struct orr_slots_options *o, int c)
 {
-    return block->cls->is_loss ? 0 : (int64_t)o->batch * o->seq * block->spec.width;
+    return (int)orr_split(o->seq, 1, model->chunks, c).count;
+}
+
+static int64_t output_width(const struct orr_block *block)
+{
+    if (!block->cls->is_loss)
+        return block->spec.width;
+    return block->model->mesh.tp > 1 ? block->cls->sharding->output_width : 0;
+}
+
+static int64_t partial_width(const struct orr_block *block)
+{
+    int width = block->cls->sharding->partial_width;
+
+    return width ? width : block->spec.width;
 }
 
 bool orri_runs_whole(const struct orr_slots_options *o, const struct orr_block *block)
 {
-    return block->cls->cpu[ORR_WHOLE] && o->training && (block->model->mesh.pp == 1 || !orr_slot_split(&o->policy));
-}
-
-static int64_t saved_floats(const struct orr_slots_options *o, const struct orr_block *block)
-{
-    return o->training && !orri_runs_whole(o, block) ? block->cls->saved_floats(block->config, o->batch, o->seq) : 0;
-}
-
-static int workers_per_replica(const struct orr_model *model)
-{
-    int workers = (orr_worker_count() + model->mesh.dp - 1) / model->mesh.dp;
-
-    return workers < 1 ? 1 : workers;
+    return block->cls->cpu[ORR_WHOLE] && o->training && block->model->mesh.tp == 1 &&
+           (block->model->stages == 1 || !orr_slot_split(&o->policy));
 }
 
 static int ring_size(const struct orr_model *model, const struct orr_slots_options *o, int stage)
 {
     int per_replica = (o->microbatches + model->mesh.dp - 1) / model->mesh.dp;
+    int at_once = model->workers * model->mesh.ranks, serving = model->mesh.dp * model->mesh.tp;
+    int workers = (at_once + serving - 1) / serving;
 
-    return orr_slot_count(&o->policy, stage, model->mesh.pp, per_replica, workers_per_replica(model));
+    return orr_slot_count(&o->policy, stage, model->stages, per_replica, workers < 1 ? 1 : workers);
 }
 
-static bool last_stage(const struct orr_model *model, int stage)
+static bool reads_ids(const struct orr_block *block)
 {
-    return stage == model->mesh.pp - 1;
+    unsigned operands = 0;
+
+    for (int pass = 0; pass < ORR_PASSES; pass++)
+        operands |= block->cls->operands[pass];
+    return !block->cls->is_loss && (operands & ORR_IDS);
 }
 
-static int create_slot(struct orr_slots *slots, struct orri_slot *slot, struct orr_coord at)
+static bool stage_reads_ids(const struct orr_model *model, int stage)
+{
+    for (int l = model->first_block[stage]; l < model->first_block[stage + 1]; l++)
+        if (reads_ids(model->block[l]))
+            return true;
+    return false;
+}
+
+/* ---- which tiles there are on this rank ------------------------------------------------------------ */
+
+/* A tile of rank `rank` that this rank writes or reads where `here`. */
+static int make(struct orr_slots *slots, struct orr_tile *tile, enum orr_role role, enum orr_dtype dtype, int64_t count,
+                int rank, bool here, int64_t tag)
+{
+    if (here && count > 0 && slots->counting)
+        slots->bytes += (double)count * (double)orr_dtype_size(dtype);
+    else if (here && count > 0)
+        ORR_TRY(orr_tile_create(tile, role, dtype, count, rank, false));
+    tile->dtype = dtype;
+    tile->role = role;
+    tile->count = count;
+    tile->rank = rank;
+    tile->tag = tag;
+    return ORR_OK;
+}
+
+static bool reader_here(const struct orr_model *model, const struct orr_block *block, int d, int c)
+{
+    const struct orr_block *reader = orri_tape_next_reader(block, block->index);
+
+    for (; reader; reader = orri_tape_next_reader(block, reader->index))
+        if (orri_place(reader, d, c) == model->rank)
+            return true;
+    return false;
+}
+
+/* Values and their gradients are there where they are written, where the blocks are that read them, and, with shards, where
+ * those are. */
+static int make_values(struct orr_slots *slots, struct orri_cell *cell, const struct orr_block *block, int d, int k)
+{
+    const struct orr_model *model = slots->model;
+    const struct orr_slots_options *o = &slots->options;
+    bool shard_here = model->mesh.tp > 1 && orri_stage_here(model, d, block->stage);
+
+    for (int c = 0; c < model->chunks; c++) {
+        int home = orri_place(block, d, c), l = block->index;
+        int64_t count = (int64_t)o->batch * chunk_positions(model, o, c) * output_width(block);
+        bool here = home == model->rank || reader_here(model, block, d, c);
+        ORR_TRY(make(slots, &cell->value[c], ORR_ACTIVATION, ORR_F32, count, home, here || (shard_here && block->cls->is_loss),
+                     orri_tag(model, ORRI_VALUE, d, l, k, 0, c)));
+        ORR_TRY(make(slots, &cell->gradient[c], ORR_ACTIVATION, ORR_F32, o->training && !block->cls->is_loss ? count : 0,
+                     home, here || shard_here, orri_tag(model, ORRI_GRADIENT, d, l, k, 0, c)));
+    }
+    return ORR_OK;
+}
+
+static int make_saved(struct orr_slots *slots, struct orri_cell *cell, const struct orr_block *block, int d)
+{
+    const struct orr_model *model = slots->model;
+    const struct orr_slots_options *o = &slots->options;
+    const struct orr_sharding *sharding = block->cls->sharding;
+
+    if (!o->training || orri_runs_whole(o, block))
+        return ORR_OK;
+    for (int t = 0; t < model->mesh.tp; t++) {
+        int home = orri_place(block, d, t);
+        int64_t count = model->mesh.tp == 1 ? block->cls->saved_floats(block->config, o->batch, o->seq)
+                                            : sharding->saved_floats(block->config, o->batch, o->seq, model->mesh.tp, t);
+        ORR_TRY(make(slots, &cell->saved[t], ORR_SAVED, ORR_F32, count, home, home == model->rank, 0));
+    }
+    for (int c = 0; model->mesh.tp > 1 && c < model->chunks; c++) {
+        int home = orri_place(block, d, c);
+        int64_t count = sharding->chunk_saved_floats(block->config, o->batch, chunk_positions(model, o, c));
+        ORR_TRY(make(slots, &cell->chunk_saved[c], ORR_SAVED, ORR_F32, count, home, home == model->rank, 0));
+    }
+    return ORR_OK;
+}
+
+/* What shards read and write: every chunk of it is there where the chunk is, and where each shard. */
+static int make_partials(struct orr_slots *slots, struct orri_cell *cell, const struct orr_block *block, int d, int k)
+{
+    const struct orr_model *model = slots->model;
+    const struct orr_slots_options *o = &slots->options;
+    int l = block->index;
+
+    for (int c = 0; c < model->chunks; c++) {
+        int64_t rows = (int64_t)o->batch * chunk_positions(model, o, c);
+        int64_t back = o->training && block->inputs > 0 ? rows * block->spec.width : 0;
+        int64_t branch = block->cls->cpu[ORR_CHUNK_FORWARD] ? rows * block->spec.width : 0;
+        int home = orri_place(block, d, c);
+        ORR_TRY(make(slots, &cell->branch[c], ORR_ACTIVATION, ORR_F32, branch, home, orri_stage_here(model, d, block->stage),
+                     orri_tag(model, ORRI_BRANCH, d, l, k, 0, c)));
+        for (int t = 0; t < model->mesh.tp; t++) {
+            int i = t * model->chunks + c, from = orri_place(block, d, t);
+            bool here = model->rank == home || model->rank == from;
+            ORR_TRY(make(slots, &cell->partial[i], ORR_ACTIVATION, ORR_F32, rows * partial_width(block), from, here,
+                         orri_tag(model, ORRI_PARTIAL, d, l, k, t, c)));
+            ORR_TRY(make(slots, &cell->dpartial[i], ORR_ACTIVATION, ORR_F32, back, from, here,
+                         orri_tag(model, ORRI_PARTIAL_GRADIENT, d, l, k, t, c)));
+        }
+    }
+    return ORR_OK;
+}
+
+/* All tiles of a cell lie in one array. */
+static int make_cell(struct orr_slots *slots, struct orri_cell *cell, const struct orr_block *block, int d, int k)
+{
+    size_t tp = (size_t)slots->model->mesh.tp, chunks = (size_t)slots->model->chunks;
+    size_t whole = 2 * chunks + tp, cut = tp > 1 ? 2 * chunks + 2 * tp * chunks : 0;
+    struct orr_tile *tile = orri_calloc(whole + cut, sizeof(*tile));
+
+    if (!tile)
+        return ORR_ENOMEM;
+    cell->value = tile;
+    cell->gradient = tile + chunks;
+    cell->saved = tile + 2 * chunks;
+    if (tp > 1) {
+        cell->chunk_saved = tile + whole;
+        cell->branch = cell->chunk_saved + chunks;
+        cell->partial = cell->branch + chunks;
+        cell->dpartial = cell->partial + tp * chunks;
+        ORR_TRY(make_partials(slots, cell, block, d, k));
+    }
+    ORR_TRY(make_values(slots, cell, block, d, k));
+    return make_saved(slots, cell, block, d);
+}
+
+static int cell_tiles(const struct orr_model *model)
+{
+    int tp = model->mesh.tp, chunks = model->chunks;
+
+    return 2 * chunks + tp + (tp > 1 ? 2 * chunks + 2 * tp * chunks : 0);
+}
+
+/* Every shard reads the tokens by itself. */
+static int make_inputs(struct orr_slots *slots, struct orri_slot *slot, int d, int stage, int k)
 {
     const struct orr_model *model = slots->model;
     const struct orr_slots_options *o = &slots->options;
     int64_t tokens = (int64_t)o->batch * o->seq;
-    int rank = orr_mesh_rank(&model->mesh, at);
-    size_t blocks = (size_t)model->blocks;
+    bool last = stage == model->stages - 1;
+    int first = orr_mesh_place(&model->mesh, d, stage, 0);
 
-    slot->value = orri_calloc(blocks, sizeof(*slot->value));
-    slot->gradient = orri_calloc(blocks, sizeof(*slot->gradient));
-    slot->saved = orri_calloc(blocks, sizeof(*slot->saved));
-    if (!slot->value || !slot->gradient || !slot->saved)
-        return ORR_ENOMEM;
-    if (at.p == 0)
-        ORR_TRY(orr_tile_create(&slot->ids, ORR_TOKENS, ORR_I32, tokens, rank, false));
-    if (at.p == 0 || last_stage(model, at.p))
-        ORR_TRY(orr_tile_create(&slot->labels, ORR_TOKENS, ORR_I32, tokens, rank, false));
-    if (last_stage(model, at.p) && o->predict_floats > 0)
-        ORR_TRY(orr_tile_create(&slot->prediction, ORR_ACTIVATION, ORR_F32, o->predict_floats, rank, false));
-    for (int l = 0; l < model->blocks; l++) {
-        const struct orr_block *block = model->block[l];
-        if (block->stage != at.p)
-            continue;
-        if (value_floats(o, block) > 0) {
-            ORR_TRY(orr_tile_create(&slot->value[l], ORR_ACTIVATION, ORR_F32, value_floats(o, block), rank, false));
-            if (o->training)
-                ORR_TRY(orr_tile_create(&slot->gradient[l], ORR_ACTIVATION, ORR_F32, value_floats(o, block), rank,
-                                        false));
-        }
-        if (saved_floats(o, block) > 0)
-            ORR_TRY(orr_tile_create(&slot->saved[l], ORR_SAVED, ORR_F32, saved_floats(o, block), rank, false));
+    for (int t = 0; t < model->mesh.tp; t++) {
+        int home = orr_mesh_place(&model->mesh, d, stage, t);
+        bool here = home == model->rank;
+        ORR_TRY(make(slots, &slot->ids[t], ORR_TOKENS, ORR_I32, stage_reads_ids(model, stage) ? tokens : 0, home, here, 0));
+        ORR_TRY(make(slots, &slot->labels[t], ORR_TOKENS, ORR_I32, last ? tokens : 0, home, here, 0));
+        ORR_TRY(make(slots, &slot->part[t], ORR_ACTIVATION, ORR_F32, last && model->mesh.tp > 1 ? o->predict_floats : 0, home,
+                     here || first == model->rank, orri_tag(model, ORRI_PREDICTION_PART, d, 0, k, t, 0)));
     }
+    return ORR_OK;
+}
+
+static int make_slot(struct orr_slots *slots, struct orri_slot *slot, int d, int stage, int k)
+{
+    const struct orr_model *model = slots->model;
+    int first = model->first_block[stage], blocks = model->first_block[stage + 1] - first;
+    size_t tp = (size_t)model->mesh.tp;
+
+    slot->cell = orri_calloc((size_t)blocks, sizeof(*slot->cell));
+    slot->ids = orri_calloc(3 * tp, sizeof(*slot->ids));
+    if (!slot->cell || !slot->ids)
+        return ORR_ENOMEM;
+    slot->labels = slot->ids + tp;
+    slot->part = slot->labels + tp;
+    ORR_TRY(make_inputs(slots, slot, d, stage, k));
+    for (int b = 0; b < blocks; b++)
+        ORR_TRY(make_cell(slots, &slot->cell[b], model->block[first + b], d, k));
     return ORR_OK;
 }
 
 /* Gradient tiles belong to the model, since the optimizer outlives the slots; they are made by the first
  * training slots. */
-static int create_gradients(struct orr_model *model)
+static int make_gradients(struct orr_slots *slots)
 {
+    struct orr_model *model = slots->model;
+    int dp = model->mesh.dp;
+
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
-        size_t count = (size_t)parameter->users * (size_t)model->mesh.dp;
-        if (parameter->gradient)
+        int users = parameter->group->users, copies = parameter->copies;
+        struct orr_tile *gradient = parameter->gradient;
+        if (gradient && !slots->counting)
             continue;
-        parameter->gradient = orri_calloc(count, sizeof(*parameter->gradient));
-        if (!parameter->gradient)
+        gradient = orri_calloc((size_t)(users * dp * copies), sizeof(*gradient));
+        if (!gradient)
             return ORR_ENOMEM;
-        for (int u = 0; u < parameter->users; u++) {
-            for (int d = 0; d < model->mesh.dp; d++) {
-                struct orr_coord at = {d, parameter->user[u]->stage, 0};
-                ORR_TRY(orr_tile_create(&parameter->gradient[u * model->mesh.dp + d], ORR_GRADIENT, ORR_F32,
-                                        parameter->count, orr_mesh_rank(&model->mesh, at), false));
-            }
+        if (!slots->counting)
+            parameter->gradient = gradient;
+        for (int i = 0; i < users * dp * copies; i++) {
+            int u = i / copies / dp, d = i / copies % dp, c = i % copies;
+            int home = orri_place(parameter->group->user[u], d, parameter->shard < 0 ? c : parameter->shard);
+            ORR_TRY(make(slots, &gradient[i], ORR_GRADIENT, ORR_F32, parameter->count, home, home == model->rank,
+                         orri_tag(model, ORRI_PARAMETER_GRADIENT, d, p, u, c, 0)));
         }
+        if (slots->counting)
+            free(gradient);
     }
     return ORR_OK;
 }
 
-static int create_results(struct orr_slots *slots)
+static int make_results(struct orr_slots *slots)
 {
-    const struct orr_mesh *mesh = &slots->model->mesh;
-    size_t count = (size_t)ORRI_PARITIES * (size_t)mesh->dp;
+    const struct orr_model *model = slots->model;
+    size_t count = (size_t)(ORRI_PARITIES * model->mesh.dp * model->chunks);
 
     slots->result = orri_calloc(count, sizeof(*slots->result));
     if (!slots->result)
         return ORR_ENOMEM;
     for (size_t i = 0; i < count; i++) {
-        struct orr_coord at = {(int)i % mesh->dp, mesh->pp - 1, 0};
-        ORR_TRY(orr_tile_create(&slots->result[i], ORR_SCALAR, ORR_U8, sizeof(struct orr_result),
-                                orr_mesh_rank(mesh, at), true));
+        int d = (int)i / model->chunks % model->mesh.dp, c = (int)i % model->chunks;
+        int home = orr_mesh_place(&model->mesh, d, model->stages - 1, c);
+        if (home == model->rank && !slots->counting)
+            ORR_TRY(orr_tile_create(&slots->result[i], ORR_SCALAR, ORR_U8, sizeof(struct orr_result), home, true));
+        slots->result[i].rank = home;
     }
+    return make(slots, &slots->prediction, ORR_ACTIVATION, ORR_F32, slots->options.predict_floats,
+                orr_mesh_place(&model->mesh, 0, model->stages - 1, 0), true, orri_tag(model, ORRI_PREDICTION, 0, 0, 0, 0, 0));
+}
+
+/* The slots of a ring are alike: one is counted for all. */
+static int make_ring(struct orr_slots *slots, struct orri_ring *ring, int d, int stage)
+{
+    double before = slots->bytes;
+    int slot_count = slots->counting ? 1 : ring->count;
+
+    ring->slot = orri_calloc((size_t)slot_count, sizeof(*ring->slot));
+    if (!ring->slot)
+        return ORR_ENOMEM;
+    for (int k = 0; k < slot_count; k++)
+        ORR_TRY(make_slot(slots, &ring->slot[k], d, stage, k));
+    if (slots->counting)
+        slots->bytes = before + (slots->bytes - before) * ring->count;
     return ORR_OK;
 }
 
-static int create_rings(struct orr_slots *slots)
+static int make_rings(struct orr_slots *slots)
 {
-    const struct orr_mesh *mesh = &slots->model->mesh;
+    const struct orr_model *model = slots->model;
 
-    slots->ring = orri_calloc((size_t)mesh->dp * (size_t)mesh->pp, sizeof(*slots->ring));
+    slots->ring = orri_calloc((size_t)(model->mesh.dp * model->stages), sizeof(*slots->ring));
     if (!slots->ring)
         return ORR_ENOMEM;
-    for (int d = 0; d < mesh->dp; d++) {
-        for (int p = 0; p < mesh->pp; p++) {
-            struct orri_ring *ring = &slots->ring[d * mesh->pp + p];
-            int count = ring_size(slots->model, &slots->options, p);
-            ring->slot = orri_calloc((size_t)count, sizeof(*ring->slot));
-            if (!ring->slot)
-                return ORR_ENOMEM;
-            ring->count = count;
-            for (int k = 0; k < count; k++)
-                ORR_TRY(create_slot(slots, &ring->slot[k], (struct orr_coord){d, p, 0}));
+    for (int d = 0; d < model->mesh.dp; d++) {
+        bool here = false;
+        for (int p = 0; p < model->mesh.pp && !here; p++)
+            here = orri_stage_here(model, d, p);
+        for (int s = 0; s < model->stages; s++) {
+            struct orri_ring *ring = &slots->ring[d * model->stages + s];
+            ring->count = ring_size(model, &slots->options, s);
+            if (here)
+                ORR_TRY(make_ring(slots, ring, d, s));
         }
     }
     return ORR_OK;
 }
 
-static int check_length(const struct orr_model *model, int seq)
+static int check_shape(const struct orr_model *model, const struct orr_slots_options *o)
 {
     for (int l = 0; l < model->blocks; l++)
-        if (model->block[l]->spec.longest > 0 && seq > model->block[l]->spec.longest)
+        if (model->block[l]->spec.longest > 0 && o->seq > model->block[l]->spec.longest)
             return orri_remedy(orri_fail(ORR_EINVAL, "model", "block '%s' takes %d tokens at most, not %d",
-                                         model->block[l]->cls->name, model->block[l]->spec.longest, seq),
+                                         model->block[l]->cls->name, model->block[l]->spec.longest, o->seq),
                                "choose shorter sequences");
+    if (o->seq < model->chunks)
+        return orri_remedy(orri_fail(ORR_EINVAL, "model", "sequences of %d tokens cannot be cut into %d chunks", o->seq,
+                                     model->chunks),
+                           "choose longer sequences or leave sequence parallelism out");
+    for (int s = 0; model->mesh.ranks > 1 && s < model->stages; s++)
+        if (ring_size(model, o, s) > ORRI_MAX_SLOTS)
+            return orri_remedy(orri_fail(ORR_EINVAL, "model", "%d slots of stage %d are more than %d",
+                                         ring_size(model, o, s), s, ORRI_MAX_SLOTS),
+                               "choose fewer slots or larger microbatches");
     return ORR_OK;
 }
 
 struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slots_options *options)
 {
-    if (check_length(model, options->seq) != 0)
+    if (check_shape(model, options) != 0)
         return NULL;
     struct orr_slots *slots = orri_calloc(1, sizeof(*slots));
     if (!slots)
@@ -157,61 +342,71 @@ struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slo
     slots->model = model;
     slots->options = *options;
     slots->split = orr_slot_split(&options->policy);
-    if ((options->training && create_gradients(model) != 0) || create_results(slots) != 0 ||
-        create_rings(slots) != 0) {
+    if ((options->training && make_gradients(slots) != 0) || make_results(slots) != 0 || make_rings(slots) != 0) {
         orr_slots_destroy(slots);
         return NULL;
     }
     return slots;
 }
 
-static void destroy_slot(struct orri_slot *slot, int blocks)
+static void destroy_slot(const struct orr_model *model, struct orri_slot *slot, int blocks)
 {
-    orr_tile_destroy(&slot->ids);
-    orr_tile_destroy(&slot->labels);
-    orr_tile_destroy(&slot->prediction);
-    for (int l = 0; l < blocks; l++) {
-        if (slot->value)
-            orr_tile_destroy(&slot->value[l]);
-        if (slot->gradient)
-            orr_tile_destroy(&slot->gradient[l]);
-        if (slot->saved)
-            orr_tile_destroy(&slot->saved[l]);
+    for (int i = 0; slot->ids && i < 3 * model->mesh.tp; i++)
+        orr_tile_destroy(&slot->ids[i]);
+    for (int b = 0; slot->cell && b < blocks; b++) {
+        for (int i = 0; slot->cell[b].value && i < cell_tiles(model); i++)
+            orr_tile_destroy(&slot->cell[b].value[i]);
+        free(slot->cell[b].value);
     }
-    free(slot->value);
-    free(slot->gradient);
-    free(slot->saved);
+    free(slot->ids);
+    free(slot->cell);
+}
+
+static void free_slots(struct orr_slots *slots)
+{
+    const struct orr_model *model = slots->model;
+
+    for (int i = 0; slots->ring && i < model->mesh.dp * model->stages; i++) {
+        int s = i % model->stages;
+        int slot_count = slots->counting ? 1 : slots->ring[i].count;
+        for (int k = 0; slots->ring[i].slot && k < slot_count; k++)
+            destroy_slot(model, &slots->ring[i].slot[k], model->first_block[s + 1] - model->first_block[s]);
+        free(slots->ring[i].slot);
+    }
+    for (int i = 0; slots->result && i < ORRI_PARITIES * model->mesh.dp * model->chunks; i++)
+        orr_tile_destroy(&slots->result[i]);
+    orr_tile_destroy(&slots->prediction);
+    free(slots->ring);
+    free(slots->result);
 }
 
 void orr_slots_destroy(struct orr_slots *slots)
 {
-    if (!slots)
-        return;
-    const struct orr_mesh *mesh = &slots->model->mesh;
-    for (int i = 0; slots->ring && i < mesh->dp * mesh->pp; i++) {
-        for (int k = 0; k < slots->ring[i].count; k++)
-            destroy_slot(&slots->ring[i].slot[k], slots->model->blocks);
-        free(slots->ring[i].slot);
-    }
-    for (int i = 0; slots->result && i < ORRI_PARITIES * mesh->dp; i++)
-        orr_tile_destroy(&slots->result[i]);
-    free(slots->ring);
-    free(slots->result);
+    if (slots)
+        free_slots(slots);
     free(slots);
 }
 
-struct orri_slot *orri_slots_at(struct orr_slots *slots, int microbatch, int stage)
+struct orri_slot *orri_slots_at(struct orr_slots *slots, const struct orri_microbatch *mb, int stage)
 {
-    const struct orr_mesh *mesh = &slots->model->mesh;
-    struct orri_ring *ring = &slots->ring[orr_mesh_replica(mesh, microbatch) * mesh->pp + stage];
+    struct orri_ring *ring = &slots->ring[mb->replica * slots->model->stages + stage];
 
-    return &ring->slot[microbatch / mesh->dp % ring->count];
+    return &ring->slot[mb->turn % ring->count];
 }
 
-struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int replica)
+struct orri_cell *orri_cell_at(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_block *block)
 {
-    return &slots->result[step % ORRI_PARITIES * slots->model->mesh.dp + replica];
+    return &orri_slots_at(slots, mb, block->stage)->cell[block->index - slots->model->first_block[block->stage]];
 }
+
+struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int replica, int chunk)
+{
+    const struct orr_model *model = slots->model;
+
+    return &slots->result[(step % ORRI_PARITIES * model->mesh.dp + replica) * model->chunks + chunk];
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------- */
 
 /* The sizes that a command line can ask for add up to more than 2^63. */
 static void add(int64_t *sum, double bytes)
@@ -219,34 +414,92 @@ static void add(int64_t *sum, double bytes)
     *sum = (double)*sum + bytes < 0x1p62 ? *sum + (int64_t)bytes : (int64_t)1 << 62;
 }
 
-void orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *o, int state_tiles,
-                      struct orr_memory_need *need)
+/* Gradients come where they are summed up, which is for most of them the owner. */
+static bool receives(const struct orr_model *model, const struct orri_parameter *parameter, bool gradient)
 {
-    const struct orr_mesh *mesh = &model->mesh;
-    const double size = sizeof(float);
-    double most_scratch = 0;
+    int place = orri_place_of(parameter, model->rank);
 
-    *need = (struct orr_memory_need){0};
+    return gradient ? place == 0 && parameter->places > 1 : place > 0 && orri_is_lent(model, parameter);
+}
+
+static double pool_bytes(const struct orr_model *model, bool gradients)
+{
+    double bytes = 0;
+
     for (int p = 0; p < model->parameters; p++) {
-        double bytes = (double)model->parameter[p]->count * size;
-        add(&need->parameters, bytes);
-        if (o->training) {
-            add(&need->gradients, bytes * model->parameter[p]->users * mesh->dp);
+        int64_t count = model->parameter[p]->count;
+        bool first = receives(model, model->parameter[p], gradients);
+        for (int q = 0; q < p && first; q++)
+            first = model->parameter[q]->count != count || !receives(model, model->parameter[q], gradients);
+        if (first)
+            bytes += (double)count * sizeof(float) *
+                     (gradients ? orri_gradient_slots(model, count) : orri_parameter_slots(model, count));
+    }
+    return bytes;
+}
+
+static double scratch_of(const struct orr_block *block, const struct orr_slots_options *o)
+{
+    int tp = block->model->mesh.tp;
+
+    return (double)(tp > 1 ? block->cls->sharding->scratch_bytes(block->config, o->batch, o->seq, tp)
+                           : block->cls->scratch_bytes(block->config, o->batch, o->seq));
+}
+
+static void count_parameters(const struct orr_model *model, const struct orr_slots_options *o, int state_tiles,
+                             struct orr_memory_need *need)
+{
+    for (int p = 0; p < model->parameters; p++) {
+        const struct orri_parameter *parameter = model->parameter[p];
+        double bytes = (double)parameter->count * sizeof(float);
+        int place = orri_place_of(parameter, model->rank);
+        if (place == 0 || (place > 0 && !orri_is_lent(model, parameter)))
+            add(&need->parameters, bytes);
+        if (place == 0 && o->training)
             add(&need->state, bytes * state_tiles);
-        }
     }
-    for (int l = 0; l < model->blocks; l++) {
-        const struct orr_block *block = model->block[l];
-        double copies = (double)ring_size(model, o, block->stage) * mesh->dp;
-        double scratch = (double)block->cls->scratch_bytes(block->config, o->batch, o->seq);
-        double floats = (double)value_floats(o, block) * (o->training ? 2 : 1) + (double)saved_floats(o, block);
-        add(&need->slots, copies * size * floats);
-        most_scratch = scratch > most_scratch ? scratch : most_scratch;
-    }
-    double tokens = (double)o->batch * o->seq, in_last = (mesh->pp > 1 ? tokens : 0) + (double)o->predict_floats;
-    add(&need->slots, mesh->dp * size * (ring_size(model, o, 0) * 2 * tokens + ring_size(model, o, mesh->pp - 1) * in_last));
-    add(&need->scratch, most_scratch * orr_worker_count());
-    const int64_t parts[] = {need->parameters, need->gradients, need->state, need->slots, need->scratch};
+    add(&need->parameters, pool_bytes(model, false));
+    if (o->training)
+        add(&need->gradients, pool_bytes(model, true));
+}
+
+void orri_memory_total(struct orr_memory_need *need)
+{
+    const int64_t parts[] = {need->parameters, need->gradients, need->state, need->slots, need->scratch, need->process};
+
+    need->total = 0;
     for (size_t i = 0; i < ORRI_COUNT(parts); i++)
         add(&need->total, (double)parts[i]);
+}
+
+int orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *o, int state_tiles, int rank,
+                     struct orr_memory_need *need)
+{
+    struct orr_model there = *model;
+    struct orr_slots slots = {.model = &there, .options = *o, .counting = true};
+    double most_scratch = 0;
+
+    there.rank = rank;
+    *need = (struct orr_memory_need){0};
+    count_parameters(&there, o, state_tiles, need);
+    int status = o->training ? make_gradients(&slots) : ORR_OK;
+    add(&need->gradients, slots.bytes);
+    slots.bytes = 0;
+    if (status == 0)
+        status = make_results(&slots);
+    if (status == 0)
+        status = make_rings(&slots);
+    add(&need->slots, slots.bytes);
+    free_slots(&slots);
+    for (int l = 0; l < model->blocks; l++) {
+        double scratch = scratch_of(model->block[l], o);
+        bool here = false;
+        for (int d = 0; d < model->mesh.dp && !here; d++)
+            here = orri_stage_here(&there, d, model->block[l]->stage);
+        most_scratch = here && scratch > most_scratch ? scratch : most_scratch;
+    }
+    add(&need->scratch, (most_scratch + BLAS_BYTES) * orr_worker_count());
+    need->process = (int64_t)orr_memory_resident();
+    orri_memory_total(need);
+    return status;
 }

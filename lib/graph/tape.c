@@ -39,26 +39,22 @@ static int own_groups(struct orr_model *model, struct orr_block *block)
     for (int g = 0; g < block->spec.groups; g++) {
         if (block->spec.views[g] == 0)
             continue;
-        struct orri_parameter *parameter = orri_calloc(1, sizeof(*parameter));
-        struct orri_parameter **more =
-            realloc(model->parameter, (size_t)(model->parameters + 1) * sizeof(*model->parameter));
-        if (!parameter || !more) {
-            free(parameter);
+        struct orri_group *group = orri_calloc(1, sizeof(*group));
+        struct orri_group **more = realloc(model->group, (size_t)(model->groups + 1) * sizeof(*model->group));
+        if (more)
+            model->group = more;
+        if (!group || !more) {
+            free(group);
             return orri_fail(ORR_ENOMEM, "model", "no room for the parameters of block '%s'", block->cls->name);
         }
-        model->parameter = more;
-        model->parameter[model->parameters++] = parameter;
-        parameter->block = block;
-        parameter->group = g;
-        parameter->views = block->spec.views[g];
-        parameter->users = 1;
-        parameter->user[0] = block;
-        block->parameter[g] = parameter;
-        for (int v = 0; v < parameter->views; v++) {
-            parameter->view[v] = block->spec.view[g][v];
-            parameter->view[v].offset = parameter->count;
-            parameter->count += orri_view_count(&parameter->view[v]);
-        }
+        model->group[model->groups++] = group;
+        group->block = block;
+        group->number = g;
+        group->views = block->spec.views[g];
+        memcpy(group->view, block->spec.view[g], sizeof(group->view));
+        group->users = 1;
+        group->user[0] = block;
+        block->group[g] = group;
     }
     return ORR_OK;
 }
@@ -112,43 +108,42 @@ struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct 
     for (int i = 0; i < count; i++) {
         block->input[block->inputs++] = inputs[i];
         inputs[i]->readers++;
+        inputs[i]->last_reader = block->index;
     }
     return own_groups(model, block) == 0 ? block : NULL;
 }
 
 int orr_block_share(struct orr_block *block, int group, struct orr_block *of, int of_group)
 {
-    struct orri_parameter *parameter =
-        of->model == block->model && of_group >= 0 && of_group < of->spec.groups ? of->parameter[of_group] : NULL;
+    struct orri_group *shared =
+        of->model == block->model && of_group >= 0 && of_group < of->spec.groups ? of->group[of_group] : NULL;
 
     if (block->model->built)
         return orri_fail(ORR_EINVAL, "model", "block '%s' shares a group after orr_model_build()", block->cls->name);
-    if (!parameter || parameter->users == ORRI_MAX_USERS || group < 0 || group >= block->spec.groups ||
-        block->parameter[group])
+    if (!shared || shared->users == ORRI_MAX_USERS || group < 0 || group >= block->spec.groups || block->group[group])
         return orri_fail(ORR_EINVAL, "model", "block '%s' cannot share group %d of block '%s'", block->cls->name,
                          of_group, of->cls->name);
     const struct orr_view *wanted = &block->spec.view[group][0];
-    if (wanted->name && (parameter->views != 1 || parameter->view[0].shape[0] != wanted->shape[0] ||
-                         parameter->view[0].shape[1] != wanted->shape[1]))
+    if (wanted->name && (shared->views != 1 || shared->view[0].shape[0] != wanted->shape[0] ||
+                         shared->view[0].shape[1] != wanted->shape[1]))
         return orri_fail(ORR_EINVAL, "model", "group %d of block '%s' is not the %s [%lld,%lld] that block '%s' shares",
                          of_group, of->cls->name, wanted->name, (long long)wanted->shape[0],
                          (long long)wanted->shape[1], block->cls->name);
-    block->parameter[group] = parameter;
-    block->user[group] = parameter->users;
-    parameter->user[parameter->users++] = block;
+    block->group[group] = shared;
+    block->user[group] = shared->users;
+    shared->user[shared->users++] = block;
     return ORR_OK;
 }
 
-bool orri_tape_first_gradient(const struct orr_block *block, int input)
+struct orr_block *orri_tape_next_reader(const struct orr_block *writer, int after)
 {
-    const struct orr_model *model = block->model;
-    const struct orr_block *writer = block->input[input];
+    const struct orr_model *model = writer->model;
 
-    for (int l = block->index + 1; l < model->blocks; l++)
+    for (int l = after + 1; writer->readers && l <= writer->last_reader; l++)
         for (int i = 0; i < model->block[l]->inputs; i++)
             if (model->block[l]->input[i] == writer)
-                return false;
-    return true;
+                return model->block[l];
+    return NULL;
 }
 
 double orri_block_cost(const struct orr_block *block, int batch, int seq)

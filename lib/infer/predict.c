@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/ranks.h"
 #include "graph/graph.h"
 
 struct orr_predictor {
@@ -86,7 +87,7 @@ static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t 
 static int submit(struct orr_predictor *p, int rows)
 {
     struct orr_model *model = p->model;
-    struct orri_microbatch mb = {model->runs++, 0, 0, 0};
+    struct orri_microbatch mb = {.run = model->runs++, .count = 1, .here = orri_replica_here(model, 0)};
     struct orr_source source = {read_tokens, p};
 
     for (int r = 0; r < rows; r++)
@@ -113,7 +114,7 @@ int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int r
     p->tokens = tokens;
     p->count = count;
     ORR_TRY(submit(p, rows));
-    struct orr_tile *tile = &orri_slots_at(p->slots, 0, p->model->mesh.pp - 1)->prediction;
+    struct orr_tile *tile = &p->slots->prediction;
     const float *out = orr_tile_acquire(tile, false);
     size_t v = (size_t)p->vocab, c = (size_t)p->width;
     for (int r = 0; out && r < rows; r++) {
@@ -122,5 +123,6 @@ int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int r
             memcpy(hidden + (size_t)r * c, out + (size_t)r * (v + c) + v, c * sizeof(*hidden));
     }
     orr_tile_release(tile);
-    return orr_model_status(p->model);
+    int status = orr_model_status(p->model);
+    return p->model->mesh.ranks > 1 ? orri_ranks_settle(status) : status;
 }

@@ -62,6 +62,15 @@ int orr_config_set(struct orr_config *config, const char *assignment)
     return failed ? orri_fail(ORR_EINVAL, "config", "'%s' cannot be set: it is not UTF-8", assignment) : ORR_OK;
 }
 
+char *orr_config_text(const struct orr_config *config)
+{
+    char *text = json_dumps(config->object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
+
+    if (!text)
+        orri_fail(ORR_ENOMEM, "memory", "no room for the text of %s", config->name);
+    return text;
+}
+
 int orr_config_save(const struct orr_config *config, const char *path)
 {
     return orri_json_save(path, config->object);

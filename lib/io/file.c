@@ -126,13 +126,42 @@ int orri_output_open(struct orri_output *out, const char *path)
     return 0;
 }
 
+int orri_output_join(struct orri_output *out, const char *path, size_t bytes)
+{
+    struct stat st;
+    int rc = 0;
+
+    *out = (struct orri_output){.fd = -1, .joined = true};
+    out->path = orri_strdup(path);
+    out->temp = orri_format("%s.tmp", path);
+    if (!out->path || !out->temp) {
+        orri_output_abort(out);
+        return ORR_ENOMEM;
+    }
+    /* Never readable: the client of a network file system fills up pages from what it has read, and would write back
+     * old bytes between those of others. */
+    out->fd = open(out->temp, O_WRONLY | O_CLOEXEC);
+    if (out->fd < 0 || fstat(out->fd, &st) != 0)
+        rc = errno == ENOENT ? orri_fail(ORR_EIO, path, "what another process has begun is not seen here")
+                             : cannot_write(path, "cannot open what another process has begun");
+    else if (st.st_size != (off_t)bytes)
+        rc = orri_fail(ORR_EIO, path, "what another process has begun has %lld bytes instead of %zu",
+                       (long long)st.st_size, bytes);
+    if (rc != 0) {
+        orri_remedy(rc, "write to a folder that all processes share");
+        orri_output_abort(out);
+    }
+    return rc;
+}
+
 /* The descriptor stays open, for other threads may be writing through it. */
 static int output_failed(struct orri_output *out, const char *what)
 {
     int rc = cannot_write(out->path, what);
 
     out->failed = true;
-    unlink(out->temp);
+    if (!out->joined)
+        unlink(out->temp);
     return rc;
 }
 
@@ -167,18 +196,19 @@ int orri_output_write(struct orri_output *out, size_t offset, const void *data, 
     return 0;
 }
 
+int orri_output_sync(struct orri_output *out)
+{
+    if (out->failed)
+        return orri_fail(ORR_EIO, out->path, "an earlier write to it failed");
+    return fsync(out->fd) == 0 ? 0 : output_failed(out, "cannot sync");
+}
+
 int orri_output_commit(struct orri_output *out)
 {
-    int rc = 0;
+    int rc = orri_output_sync(out);
 
-    if (out->failed)
-        rc = orri_fail(ORR_EIO, out->path, "an earlier write to it failed");
-    else if (fsync(out->fd) != 0)
-        rc = output_failed(out, "cannot sync");
-    else if (rename(out->temp, out->path) != 0)
-        rc = output_failed(out, "cannot rename to it");
-    else
-        rc = sync_parent(out->path);
+    if (rc == 0)
+        rc = rename(out->temp, out->path) == 0 ? sync_parent(out->path) : output_failed(out, "cannot rename to it");
     if (rc == 0)
         out->failed = true;     /* nothing is left for abort to remove */
     orri_output_abort(out);
@@ -188,7 +218,7 @@ int orri_output_commit(struct orri_output *out)
 void orri_output_abort(struct orri_output *out)
 {
     if (out->fd >= 0 && out->temp) {
-        if (!out->failed)
+        if (!out->failed && !out->joined)
             unlink(out->temp);
         close(out->fd);
     }

@@ -31,6 +31,7 @@ void orri_map_close(struct orri_map *map);
 struct orri_output {
     char *path, *temp;
     int fd;
+    bool joined;                /* the file is another process' */
     _Atomic bool failed;
 };
 
@@ -39,7 +40,12 @@ struct orri_output {
 int orri_output_open(struct orri_output *out, const char *path);
 int orri_output_reserve(struct orri_output *out, size_t bytes);     /* the file is that long, of zeros */
 int orri_output_write(struct orri_output *out, size_t offset, const void *data, size_t bytes);   /* any thread */
+int orri_output_sync(struct orri_output *out);      /* what was written through *out is on disk */
 int orri_output_commit(struct orri_output *out);    /* syncs, renames to PATH, syncs the folder, and ends *out */
+
+/* Opens the PATH.tmp of another process, which has reserved `bytes` bytes, to write ranges of it. What fails here leaves
+ * the file to that process, as does the abort that ends *out; the commit is its own, once all who joined have synced. */
+int orri_output_join(struct orri_output *out, const char *path, size_t bytes);
 
 /* Closes and removes PATH.tmp; legal after any of the above, twice, and on an all-zero struct. */
 void orri_output_abort(struct orri_output *out);

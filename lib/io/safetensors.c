@@ -429,8 +429,21 @@ static int build_head(struct orr_safetensors_writer *w, const char *path, const 
     return rc;
 }
 
-struct orr_safetensors_writer *orr_safetensors_writer_create(const char *path, const struct orr_tensor_spec *tensors,
-                                                             int count)
+/* Whoever joins finds the file with its head. */
+static int begin_file(struct orr_safetensors_writer *w, const char *path, const char *head, bool join)
+{
+    uint64_t padded;
+
+    memcpy(&padded, head, 8);
+    if (join)
+        return orri_output_join(&w->out, path, w->begin[w->count]);
+    ORR_TRY(orri_output_open(&w->out, path));
+    ORR_TRY(orri_output_reserve(&w->out, w->begin[w->count]));
+    return orri_output_write(&w->out, 0, head, 8 + padded);
+}
+
+static struct orr_safetensors_writer *writer_create(const char *path, const struct orr_tensor_spec *tensors, int count,
+                                                    bool join)
 {
     struct orr_safetensors_writer *w = orri_calloc(1, sizeof(*w));
     char *head = NULL;
@@ -441,20 +454,25 @@ struct orr_safetensors_writer *orr_safetensors_writer_create(const char *path, c
     w->begin = orri_calloc((size_t)count + 1, sizeof(*w->begin));
     int rc = w->begin ? build_head(w, path, tensors, &head) : ORR_ENOMEM;
     if (rc == 0)
-        rc = orri_output_open(&w->out, path);
-    if (rc == 0)
-        rc = orri_output_reserve(&w->out, w->begin[count]);
-    if (rc == 0) {
-        uint64_t padded;
-        memcpy(&padded, head, 8);
-        rc = orri_output_write(&w->out, 0, head, 8 + padded);
-    }
+        rc = begin_file(w, path, head, join);
     free(head);
     if (rc != 0) {
         orr_safetensors_writer_destroy(w);
         return NULL;
     }
     return w;
+}
+
+struct orr_safetensors_writer *orr_safetensors_writer_create(const char *path, const struct orr_tensor_spec *tensors,
+                                                             int count)
+{
+    return writer_create(path, tensors, count, false);
+}
+
+struct orr_safetensors_writer *orr_safetensors_writer_join(const char *path, const struct orr_tensor_spec *tensors,
+                                                           int count)
+{
+    return writer_create(path, tensors, count, true);
 }
 
 int orr_safetensors_write(struct orr_safetensors_writer *writer, int index, size_t offset, const void *data,
@@ -468,6 +486,11 @@ int orr_safetensors_write(struct orr_safetensors_writer *writer, int index, size
         return orri_fail(ORR_EINVAL, writer->out.path, "tensor number %d: %zu bytes at byte %zu of %zu", index, bytes,
                          offset, size);
     return orri_output_write(&writer->out, writer->begin[index] + offset, data, bytes);
+}
+
+int orr_safetensors_writer_sync(struct orr_safetensors_writer *writer)
+{
+    return orri_output_sync(&writer->out);
 }
 
 int orr_safetensors_writer_finish(struct orr_safetensors_writer *writer)

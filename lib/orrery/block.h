@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <orrery/mesh.h>
 #include <orrery/rng.h>
 
 #ifdef __cplusplus
@@ -23,35 +24,61 @@ struct orr_operands;
 struct orr_model;
 
 enum {
-    ORR_MAX_INPUTS = 2,     /* values that a block reads         */
-    ORR_MAX_GROUPS = 2,     /* parameter groups of a block       */
-    ORR_MAX_VIEWS = 16      /* named parameters of a group       */
+    ORR_MAX_INPUTS = 2,     /* values that a block reads                  */
+    ORR_MAX_GROUPS = 2,     /* parameter groups of a block                */
+    ORR_MAX_VIEWS = 16,     /* named parameters of a group                */
+    ORR_MAX_SHARDS = 64     /* that tensor parallelism cuts a block into  */
 };
 
-/* The tasks that a block can have. */
+/* The tasks that a block can have.
+ *
+ * A block is whole or, with tensor parallelism, cut into shards, which share its matrices: by heads, columns, rows of the
+ * vocabulary. What the shards need lies in the branch, what each contributes in partial outputs. The residual stream and
+ * all that is done once (norms, dropout, sums) is cut into chunks of the sequence; with one chunk that is no cut at all.
+ * The way of a block in shards (Megatron-LM: Shoeybi et al. 2019; with chunks: Korthikanti et al. 2022) is
+ *
+ *     per chunk  branch[c] = f(x[c])                  CHUNK_FORWARD, where a block has one
+ *     per shard  partial[t][c] = part of g(branch)    SHARD_FORWARD, from all chunks to all chunks
+ *     per chunk  y[c] = h(x[c], sum_t partial[t][c])  CHUNK_JOIN
+ *
+ * and back in the opposite order. */
 enum orr_pass {
-    ORR_FORWARD,    /* F: output from inputs; the loss block: loss from inputs and labels          */
-    ORR_BACKWARD,   /* B: gradient of the inputs from the gradient of the output                   */
-    ORR_WEIGHTS,    /* W: adds to the gradients of the parameters                                   */
-    ORR_BOTH,       /* B, then W, in one task, for schedules that do not split them; made by the engine */
-    ORR_WHOLE,      /* the loss block's F, B and W in one task, which spares it computing the logits twice */
-    ORR_PREDICT,    /* the loss block without labels: its predictions                              */
+    ORR_FORWARD,        /* F: output from inputs; the loss block: loss from inputs and labels              */
+    ORR_BACKWARD,       /* B: gradient of the inputs from the gradient of the output                       */
+    ORR_WEIGHTS,        /* W: adds to the gradients of the parameters                                       */
+    ORR_BOTH,           /* B, then W, in one task, for schedules that do not split them; made by the engine */
+    ORR_WHOLE,          /* the loss block's F, B and W in one task, which spares it computing the logits twice */
+    ORR_PREDICT,        /* the loss block without labels: its predictions                                   */
+    ORR_CHUNK_FORWARD,  /* the branch of a chunk from its input                                              */
+    ORR_SHARD_FORWARD,  /* the shard's partial outputs                                                       */
+    ORR_CHUNK_JOIN,     /* output of a chunk from input and partial outputs; the loss block: the loss        */
+    ORR_SHARD_BACKWARD, /* the shard's partial gradients of the branch                                       */
+    ORR_SHARD_WEIGHTS,  /* adds to the gradients of the shard's parameters                                   */
+    ORR_SHARD_BOTH,     /* these two in one task; made by the engine                                         */
+    ORR_CHUNK_BACKWARD, /* gradient of a chunk's input from the partial gradients, and those of the parameters that all
+                           shards share                                                                      */
+    ORR_SHARD_PREDICT,  /* the loss block: the shard's part of the predictions, into partial[t]              */
+    ORR_CHUNK_PREDICT,  /* the predictions from those parts, all chunks at once                              */
     ORR_PASSES
 };
 
 /* Operands of a pass. Which of reading and writing is meant follows from the pass:
- * F writes OUTPUT and SAVED, B writes INPUT_GRADIENT and may rewrite SAVED into what W needs. */
+ * F writes OUTPUT and SAVED, B writes INPUT_GRADIENT and may rewrite SAVED into what W needs. A pass of a shard sees all
+ * chunks of OUTPUT, OUTPUT_GRADIENT and BRANCH, a pass of a chunk its own. */
 enum orr_operand {
     ORR_INPUT = 1 << 0,             /* x[i]      [B,T,C] fp32                       read          */
-    ORR_OUTPUT = 1 << 1,            /* y         [B,T,C] fp32                       written       */
+    ORR_OUTPUT = 1 << 1,            /* y         [B,T,C] fp32                       written; read by a shard's passes */
     ORR_OUTPUT_GRADIENT = 1 << 2,   /* dy        [B,T,C] fp32                       read          */
     ORR_INPUT_GRADIENT = 1 << 3,    /* dx[i]     [B,T,C] fp32     written, or added to when not the first */
-    ORR_PARAMETERS = 1 << 4,        /* param[g]  flat fp32, views at their offsets  read          */
-    ORR_GRADIENTS = 1 << 5,         /* grad[g]   flat fp32        added to, or written when the first     */
+    ORR_PARAMETERS = 1 << 4,        /* param[g][v]  fp32 views of flat tiles        read          */
+    ORR_GRADIENTS = 1 << 5,         /* grad[g][v]   as these      added to, or written when the first     */
     ORR_SAVEDS = 1 << 6,            /* saved     as the block likes           F writes, B changes, W reads */
     ORR_IDS = 1 << 7,               /* ids       [B,T] int32: tokens, or labels for the loss block  read  */
     ORR_RESULT = 1 << 8,            /* result    struct orr_result                  added to      */
-    ORR_PREDICTION = 1 << 9         /* prediction: see struct orr_rows              written       */
+    ORR_PREDICTION = 1 << 9,        /* prediction: see struct orr_rows              written       */
+    ORR_BRANCH = 1 << 10,           /* branch[c] [B,T_c,C] fp32   written by CHUNK_FORWARD, read by shards and PREDICT */
+    ORR_PARTIAL = 1 << 11,          /* partial[]  a shard writes one of every chunk, a chunk reads one of every shard */
+    ORR_PARTIAL_GRADIENT = 1 << 12  /* dpartial[] [B,T_c,C], the same way                         */
 };
 
 enum orr_initial { ORR_INITIAL_ZERO, ORR_INITIAL_ONE, ORR_INITIAL_NORMAL };
@@ -72,6 +99,14 @@ struct orr_view {
 
 /* The shape of shard t of tp of a view: `view` with shape[] divided. Pure. */
 struct orr_view orr_view_shard(const struct orr_view *view, int tp, int t);
+
+/* Where a shard's elements are. Run i of orr_view_run_count() of them: elements part .. part + count - 1 of the shard are
+ * elements whole .. whole + count - 1 of the parameter, both row-major. Pure. */
+struct orr_run {
+    int64_t part, whole, count;
+};
+int64_t orr_view_run_count(const struct orr_view *view, int tp);
+struct orr_run orr_view_run(const struct orr_view *view, int tp, int t, int64_t i);
 
 /* What a block is: filled by the class from its configuration. */
 struct orr_block_spec {
@@ -98,6 +133,20 @@ struct orr_result {
     int64_t labels;     /* labels that counted                */
 };
 
+/* How a block is cut into shards. All functions are pure. */
+struct orr_sharding {
+    /* The largest number of shards, and what there are so many of ("heads"), for messages. */
+    int (*most)(const void *config);
+    const char *unit;
+    /* Floats that SHARD_FORWARD saves in shard t, and CHUNK_FORWARD for a chunk of `positions` of each sequence. */
+    int64_t (*saved_floats)(const void *config, int batch, int seq, int shards, int t);
+    int64_t (*chunk_saved_floats)(const void *config, int batch, int positions);
+    /* Bytes of scratch that the hungriest of these passes takes in a worker. */
+    size_t (*scratch_bytes)(const void *config, int batch, int seq, int shards);
+    /* Floats per position of a partial output, and of the loss block's output; 0: the block's width. */
+    int partial_width, output_width;
+};
+
 struct orr_block_class {
     const char *name;                               /* "attention"                                        */
     size_t config_size;                             /* bytes of its configuration struct, which is hashed for
@@ -107,11 +156,12 @@ struct orr_block_class {
     int64_t (*saved_floats)(const void *config, int batch, int seq);
     /* Bytes of scratch that the hungriest pass takes in a worker. */
     size_t (*scratch_bytes)(const void *config, int batch, int seq);
-    /* Floating-point operations of a pass. */
+    /* Floating-point operations of a pass of the whole block: ORR_FORWARD .. ORR_PREDICT. */
     double (*flops)(const void *config, int batch, int seq, enum orr_pass pass);
     bool is_loss;                                   /* reads labels and adds to the result: ends the tape  */
+    const struct orr_sharding *sharding;            /* NULL: the block is always whole                     */
     /* The passes, run by a StarPU worker: they neither block nor submit nor fail but by orr_task_fail().
-     * NULL: the block has no such pass. ORR_BOTH is made of B and W by the engine. */
+     * NULL: the block has no such pass. ORR_BOTH and ORR_SHARD_BOTH are made by the engine. */
     void (*cpu[ORR_PASSES])(const struct orr_operands *o);
     unsigned operands[ORR_PASSES];                  /* of enum orr_operand                                */
 };
@@ -120,7 +170,7 @@ struct orr_block_class {
 struct orr_operands {
     const void *task;                   /* for orr_task_fail()                                      */
     const void *config;
-    int batch, seq;                     /* B, T                                                     */
+    int batch, seq;                     /* B, T: of the microbatch, also where there are chunks      */
     bool training;                      /* dropout on, saved present                                */
     bool first_gradient;                /* overwrite grad[] instead of adding to it                 */
     bool add_input_gradient[ORR_MAX_INPUTS];
@@ -128,18 +178,28 @@ struct orr_operands {
     uint32_t step;
     uint64_t first_sample;              /* global number, within the step, of the microbatch's first sequence */
     int layer;
+    int shards, shard;                  /* 1 and 0 where the block is whole                         */
+    int chunks, chunk;                  /* 1 and 0 where the sequence is not cut                    */
     const float *x[ORR_MAX_INPUTS];
     float *y;
     const float *dy;
     float *dx[ORR_MAX_INPUTS];
-    const float *param[ORR_MAX_GROUPS];
-    float *grad[ORR_MAX_GROUPS];
+    const float *param[ORR_MAX_GROUPS][ORR_MAX_VIEWS];  /* NULL: another shard's, or shared by all shards */
+    float *grad[ORR_MAX_GROUPS][ORR_MAX_VIEWS];
     float *saved;
     const int32_t *ids;
     struct orr_result *result;
     float *prediction;
     struct orr_rows rows;
+    /* Of a block in shards. A pass of a shard has one of each per chunk; a pass of a chunk finds its own branch in
+     * branch[0], and in partial[] and dpartial[] one of every shard. */
+    float *branch[ORR_MAX_SHARDS];
+    const float *ys[ORR_MAX_SHARDS], *dys[ORR_MAX_SHARDS];
+    float *partial[ORR_MAX_SHARDS], *dpartial[ORR_MAX_SHARDS];
 };
+
+/* The positions of each sequence that chunk c has: orr_split() of T into o->chunks. Pure. */
+struct orr_part orr_chunk(const struct orr_operands *o, int c);
 
 /* Marks the step as failed, from a pass: the tasks left of it and of later steps do nothing, as do later submissions,
  * and the wait for it returns `code` with "block of layer L, microbatch M, step S: what". The steps before it are

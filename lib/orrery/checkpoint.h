@@ -4,10 +4,15 @@
  *     OUT/step-00000100/config.json             the model's configuration
  *                       model.safetensors       its parameters, under Hugging Face's names, fp32
  *                       optimizer.safetensors   NAME.STATE ("transformer.wte.weight.exp_avg"), fp32
+ *                       outer.safetensors       NAME.outer_momentum, fp32, where there is such
  *                       trainer.json            step, data position, seed, arguments
  *     OUT/latest -> step-00000100               moves when the directory is complete and on disk
  *
- * A directory appears whole or not at all. It knows nothing of the layout that wrote it. */
+ * A directory appears whole or not at all. It knows nothing of the layout that wrote it: a tensor is a whole parameter,
+ * of which each rank writes and reads the parts that it has.
+ *
+ * All functions but orr_checkpoint_resolve() are collective: the main threads of all ranks call them with the same
+ * directory, on a file system that they share, and what fails on one rank fails on all. */
 #ifndef ORRERY_CHECKPOINT_H
 #define ORRERY_CHECKPOINT_H
 
@@ -29,17 +34,18 @@ char *orr_checkpoint_resolve(const char *path);
  * tensor that the model does not have. The parameters are undefined after a failure. */
 int orr_weights_load(struct orr_model *model, const char *directory);
 
-/* Writes them to directory/model.safetensors, whole or not at all. ORR_EIO. */
+/* Writes them to directory/model.safetensors, each from its owner, whole or not at all. ORR_EIO. */
 int orr_weights_save(struct orr_model *model, const char *directory);
 
-/* Writes the checkpoint of the last submitted step below `out` (made where missing), waiting for the step; `trainer`
- * becomes trainer.json with "step" and "samples" set. Moves `latest`, then removes what a crash left half-written and the oldest
- * step directories until `keep` are left (0: all stay; those of later steps, another run's, neither count nor go). ORR_EIO leaves what was there as it was. */
+/* Writes the checkpoint of the last submitted step below `out` (made where missing), waiting for the step; rank 0's
+ * `config` and `trainer` become config.json and, with "step" and "samples" set, trainer.json. Moves `latest`, then removes
+ * what a crash left half-written and the oldest step directories until `keep` are left (0: all stay; those of later
+ * steps, another run's, neither count nor go). ORR_EIO leaves what was there as it was. */
 int orr_checkpoint_save(const char *out, struct orr_training *training, const struct orr_config *config,
                         struct orr_config *trainer, int keep);
 
-/* Makes the directory `out`, tries whether files can be written there, and removes what a killed run left half-written.
- * ORR_EINVAL where not. */
+/* Makes the directory `out`, tries whether files can be written there and are seen by all ranks, and removes what a
+ * killed run left half-written. ORR_EINVAL where not. */
 int orr_checkpoint_prepare(const char *out);
 
 /* Reads parameters, optimizer state and step from a checkpoint's directory. ORR_ENOENT, ORR_EFORMAT as

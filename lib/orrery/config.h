@@ -23,6 +23,9 @@ void orr_config_destroy(struct orr_config *config);
  * configuration does not have are taken too: their readers have defaults. ORR_EINVAL for text without '=' or key. */
 int orr_config_set(struct orr_config *config, const char *assignment);
 
+/* The object as text, a key per line in alphabetical order. malloc'ed; NULL with ORR_ENOMEM. */
+char *orr_config_text(const struct orr_config *config);
+
 /* Writes the object to a file, whole or not at all. ORR_EIO. */
 int orr_config_save(const struct orr_config *config, const char *path);
 

@@ -32,6 +32,11 @@ int orr_error_code(void);
 /* The remedy that goes with orr_error(), one sentence, or "" where there is none. Same lifetime. */
 const char *orr_error_remedy(void);
 
+/* Records a failure as the library records its own, for programs and blocks that have errors to add: the message,
+ * "WHERE: WHAT", and the remedy or "". Both are copied; control characters become '?', what is too long is cut. Returns
+ * code. Any thread. */
+int orr_error_set(int code, const char *message, const char *remedy);
+
 /* A short name of a code ("bad format"). Never NULL. Any thread. */
 const char *orr_strerror(int code);
 

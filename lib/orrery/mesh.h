@@ -18,6 +18,15 @@ extern "C" {
 struct orr_mesh {
     int dp, pp, tp;
     int ranks;
+    int stages;                 /* of the pipeline, a multiple of pp: stage s is at coordinate s mod pp; 0: pp  */
+    bool sequence_parallel;     /* the residual stream is cut into tp chunks of the sequence                     */
+    int zero;                   /* what replicas share out (Rajbhandari et al. 2020): 1 optimizer state, 2 that and
+                                   summed gradients, which comes to the same here, 3 parameters too; 0: 1          */
+    int parameter_slots;        /* with zero 3, parameter tiles of a size that a rank keeps room for; 0: 2          */
+    int batch, seq;             /* shape of the microbatches to come, for which stages are balanced by measured times; 0:
+                                   not known, by floating-point operations                                        */
+    int pretended;              /* > 0: this process alone submits what rank pretended - 1 would, and neither computes nor
+                                   sends: to measure what submission costs on a large machine                    */
 };
 
 /* 0 <= d < dp, 0 <= p < pp, 0 <= t < tp. */
@@ -25,8 +34,16 @@ struct orr_coord {
     int d, p, t;
 };
 
-/* ORR_EINVAL unless every extent is at least 1 and the number of ranks divides dp * pp * tp. */
+/* ORR_EINVAL unless every extent is at least 1, the number of ranks divides dp * pp * tp, and the other fields
+ * are in their range. */
 int orr_mesh_check(const struct orr_mesh *mesh);
+
+/* The number of pipeline stages, and of chunks that the sequence is cut into. */
+int orr_mesh_stages(const struct orr_mesh *mesh);
+int orr_mesh_chunks(const struct orr_mesh *mesh);
+
+/* Where shard (or chunk) t of stage s of replica d is: at coordinate (d, s mod pp, t). */
+int orr_mesh_place(const struct orr_mesh *mesh, int d, int s, int t);
 
 /* dp * pp * tp. */
 int64_t orr_mesh_size(const struct orr_mesh *mesh);
@@ -50,8 +67,9 @@ struct orr_part {
 struct orr_part orr_split(int64_t n, int64_t unit, int parts, int i);
 
 /* Cuts n blocks into `stages` runs that follow each other such that the dearest run is as cheap as
- * possible; among those cuts the earliest. first[s] is the first block of stage s, first[stages] = n.
- * Every stage gets a block. cost[] >= 0. ORR_EINVAL when n < stages; ORR_ENOMEM. */
+ * possible; among those cuts such that the sum of the squares of the costs is least; among those the earliest.
+ * first[s] is the first block of stage s, first[stages] = n. Every stage gets a block. cost[] >= 0. ORR_EINVAL when
+ * n < stages; ORR_ENOMEM. */
 int orr_partition(int n, const double *cost, int stages, int *first);
 
 /* Gives n tiles of bytes[] to `owners` owners such that their sums are even: largest first, each to

@@ -30,6 +30,7 @@
 #include <orrery/safetensors.h>
 #include <orrery/tile.h>
 #include <orrery/tokenizer.h>
+#include <orrery/trace.h>
 #include <orrery/train.h>
 #include <orrery/trainer.h>
 

@@ -76,12 +76,20 @@ void orr_progress_validation(struct orr_progress *progress, int64_t step, double
 /* A line of its own between those of the progress, printf style. */
 void orr_progress_say(struct orr_progress *progress, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* ---- figures ----------------------------------------------------------------------------------------- */
+
+/* Sorts values[count], count >= 1, in ascending order and returns their median: of an even number the mean of the two in
+ * the middle. */
+double orr_median(double *values, int64_t count);
+
 /* ---- memory ------------------------------------------------------------------------------------------ */
 
-/* ORR_ENOFIT, with the sums and the knobs to turn, where `need` is more than the machine's memory. */
+/* Collective: ORR_ENOFIT on all ranks, with the sums and the knobs to turn, where the needs of the ranks of a host, each of
+ * which gives its own, are together more than its memory. */
 int orr_memory_check(const struct orr_memory_need *need);
 
-/* "125 MiB = parameters 4 + gradients 4 + optimizer 7 + activations 101 + scratch 11" into text[size]. Returns text. */
+/* "125 MiB = parameters 4 + gradients 4 + optimizer 7 + activations 71 + scratch 11 + process 28" into text[size]. Returns
+ * text. */
 char *orr_memory_describe(const struct orr_memory_need *need, char *text, size_t size);
 
 #ifdef __cplusplus

@@ -11,33 +11,65 @@ extern "C" {
 #endif
 
 struct orr_runtime_options {
-    int threads;    /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
+    int threads;        /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
+    double watchdog;    /* seconds without the end of a task, while some are pending, after which the process, or all
+                           ranks, end with exit status 1 and a list of them; 0 = 120, negative = never              */
+    double heartbeat;   /* seconds without a sign of life of a rank after which all ranks end with exit status 1 and its
+                           name; 0 = 6, negative = never                                                             */
+    const char *trace;  /* the folder for an FxT trace of this process, from orr_trace_prepare(); NULL: Orrery asks for none */
 };
 
-/* Starts StarPU with one CPU worker per core and, when the build has MPI and a launcher (mpiexec,
- * srun) started several processes, StarPU-MPI. The scheduler is STARPU_SCHED, else `prio`, the
- * cheapest that honours priorities. StarPU's other environment variables hold. BLAS is set to one
- * thread per caller, since every worker calls it, and glibc's malloc to keep what is freed (M_MMAP_MAX 0, M_TRIM_THRESHOLD
- * at its largest), for the process. options may be NULL. Errors: ORR_EDEVICE,
- * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know). Main thread. */
-int orr_init(const struct orr_runtime_options *options);
+/* ---- several ranks ------------------------------------------------------------------------------------------- */
 
-/* Waits for all tasks and stops what orr_init() started. Legal without it, and twice. */
-void orr_shutdown(void);
+/* Where the build has MPI and a launcher (mpiexec, srun) started this process: starts MPI and makes sure that all ranks
+ * run the same build. orr_init() calls it. A program in which a rank can fail before orr_init() calls it first: MPI
+ * starts on all ranks or on none, and a rank that ended before would leave the others waiting. Legal twice.
+ * Errors: ORR_EDEVICE, ORR_EINVAL (ranks of different builds; on all of them). Main thread. */
+int orr_ranks_start(void);
 
-/* This process' rank and the number of ranks; 0 and 1 without a launcher. */
+/* Collective: 0 when every rank gave 0, else on all ranks the status of the first that did not, with its message and
+ * remedy as orr_error(), behind "rank R: " unless all failed alike. Called wherever a rank may fail alone (files,
+ * memory) before something that the ranks do together. From the first failure on it returns that status at once, and so
+ * does all else that ranks agree on: a rank that failed needs to come here once, wherever the others are then. A status
+ * above 0, which is no failure, ends what they do together in the same way. Trivial with one rank. Main thread. */
+int orr_ranks_settle(int status);
+
+/* Collective: ORR_EINVAL on all ranks where one has another text than rank 0, with the first line in which it differs
+ * (so a text is best written as lines of "name=value"). `what` stands before it. Trivial with one rank. Main thread. */
+int orr_ranks_agree(const char *what, const char *text);
+
+/* This process' rank and the number of ranks; 0 and 1 without a launcher and before orr_ranks_start(). */
 int orr_rank(void);
 int orr_rank_count(void);
 
-/* CPU workers that can compute at once; 0 before orr_init(). */
+/* ---- the runtime ----------------------------------------------------------------------------------------------- */
+
+/* Starts StarPU with one CPU worker per core and, when the build has MPI and a launcher (mpiexec,
+ * srun) started several processes, StarPU-MPI, on all ranks together. Ranks on one host share its cores: each has an
+ * equal part of them, at least one worker, and from four cores on leaves one to the communication thread; with more
+ * threads than cores the threads are not bound, unless StarPU's variables say otherwise. The scheduler is STARPU_SCHED, else `prio`, the
+ * cheapest that honours priorities. StarPU's other environment variables hold. BLAS is set to one
+ * thread per caller, since every worker calls it, and glibc's malloc to keep what is freed (M_MMAP_MAX 0, M_TRIM_THRESHOLD
+ * at its largest), for the process. options may be NULL. Errors: ORR_EDEVICE,
+ * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know, a trace from a StarPU built
+ * without FxT). What fails on one rank fails on all. Main thread. */
+int orr_init(const struct orr_runtime_options *options);
+
+/* Waits for all tasks and stops what orr_init() and orr_ranks_start() started. Collective. Legal without them, and
+ * twice. */
+void orr_shutdown(void);
+
+/* CPU workers that can compute at once; 0 before orr_init(). And of the rank that has fewest, the same on all. */
 int orr_worker_count(void);
+int orr_worker_count_least(void);
 
 /* The name of the scheduling policy in force; "" before orr_init(). */
 const char *orr_scheduler(void);
 
 /* Bytes of physical memory of the machine (or of its control group, where that is less), and the
- * largest resident size of this process so far. Any thread. */
+ * resident size of this process, now and the largest so far. Any thread. */
 size_t orr_memory_total(void);
+size_t orr_memory_resident(void);
 size_t orr_memory_peak(void);
 
 /* What the workers did since orr_profile_start(), summed over all workers, in seconds. */

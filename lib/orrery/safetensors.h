@@ -89,11 +89,25 @@ struct orr_safetensors_writer;
 struct orr_safetensors_writer *orr_safetensors_writer_create(const char *path, const struct orr_tensor_spec *tensors,
                                                              int count);
 
+/* Several processes write one file: one creates the writer, then the others join with the same tensors, each writes its
+ * ranges, no byte twice, and syncs, and when all have done so the first finishes. They tell each other when: a barrier
+ * after creating and after syncing. One that joined finishes nothing and leaves the file where it fails; the one that
+ * created it must hear of that and destroy its writer. NULL as above, with ORR_EIO also where the file is not seen or
+ * has another size (a file system of its own). */
+struct orr_safetensors_writer *orr_safetensors_writer_join(const char *path, const struct orr_tensor_spec *tensors,
+                                                           int count);
+
 /* Puts `bytes` bytes, as they shall stand in the file, at byte `offset` of tensor number `index`.
  * Ranges may come in any order. ORR_EINVAL where the range leaves the tensor, ORR_EIO (the file so far
- * is removed; only orr_safetensors_writer_destroy() is left to call). Any thread, on disjoint ranges. */
+ * is removed; only orr_safetensors_writer_destroy() is left to call). Any thread, on disjoint ranges.
+ * One system call each: where a shard of a matrix is a run in every row, 1 to 4 KiB cost 2 to 3.5 us on ext4 (0.5 to
+ * 1.2 GB/s until the disk is the limit), 1 to 2 us on tmpfs. */
 int orr_safetensors_write(struct orr_safetensors_writer *writer, int index, size_t offset, const void *data,
                           size_t bytes);
+
+/* What this writer has written is on disk. For those who joined; the finish of the one that created the file does it by
+ * itself. ORR_EIO. */
+int orr_safetensors_writer_sync(struct orr_safetensors_writer *writer);
 
 /* Syncs the file and gives it its name, replacing an older file at once; whatever fails (ORR_EIO)
  * leaves that one as it was. Call once. */

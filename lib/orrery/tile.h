@@ -31,7 +31,8 @@ struct orr_tile {
     enum orr_dtype dtype;
     enum orr_role role;
     int64_t count;                      /* elements                                               */
-    int rank;                           /* owner                                                  */
+    int rank;                           /* where it is written                                    */
+    int64_t tag;                        /* its number in messages between ranks                   */
     void *home;                         /* host memory that the tile owns; NULL: none of its own  */
 };
 

@@ -3,6 +3,7 @@
 #ifndef ORRERY_TRAIN_H
 #define ORRERY_TRAIN_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -63,12 +64,30 @@ double orr_schedule_rate(const struct orr_schedule *schedule, int64_t step);
 
 struct orr_training;
 
+/* Which replica computes a microbatch: microbatch m replica m mod dp, or each replica as many as its speed allows, measured
+ * from step to step. */
+enum orr_partition { ORR_PARTITION_STATIC, ORR_PARTITION_DYNAMIC };
+
+/* What replicas have in common: the gradient of every step, or the parameters, every `sync_every` steps. In between each
+ * makes its own updates (local SGD: Stich 2019). Then parameters p that all share take an outer step, SGD with Nesterov's
+ * momentum on p minus the mean of the replicas' (DiLoCo: Douillard et al. 2023; learning rate 1 and momentum 0: the mean
+ * itself), the optimizer's state becomes the mean, and every replica goes on from these. */
+enum orr_sync { ORR_SYNC_GRADIENTS, ORR_SYNC_PARAMETERS };
+
 struct orr_training_options {
     int batch, micro_batch, seq;        /* sequences of a step and of a microbatch; tokens of a sequence */
     struct orr_slot_policy slots;
     struct orr_optimizer optimizer;
     struct orr_schedule schedule;
     uint64_t seed;                      /* of dropout */
+    enum orr_partition partition;       /* dynamic: only with gradients in common                           */
+    enum orr_sync sync;
+    int sync_every;                     /* steps, with parameters in common; 0: 1                           */
+    double outer_lr, outer_momentum;    /* with parameters in common; both 0: the mean                      */
+    int staleness;                      /* 0..4: a step reads the parameters of so many steps before the last, so that
+                                           replicas need not wait for each other (stale synchronous parallel: Ho et al.
+                                           2013); only with gradients in common                              */
+    const volatile sig_atomic_t *stop;  /* set by a signal handler of any rank; see orr_step. NULL: never */
 };
 
 /* What a finished step says of itself. */
@@ -79,10 +98,11 @@ struct orr_step {
     double lr;
     int64_t labels;             /* tokens that counted                                        */
     double seconds;             /* since the step before ended (or since submission)          */
+    bool stop;                  /* some rank's `stop` was set: all ranks learn it of the same step */
 };
 
 /* Prepares training of a built model: slots, gradients, optimizer state (zero). The model is borrowed and
- * must outlive it. Errors: ORR_EINVAL (the microbatch times dp does not divide the batch), ORR_ENOMEM. */
+ * must outlive it. A last microbatch may be short. Errors: ORR_EINVAL (fewer microbatches than replicas), ORR_ENOMEM. */
 struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options);
 
 /* Waits for the tasks in flight. */
@@ -94,6 +114,15 @@ void orr_training_destroy(struct orr_training *training);
  * behind the last good step. Only where clip is 0 updates do not wait for one another, so that a gradient that is not
  * finite leaves its own parameters alone but may find others updated. */
 int orr_training_submit(struct orr_training *training, const struct orr_source *source);
+
+/* Makes the replicas' parameters equal, where they are not: before a checkpoint is written or parameters are read, outside
+ * the turn of sync_every. */
+int orr_training_synchronise(struct orr_training *training);
+
+/* How many microbatches of a step, counted from 0, each replica has: share[dp]. Known of the last steps submitted. And
+ * prescribed: for one of the next steps, as a run recorded them that is to be repeated. ORR_EINVAL. */
+int orr_training_shares(struct orr_training *training, int64_t step, int *share);
+int orr_training_prescribe(struct orr_training *training, int64_t step, const int *share);
 
 /* One step without its updates: counts as a step, waits for it, and leaves the gradient to be read. Reports of steps
  * before it that were not taken are dropped. */
@@ -112,8 +141,13 @@ int64_t orr_training_steps(const struct orr_training *training);
 /* Samples read by them: the number of the next one. */
 int64_t orr_training_samples(const struct orr_training *training);
 
-/* Tasks that one step submits; 0 before the first. */
-int64_t orr_training_tasks_per_step(const struct orr_training *training);
+/* What the last step took to submit on this rank: tasks, messages that it sends or receives, and the host's time without
+ * that of waiting for earlier steps. Zero before the first. */
+struct orr_submission {
+    int64_t tasks, messages;
+    double seconds;
+};
+struct orr_submission orr_training_submission(const struct orr_training *training);
 
 /* The optimizer's state, for checkpoints. State `which` (0 .. state count - 1) of parameter `index`, fp32 in the
  * parameter's shape; its name ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", as PyTorch calls them).
@@ -124,11 +158,12 @@ int orr_training_write_state(struct orr_training *training, int index, int which
 
 /* Continues as if `steps` steps had been made that read `samples` samples (after the parameters and state were
  * written). */
-void orr_training_resume(struct orr_training *training, int64_t steps, int64_t samples);
+int orr_training_resume(struct orr_training *training, int64_t steps, int64_t samples);
 
-/* The memory that orr_training_create() and the parameters need. Of a built model, before or after it is allocated. */
-void orr_training_memory(const struct orr_model *model, const struct orr_training_options *options,
-                         struct orr_memory_need *need);
+/* The memory that orr_training_create() and the parameters need on one rank of the mesh. Of a built model, before or after
+ * it is allocated. Errors as of orr_training_create(). */
+int orr_training_memory(const struct orr_model *model, const struct orr_training_options *options, int rank,
+                        struct orr_memory_need *need);
 
 /* ---- evaluation ------------------------------------------------------------------------------------ */
 

@@ -3,7 +3,6 @@
 #ifndef ORRERY_TRAINER_H
 #define ORRERY_TRAINER_H
 
-#include <signal.h>
 #include <stdio.h>
 
 #include <orrery/checkpoint.h>
@@ -18,7 +17,8 @@ extern "C" {
 struct orr_trainer {
     struct orr_model *model;
     const struct orr_config *config;            /* becomes config.json                                  */
-    struct orr_training_options options;        /* schedule.steps is the length of the run              */
+    struct orr_training_options options;        /* schedule.steps is the length of the run; stop, of any rank,
+                                                   ends it: finish the steps in flight, save, ORR_EINTR  */
     const struct orr_corpus *corpus;
     struct orr_range train;                     /* tokens that are trained on                           */
     const struct orr_corpus *validation_corpus; /* NULL: no evaluation                                  */
@@ -32,8 +32,7 @@ struct orr_trainer {
     const char *tensorboard;                    /* a directory for an event file, or NULL               */
     const char *const *arguments;               /* saved in trainer.json                                */
     int argument_count;
-    const volatile sig_atomic_t *stop;          /* set by a signal: finish the step, save, ORR_EINTR     */
-    FILE *progress;                             /* NULL: silent                                         */
+    FILE *progress;                             /* NULL: silent. Metrics and this are rank 0's alone    */
     const char *headline;                       /* said first, once everything has been checked; or NULL   */
     double flops_per_token;
 };
@@ -46,10 +45,10 @@ struct orr_trainer_result {
     double step_ms_median;
 };
 
-/* Runs to the end (or the signal). A run resumed with equal options continues bit for bit. Errors of
- * orr_training_create(), orr_checkpoint_load() and orr_checkpoint_save(); ORR_EINVAL where the checkpoint was trained on other
- * data, with another seed or sequence length, or already has all the steps; ORR_ENONFINITE; ORR_EINTR. *result is filled
- * as far as the run went. */
+/* Collective. Runs to the end (or the signal). A run resumed with equal options continues bit for bit. Errors of
+ * orr_training_create(), orr_checkpoint_load() and orr_checkpoint_save(); ORR_EINVAL where the checkpoint was trained on
+ * other data, with another seed or sequence length, or already has all the steps; ORR_ENONFINITE; ORR_EINTR. *result is
+ * filled as far as the run went, the same on all ranks but for the times. */
 int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result *result);
 
 /* The arguments that a checkpoint's trainer.json holds: a malloc'ed array, ended by NULL, whose strings are freed with it
@@ -59,7 +58,7 @@ char **orr_trainer_arguments(const char *directory, int *count);
 /* The samples of a sampler, as a training step reads them. The sampler is borrowed as long as the source is used. */
 struct orr_source orr_sampler_source(struct orr_sampler *sampler);
 
-/* The mean loss over the samples of a range, at most `samples` of them spread evenly (0: all). */
+/* Collective. The mean loss over the samples of a range, at most `samples` of them spread evenly (0: all). */
 int orr_evaluate(struct orr_model *model, const struct orr_corpus *corpus, struct orr_range range, int seq,
                  int micro_batch, int64_t samples, struct orr_result *result);
 

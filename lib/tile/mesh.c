@@ -2,6 +2,7 @@
 #include <orrery/mesh.h>
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +17,31 @@ int orr_mesh_check(const struct orr_mesh *mesh)
         return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "dp %d x pp %d x tp %d does not divide over %d ranks",
                                      mesh->dp, mesh->pp, mesh->tp, mesh->ranks),
                            "choose --dp, --pp and --tp whose product is a multiple of the ranks");
+    if (mesh->stages < 0 || mesh->stages % mesh->pp != 0)
+        return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "%d stages are no multiple of pp %d", mesh->stages, mesh->pp),
+                           "choose --stages as a multiple of --pp");
+    if (mesh->zero < 0 || mesh->zero > 3)
+        return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "zero %d is none", mesh->zero), "use --zero 1, 2 or 3");
+    if (mesh->pretended < 0 || mesh->pretended > mesh->ranks)
+        return orri_fail(ORR_EINVAL, "mesh", "rank %d is none of %d", mesh->pretended - 1, mesh->ranks);
+    if (mesh->parameter_slots < 0)
+        return orri_fail(ORR_EINVAL, "mesh", "%d parameter slots", mesh->parameter_slots);
     return ORR_OK;
+}
+
+int orr_mesh_stages(const struct orr_mesh *mesh)
+{
+    return mesh->stages ? mesh->stages : mesh->pp;
+}
+
+int orr_mesh_chunks(const struct orr_mesh *mesh)
+{
+    return mesh->sequence_parallel ? mesh->tp : 1;
+}
+
+int orr_mesh_place(const struct orr_mesh *mesh, int d, int s, int t)
+{
+    return orr_mesh_rank(mesh, (struct orr_coord){d, s % mesh->pp, t});
 }
 
 int64_t orr_mesh_size(const struct orr_mesh *mesh)
@@ -64,48 +89,70 @@ struct orr_part orr_split(int64_t n, int64_t unit, int parts, int i)
     return (struct orr_part){first, last - first};
 }
 
-/* best[s][i] is the least possible cost of the dearest of s + 1 runs that cover blocks i..n-1. Working
- * from the end makes the forward walk below find the earliest cuts. */
+/* best[s][i] is the least possible cost of the dearest of s + 1 runs that cover blocks i..n-1. */
+static void find_dearest(int n, const double *sum, int stages, double (*best)[n + 1])
+{
+    for (int i = 0; i <= n; i++)
+        best[0][i] = sum[n] - sum[i];
+    for (int s = 1; s < stages; s++) {
+        for (int i = 0; i + s < n; i++) {
+            best[s][i] = INFINITY;
+            for (int cut = i + 1; cut + s - 1 < n; cut++) {
+                double here = sum[cut] - sum[i], rest = best[s - 1][cut];
+                best[s][i] = fmin(best[s][i], here > rest ? here : rest);
+            }
+        }
+    }
+}
+
+/* even[s][i] becomes the least sum of the squares of the costs of those runs, none of them above `most`. */
+static void find_even(int n, const double *sum, int stages, double most, double (*even)[n + 1])
+{
+    for (int i = 0; i <= n; i++) {
+        double here = sum[n] - sum[i];
+        even[0][i] = here <= most ? here * here : INFINITY;
+    }
+    for (int s = 1; s < stages; s++) {
+        for (int i = 0; i + s < n; i++) {
+            even[s][i] = INFINITY;
+            for (int cut = i + 1; cut + s - 1 < n && sum[cut] - sum[i] <= most; cut++) {
+                double here = sum[cut] - sum[i];
+                even[s][i] = fmin(even[s][i], here * here + even[s - 1][cut]);
+            }
+        }
+    }
+}
+
 int orr_partition(int n, const double *cost, int stages, int *first)
 {
     if (stages < 1 || n < stages)
         return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "%d blocks cannot fill %d pipeline stages", n, stages),
-                           "choose --pp of at most %d", n);
+                           "choose --pp and --stages of at most %d", n);
 
-    double(*best)[n + 1] = orri_alloc((size_t)stages * sizeof(*best));
+    double(*table)[n + 1] = orri_alloc((size_t)stages * sizeof(*table));
     double *sum = orri_alloc((size_t)(n + 1) * sizeof(*sum));
-    if (!best || !sum) {
-        free(best);
+    if (!table || !sum) {
+        free(table);
         free(sum);
         return ORR_ENOMEM;
     }
     sum[0] = 0;
     for (int i = 0; i < n; i++)
         sum[i + 1] = sum[i] + cost[i];
-    for (int i = 0; i <= n; i++)
-        best[0][i] = sum[n] - sum[i];
-    for (int s = 1; s < stages; s++) {
-        for (int i = 0; i + s < n; i++) {
-            best[s][i] = -1;
-            for (int cut = i + 1; cut + s - 1 < n; cut++) {
-                double here = sum[cut] - sum[i], rest = best[s - 1][cut];
-                double worst = here > rest ? here : rest;
-                if (best[s][i] < 0 || worst < best[s][i])
-                    best[s][i] = worst;
-            }
-        }
-    }
+    find_dearest(n, sum, stages, table);
+    find_even(n, sum, stages, table[stages - 1][0], table);
     first[0] = 0;
     for (int s = 1; s < stages; s++) {
-        int left = stages - s;      /* runs after this cut */
-        int cut = first[s - 1] + 1;
-        while (cut + left < n && (sum[cut] - sum[first[s - 1]] > best[stages - 1][0] ||
-                                  best[left - 1][cut] > best[stages - 1][0]))
-            cut++;
+        int left = stages - s, from = first[s - 1], cut = from + 1;      /* left: runs after this cut */
+        for (; cut + left < n; cut++) {
+            double here = sum[cut] - sum[from];
+            if (here * here + table[left - 1][cut] <= table[left][from])
+                break;
+        }
         first[s] = cut;
     }
     first[stages] = n;
-    free(best);
+    free(table);
     free(sum);
     return ORR_OK;
 }

@@ -8,9 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <orrery/safetensors.h>
 
+#include "core/ranks.h"
 #include "io/io.h"
 #include "io/json.h"
 #include "train/train.h"
@@ -159,24 +161,40 @@ static void describe_shape(char *text, size_t size, int ndim, const int64_t *sha
         snprintf(text + n, size - (size_t)n, "]");
 }
 
-/* Reads the tensor called `name`, which must have the view's shape, to `out`. */
-static int read_view(const struct shards *s, const char *name, const struct orr_view *view, float *out)
+/* Finds the tensor called `name`, which must have the view's shape. */
+static int find_view(const struct shards *s, const char *name, const struct orr_view *view,
+                     const struct orr_safetensors **file, const struct orr_tensor_info **tensor)
 {
-    const struct orr_safetensors *file = NULL;
-    const struct orr_tensor_info *tensor = shards_find(s, name, &file);
-
-    if (!tensor)
+    *tensor = shards_find(s, name, file);
+    if (!*tensor)
         return orri_remedy(orri_fail(ORR_ENOENT, orr_safetensors_path(s->file[0]), "tensor '%s' is missing", name),
                            "the file belongs to another model than config.json describes");
-    if (tensor->ndim != view->ndim || memcmp(tensor->shape, view->shape, (size_t)view->ndim * sizeof(int64_t)) != 0) {
+    if ((*tensor)->ndim != view->ndim ||
+        memcmp((*tensor)->shape, view->shape, (size_t)view->ndim * sizeof(int64_t)) != 0) {
         char found[96], wanted[96];
-        describe_shape(found, sizeof(found), tensor->ndim, tensor->shape);
+        describe_shape(found, sizeof(found), (*tensor)->ndim, (*tensor)->shape);
         describe_shape(wanted, sizeof(wanted), view->ndim, view->shape);
-        return orri_remedy(orri_fail(ORR_EFORMAT, orr_safetensors_path(file), "tensor '%s' has shape %s, not %s", name,
+        return orri_remedy(orri_fail(ORR_EFORMAT, orr_safetensors_path(*file), "tensor '%s' has shape %s, not %s", name,
                                      found, wanted),
                            "the file belongs to another model than config.json describes");
     }
-    return orr_safetensors_read_f32(file, tensor, 0, orri_view_count(view), out);
+    return ORR_OK;
+}
+
+/* Reads the part of the tensor called `name` that is view v of a parameter, to `out`. */
+static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v,
+                     const struct shards *s, const char *name, float *out)
+{
+    const struct orr_view *whole = &parameter->group->view[parameter->number[v]];
+    const struct orr_safetensors *file = NULL;
+    const struct orr_tensor_info *tensor;
+
+    ORR_TRY(find_view(s, name, whole, &file, &tensor));
+    for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
+        struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, i);
+        ORR_TRY(orr_safetensors_read_f32(file, tensor, run.whole, run.count, out + run.part));
+    }
+    return ORR_OK;
 }
 
 static bool ends_with(const char *text, const char *end)
@@ -209,7 +227,67 @@ static int check_leftovers(const struct orr_model *model, const struct shards *s
     return ORR_OK;
 }
 
-int orr_weights_load(struct orr_model *model, const char *directory)
+/* Names a tensor of copy `copy` of view v of a group; malloc'ed. */
+typedef char *name_of(void *self, const struct orri_group *group, int v, int copy);
+
+/* The tile that has `copies` layers of a parameter; without a handle where this rank has none. */
+typedef struct orr_tile *tile_of(void *self, const struct orri_parameter *parameter);
+
+struct tiles {
+    name_of *name;
+    tile_of *tile;
+    void *self;
+    int copies;
+};
+
+static int read_tile(const struct orr_model *model, const struct orri_parameter *parameter, const struct tiles *tiles,
+                     const struct shards *s, float *out)
+{
+    int status = ORR_OK;
+
+    for (int i = 0; status == 0 && i < parameter->views * tiles->copies; i++) {
+        int v = i / tiles->copies, copy = i % tiles->copies;
+        char *name = tiles->name(tiles->self, parameter->group, parameter->number[v], copy);
+        float *part = out + copy * parameter->count + parameter->view[v].offset;
+        status = name ? read_view(model, parameter, v, s, name, part) : ORR_ENOMEM;
+        free(name);
+    }
+    return status;
+}
+
+/* Reads what this rank has of the tensors. */
+static int read_tiles(const struct orr_model *model, const struct tiles *tiles, const struct shards *s)
+{
+    int status = ORR_OK;
+
+    for (int p = 0; status == 0 && p < model->parameters; p++) {
+        struct orr_tile *tile = tiles->tile(tiles->self, model->parameter[p]);
+        if (!tile->handle)
+            continue;
+        float *data = orr_tile_acquire(tile, true);
+        if (!data)
+            return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
+        status = read_tile(model, model->parameter[p], tiles, s, data);
+        orr_tile_release(tile);
+    }
+    return status;
+}
+
+static char *value_name(void *self, const struct orri_group *group, int v, int copy)
+{
+    (void)self, (void)copy;
+    return orri_strdup(group->name[v]);
+}
+
+static struct orr_tile *value_tile(void *self, const struct orri_parameter *parameter)
+{
+    (void)self;
+    return (struct orr_tile *)&parameter->value;
+}
+
+static const struct tiles values = {value_name, value_tile, NULL, 1};
+
+static int weights_load(struct orr_model *model, const char *directory)
 {
     struct shards shards;
     int status = shards_open(&shards, directory, "model.safetensors");
@@ -219,52 +297,91 @@ int orr_weights_load(struct orr_model *model, const char *directory)
     status = check_leftovers(model, &shards);
     if (status == 0)
         status = orr_model_allocate(model);
-    for (int p = 0; status == 0 && p < model->parameters; p++) {
-        struct orri_parameter *parameter = model->parameter[p];
-        float *tile = orr_tile_acquire(&parameter->value, true);
-        for (int v = 0; status == 0 && v < parameter->views; v++)
-            status = read_view(&shards, parameter->name[v], &parameter->view[v], tile + parameter->view[v].offset);
-        orr_tile_release(&parameter->value);
-    }
+    if (status == 0)
+        status = read_tiles(model, &values, &shards);
     shards_close(&shards);
     return status;
 }
 
+int orr_weights_load(struct orr_model *model, const char *directory)
+{
+    return orri_model_settle(model, weights_load(model, directory));
+}
+
 /* ---- writing ----------------------------------------------------------------------------------------------- */
 
-/* Writes, for every view and each of `copies` layers of its tile, one tensor; names[view * copies + copy]. */
-static int write_tiles(struct orr_model *model, struct orr_tile *(*tile_of)(void *self, int parameter), void *self,
-                       int copies, char *const *names, const char *path)
+static int write_tile(const struct orr_model *model, const struct orri_parameter *parameter, int copies,
+                      const float *data, struct orr_safetensors_writer *writer)
 {
-    int count = model->views * copies, status = ORR_OK;
-    struct orr_tensor_spec *specs = orri_calloc((size_t)count, sizeof(*specs));
-
-    if (!specs)
-        return ORR_ENOMEM;
-    for (int i = 0; i < count; i++) {
-        struct orr_parameter_info info;
-        orr_model_parameter(model, i / copies, &info);
-        specs[i] = (struct orr_tensor_spec){names[i], ORR_F32, info.ndim, {info.shape[0], info.shape[1]}};
+    for (int i = 0; i < parameter->views * copies; i++) {
+        int v = i / copies, copy = i % copies, number = parameter->number[v];
+        int index = (parameter->group->first_view + number) * copies + copy;
+        const struct orr_view *whole = &parameter->group->view[number];
+        const float *part = data + copy * parameter->count + parameter->view[v].offset;
+        for (int64_t n = 0; n < orr_view_run_count(whole, model->mesh.tp); n++) {
+            struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, n);
+            ORR_TRY(orr_safetensors_write(writer, index, (size_t)run.whole * sizeof(*data), part + run.part,
+                                          (size_t)run.count * sizeof(*data)));
+        }
     }
-    struct orr_safetensors_writer *writer = orr_safetensors_writer_create(path, specs, count);
-    free(specs);
-    if (!writer)
-        return orr_error_code();
+    return ORR_OK;
+}
+
+/* Writes the parameters that this rank owns. */
+static int write_own(const struct orr_model *model, const struct tiles *tiles, struct orr_safetensors_writer *writer)
+{
+    int status = ORR_OK;
+
     for (int p = 0; status == 0 && p < model->parameters; p++) {
-        const struct orri_parameter *parameter = model->parameter[p];
-        struct orr_tile *tile = tile_of(self, p);
+        struct orr_tile *tile = tiles->tile(tiles->self, model->parameter[p]);
+        if (model->parameter[p]->here != 0)
+            continue;
         const float *data = orr_tile_acquire(tile, false);
-        for (int v = 0; status == 0 && v < parameter->views; v++)
-            for (int c = 0; status == 0 && c < copies; c++)
-                status = orr_safetensors_write(writer, (parameter->first_view + v) * copies + c, 0,
-                                               data + c * parameter->count + parameter->view[v].offset,
-                                               (size_t)orri_view_count(&parameter->view[v]) * sizeof(*data));
+        if (!data)
+            return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
+        status = write_tile(model, model->parameter[p], tiles->copies, data, writer);
         orr_tile_release(tile);
     }
+    return status;
+}
+
+/* One tensor for every view and copy, whole, whoever has its parts. */
+static int specify(const struct orr_model *model, const struct tiles *tiles, struct orr_tensor_spec *specs,
+                   char **names)
+{
+    for (int i = 0; i < model->views * tiles->copies; i++) {
+        int v;
+        const struct orri_group *group = orri_model_view(model, i / tiles->copies, &v);
+        const struct orr_view *view = &group->view[v];
+        names[i] = tiles->name(tiles->self, group, v, i % tiles->copies);
+        if (!names[i])
+            return ORR_ENOMEM;
+        specs[i] = (struct orr_tensor_spec){names[i], ORR_F32, view->ndim, {view->shape[0], view->shape[1]}};
+    }
+    return ORR_OK;
+}
+
+/* Rank 0 begins the file, all write to it, each what it owns, and rank 0 ends it. */
+static int write_file(const struct orr_model *model, const struct tiles *tiles, const struct orr_tensor_spec *specs,
+                      const char *path)
+{
+    int count = model->views * tiles->copies, status = ORR_OK;
+    struct orr_safetensors_writer *writer = NULL;
+
+    if (model->rank == 0 && !(writer = orr_safetensors_writer_create(path, specs, count)))
+        status = orr_error_code();
+    status = orri_model_settle(model, status);
+    if (status == 0 && !writer && !(writer = orr_safetensors_writer_join(path, specs, count)))
+        status = orr_error_code();
     if (status == 0)
+        status = write_own(model, tiles, writer);
+    if (status == 0 && model->rank > 0)
+        status = orr_safetensors_writer_sync(writer);
+    status = orri_model_settle(model, status);
+    if (status == 0 && model->rank == 0)
         status = orr_safetensors_writer_finish(writer);
     orr_safetensors_writer_destroy(writer);
-    return status;
+    return orri_model_settle(model, status);
 }
 
 static void free_names(char **names, int count)
@@ -274,59 +391,72 @@ static void free_names(char **names, int count)
     free(names);
 }
 
-static struct orr_tile *value_tile(void *self, int parameter)
+static int write_tiles(const struct orr_model *model, const struct tiles *tiles, const char *directory,
+                       const char *name)
 {
-    return &((struct orr_model *)self)->parameter[parameter]->value;
-}
+    int count = model->views * tiles->copies;
+    struct orr_tensor_spec *specs = orri_calloc((size_t)count, sizeof(*specs));
+    char **names = orri_calloc((size_t)count, sizeof(*names));
+    char *path = orri_format("%s/%s", directory, name);
+    int status = specs && names && path ? specify(model, tiles, specs, names) : ORR_ENOMEM;
 
-static struct orr_tile *state_tile(void *self, int parameter)
-{
-    return &((struct orr_training *)self)->state[parameter];
+    status = orri_model_settle(model, status);
+    if (status == 0)
+        status = write_file(model, tiles, specs, path);
+    free_names(names, count);
+    free(specs);
+    free(path);
+    return status;
 }
 
 int orr_weights_save(struct orr_model *model, const char *directory)
 {
-    char **names = orri_calloc((size_t)model->views, sizeof(*names));
-    char *path = orri_format("%s/model.safetensors", directory);
-    int status = names && path ? ORR_OK : ORR_ENOMEM;
-
-    for (int i = 0; status == 0 && i < model->views; i++) {
-        struct orr_parameter_info info;
-        orr_model_parameter(model, i, &info);
-        names[i] = orri_strdup(info.name);
-        status = names[i] ? ORR_OK : ORR_ENOMEM;
-    }
-    if (status == 0)
-        status = write_tiles(model, value_tile, model, 1, names, path);
-    free_names(names, model->views);
-    free(path);
-    return status;
+    return write_tiles(model, &values, directory, "model.safetensors");
 }
 
-static char *state_name(const struct orr_training *t, int index, int which)
-{
-    struct orr_parameter_info info;
+/* Of replicas that have parameters of their own one's state is as good as another's: they were made equal before. */
+struct state {
+    struct orr_training *training;
+    int replica;                /* -1: the owner */
+};
 
-    orr_model_parameter(t->model, index, &info);
-    return orri_format("%s.%s", info.name, orr_training_state_name(t, which));
+static char *state_name(void *self, const struct orri_group *group, int v, int copy)
+{
+    const struct state *state = self;
+
+    return orri_format("%s.%s", group->name[v], orr_training_state_name(state->training, copy));
 }
 
-static int optimizer_save(struct orr_training *t, const char *directory)
+static struct orr_tile *state_tile(void *self, const struct orri_parameter *parameter)
 {
-    int states = orr_optimizer_state_count(t->options.optimizer.kind), count = t->model->views * states;
-    char **names = orri_calloc((size_t)count, sizeof(*names));
-    char *path = orri_format("%s/optimizer.safetensors", directory);
-    int status = names && path ? ORR_OK : ORR_ENOMEM;
+    const struct state *state = self;
+    struct orr_training *t = state->training;
 
-    for (int i = 0; status == 0 && i < count; i++) {
-        names[i] = state_name(t, i / states, i % states);
-        status = names[i] ? ORR_OK : ORR_ENOMEM;
-    }
-    if (status == 0)
-        status = write_tiles(t->model, state_tile, t, states, names, path);
-    free_names(names, count);
-    free(path);
-    return status;
+    return &t->state[parameter->index * t->copies + (t->copies == 1 ? 0 : state->replica < 0 ? parameter->owner : state->replica)];
+}
+
+static struct tiles states_of(struct state *state)
+{
+    return (struct tiles){state_name, state_tile, state, orr_optimizer_state_count(state->training->options.optimizer.kind)};
+}
+
+static char *outer_name(void *self, const struct orri_group *group, int v, int copy)
+{
+    (void)self, (void)copy;
+    return orri_format("%s.outer_momentum", group->name[v]);
+}
+
+static struct orr_tile *outer_tile(void *self, const struct orri_parameter *parameter)
+{
+    return &((struct orr_training *)self)->outer[parameter->index];
+}
+
+/* The momentum of the parameters that replicas have in common, where there is such. */
+static const char OUTER[] = "outer.safetensors";
+
+static bool has_outer(const struct orr_training *t)
+{
+    return t->copies > 1 && t->options.outer_momentum > 0;
 }
 
 static int json_beside(const struct orr_config *config, const char *directory, const char *name)
@@ -338,7 +468,8 @@ static int json_beside(const struct orr_config *config, const char *directory, c
     return status;
 }
 
-static int write_parts(const char *directory, struct orr_training *t, const struct orr_config *config,
+/* The files that rank 0 writes alone. */
+static int write_texts(const char *directory, const struct orr_training *t, const struct orr_config *config,
                        struct orr_config *trainer)
 {
     char number[48];
@@ -348,9 +479,20 @@ static int write_parts(const char *directory, struct orr_training *t, const stru
     snprintf(number, sizeof(number), "samples=%lld", (long long)t->samples);
     ORR_TRY(orr_config_set(trainer, number));
     ORR_TRY(json_beside(config, directory, "config.json"));
-    ORR_TRY(orr_weights_save(t->model, directory));
-    ORR_TRY(optimizer_save(t, directory));
     return json_beside(trainer, directory, "trainer.json");
+}
+
+static int write_parts(const char *directory, struct orr_training *t, const struct orr_config *config,
+                       struct orr_config *trainer)
+{
+    struct state owners = {t, -1};
+    struct tiles states = states_of(&owners), outer = {outer_name, outer_tile, t, 1};
+
+    ORR_TRY(orri_model_settle(t->model, orr_training_synchronise(t)));
+    ORR_TRY(orri_model_settle(t->model, t->model->rank == 0 ? write_texts(directory, t, config, trainer) : ORR_OK));
+    ORR_TRY(write_tiles(t->model, &values, directory, "model.safetensors"));
+    ORR_TRY(write_tiles(t->model, &states, directory, "optimizer.safetensors"));
+    return has_outer(t) ? write_tiles(t->model, &outer, directory, OUTER) : ORR_OK;
 }
 
 /* The number of a step directory, named as orr_checkpoint_save() does it, with `end` behind; or -1. */
@@ -415,75 +557,132 @@ static int prune(const char *out, int64_t newest, int keep)
     return status;
 }
 
+/* A file shows whether `out` can be written, and is the same directory everywhere. */
+static int write_probe(const char *out, const char *probe)
+{
+    int status = orri_make_folder(out);
+
+    return status == 0 ? orri_write_file(probe, "", 0) : status;
+}
+
+static int find_probe(const char *out, const char *probe)
+{
+    struct stat st;
+
+    if (stat(probe, &st) == 0)
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EINVAL, out, "is not the directory that rank 0 has: %s", strerror(errno)),
+                       "name a directory that all ranks share with --out");
+}
+
+static int remove_probe(const char *out, const char *probe)
+{
+    int status = orri_remove_tree(probe);
+
+    return status == 0 ? prune(out, 0, 0) : status;
+}
+
+static int prepared(int status)
+{
+    if (status == ORR_EIO)
+        status = orri_remedy(ORR_EINVAL, "name a directory that can be written with --out");
+    return orri_ranks_settle(status);
+}
+
 int orr_checkpoint_prepare(const char *out)
 {
     char *probe = orri_format("%s/.writable", out);
-    int status = probe ? orri_make_folder(out) : ORR_ENOMEM;
+    bool first = orr_rank() == 0;
+    int status = prepared(!probe ? ORR_ENOMEM : first ? write_probe(out, probe) : ORR_OK);
 
     if (status == 0)
-        status = orri_write_file(probe, "", 0);
+        status = prepared(first ? ORR_OK : find_probe(out, probe));
     if (status == 0)
-        status = orri_remove_tree(probe);
-    if (status == 0)
-        status = prune(out, 0, 0);
+        status = prepared(first ? remove_probe(out, probe) : ORR_OK);
+    else if (probe && first)
+        unlink(probe);
     free(probe);
-    return status == ORR_EIO ? orri_remedy(ORR_EINVAL, "name a directory that can be written with --out") : status;
+    return status;
+}
+
+/* Rank 0's part when all have written theirs. */
+static int commit(struct orri_folder *folder, const char *out, const char *name, int64_t step, int keep)
+{
+    char *latest = orri_format("%s/latest", out);
+    int status = latest ? orri_folder_commit(folder) : ORR_ENOMEM;
+
+    if (status == 0)
+        status = orri_symlink(name, latest);
+    if (status == 0)
+        status = prune(out, step, keep);
+    free(latest);
+    return status;
 }
 
 int orr_checkpoint_save(const char *out, struct orr_training *t, const struct orr_config *config,
                         struct orr_config *trainer, int keep)
 {
-    struct orri_folder folder;
+    struct orri_folder folder = {0};
+    bool first = t->model->rank == 0;
     char name[40];
     snprintf(name, sizeof(name), "step-%08lld", (long long)t->steps);
-    char *path = orri_format("%s/%s", out, name), *latest = orri_format("%s/latest", out);
-    int status = path && latest ? orri_folder_begin(&folder, path) : ORR_ENOMEM;
+    char *path = orri_format("%s/%s", out, name), *temp = orri_format("%s/%s.tmp", out, name);
+    int status = path && temp ? ORR_OK : ORR_ENOMEM;
 
-    if (status == 0) {
-        status = write_parts(folder.temp, t, config, trainer);
-        if (status == 0)
-            status = orr_model_status(t->model);    /* a step that failed meanwhile must not be kept */
-        if (status == 0)
-            status = orri_folder_commit(&folder);
-        orri_folder_abort(&folder);
-    }
+    if (status == 0 && first)
+        status = orri_folder_begin(&folder, path);
+    status = orri_model_settle(t->model, status);
     if (status == 0)
-        status = orri_symlink(name, latest);
-    if (status == 0)
-        status = prune(out, t->steps, keep);
+        status = write_parts(temp, t, config, trainer);
+    if (status == 0)    /* a step that failed meanwhile must not be kept */
+        status = orri_model_settle(t->model, orr_model_status(t->model));
+    if (status == 0 && first)
+        status = commit(&folder, out, name, t->steps, keep);
+    orri_folder_abort(&folder);
     free(path);
-    free(latest);
-    return status;
+    free(temp);
+    return orri_model_settle(t->model, status);
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------------- */
 
 static int optimizer_load(struct orr_training *t, const char *directory)
 {
-    int states = orr_optimizer_state_count(t->options.optimizer.kind);
     struct shards shards;
     int status = shards_open(&shards, directory, "optimizer.safetensors");
 
     if (status != 0)
         return status;
-    for (int p = 0; status == 0 && p < t->model->parameters; p++) {
-        struct orri_parameter *parameter = t->model->parameter[p];
-        float *tile = orr_tile_acquire(&t->state[p], true);
-        for (int i = 0; status == 0 && i < parameter->views * states; i++) {
-            int v = i / states, which = i % states;
-            char *name = state_name(t, parameter->first_view + v, which);
-            status = name ? read_view(&shards, name, &parameter->view[v],
-                                      tile + which * parameter->count + parameter->view[v].offset)
-                          : ORR_ENOMEM;
-            free(name);
-        }
-        orr_tile_release(&t->state[p]);
+    for (int r = 0; status == 0 && r < t->copies; r++) {
+        struct state replica = {t, r};
+        struct tiles states = states_of(&replica);
+        status = read_tiles(t->model, &states, &shards);
     }
     shards_close(&shards);
     return status == ORR_ENOENT ? orri_remedy(status, "resume with the --optimizer that wrote the checkpoint") : status;
 }
 
-int orr_checkpoint_load(const char *directory, struct orr_training *t)
+/* A run that had none begins without momentum. */
+static int outer_load(struct orr_training *t, const char *directory)
+{
+    struct tiles outer = {outer_name, outer_tile, t, 1};
+    struct shards shards;
+    struct stat st;
+    char *path = orri_format("%s/%s", directory, OUTER);
+    bool there = path && stat(path, &st) == 0;
+
+    free(path);
+    if (!path)
+        return ORR_ENOMEM;
+    if (!has_outer(t) || !there)
+        return ORR_OK;
+    ORR_TRY(shards_open(&shards, directory, OUTER));
+    int status = read_tiles(t->model, &outer, &shards);
+    shards_close(&shards);
+    return status;
+}
+
+static int load(const char *directory, struct orr_training *t)
 {
     char *path = orri_format("%s/trainer.json", directory);
     struct orr_config *trainer = path ? orr_config_open(path) : NULL;
@@ -492,13 +691,18 @@ int orr_checkpoint_load(const char *directory, struct orr_training *t)
 
     if (status == 0)
         status = orr_config_int(trainer, "samples", 0, INT64_MAX, &samples);
-
     free(path);
     orr_config_destroy(trainer);
-    if (status != 0)
-        return status;
-    ORR_TRY(orr_weights_load(t->model, directory));
-    ORR_TRY(optimizer_load(t, directory));
-    orr_training_resume(t, step, samples);
-    return ORR_OK;
+    if (status == 0)
+        status = weights_load(t->model, directory);
+    if (status == 0)
+        status = optimizer_load(t, directory);
+    if (status == 0)
+        status = outer_load(t, directory);
+    return status == 0 ? orr_training_resume(t, step, samples) : status;
+}
+
+int orr_checkpoint_load(const char *directory, struct orr_training *t)
+{
+    return orri_model_settle(t->model, load(directory, t));
 }

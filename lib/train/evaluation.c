@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
+#include "core/ranks.h"
 #include "train/train.h"
 
 enum { GROUP = 32 };    /* microbatches whose tasks are submitted together */
@@ -39,38 +40,48 @@ void orr_evaluation_destroy(struct orr_evaluation *e)
 
 static int group_submit(struct orr_evaluation *e, const struct orr_source *source, int64_t first, int microbatches)
 {
-    int batch = e->slots->options.batch;
-    int64_t run = e->model->runs++;
+    struct orr_model *model = e->model;
+    int batch = e->slots->options.batch, dp = model->mesh.dp;
+    int64_t run = model->runs++;
 
     for (int m = 0; m < microbatches; m++) {
-        struct orri_microbatch mb = {run, e->groups, m, (uint64_t)m * (uint64_t)batch};
+        struct orri_microbatch mb = {.run = run, .step = e->groups, .index = m, .first_sample = (uint64_t)m * (uint64_t)batch,
+                                     .count = batch, .replica = m % dp, .turn = m / dp};
+        mb.here = orri_replica_here(model, mb.replica);
+        if (!mb.here && model->mesh.zero != 3)
+            continue;
         ORR_TRY(orri_input_submit(e->slots, &mb, source, (uint64_t)first + mb.first_sample));
-        for (int l = 0; l < e->model->blocks; l++)
-            ORR_TRY(orri_forward_submit(e->slots, &mb, e->model->block[l]));
+        for (int l = 0; l < model->blocks; l++)
+            ORR_TRY(orri_forward_submit(e->slots, &mb, model->block[l]));
     }
     return ORR_OK;
 }
 
-/* Adds up what a group's replicas have found, waiting for it. */
+/* Adds up what this rank's replicas have found in a group, waiting for it. */
 static void collect(struct orr_evaluation *e, int64_t group, int microbatches, struct orr_result *result)
 {
-    for (int d = 0; d < e->model->mesh.dp && d < microbatches; d++) {
-        struct orr_tile *tile = orri_slots_result(e->slots, group, d);
-        const struct orr_result *part = orr_tile_acquire(tile, false);
-        result->loss += part->loss;
-        result->labels += part->labels;
-        orr_tile_release(tile);
+    const struct orr_model *model = e->model;
+
+    for (int d = 0; d < model->mesh.dp && d < microbatches; d++) {
+        for (int c = 0; c < model->chunks; c++) {
+            struct orr_tile *tile = orri_slots_result(e->slots, group, d, c);
+            struct orr_result *sum = &result[d * model->chunks + c];
+            if (tile->rank != model->rank)
+                continue;
+            const struct orr_result *part = orr_tile_acquire(tile, false);
+            sum->loss += part->loss;
+            sum->labels += part->labels;
+            orr_tile_release(tile);
+        }
     }
 }
 
-int orr_evaluation_run(struct orr_evaluation *e, const struct orr_source *source, int64_t count,
-                       struct orr_result *result)
+static int run_groups(struct orr_evaluation *e, const struct orr_source *source, int64_t count, struct orr_result *result)
 {
     int batch = e->slots->options.batch;
     int64_t microbatches = (count + batch - 1) / batch;
     int before = 0;     /* microbatches of the group before, which runs while this one is submitted */
 
-    *result = (struct orr_result){0};
     for (int64_t m = 0; m < microbatches; m += GROUP) {
         int n = microbatches - m < GROUP ? (int)(microbatches - m) : GROUP;
         ORR_TRY(group_submit(e, source, m * batch, n));
@@ -82,4 +93,25 @@ int orr_evaluation_run(struct orr_evaluation *e, const struct orr_source *source
     if (before)
         collect(e, e->groups - 1, before, result);
     return orr_model_status(e->model);
+}
+
+/* Each result is a replica's and chunk's; on the ranks that do not have it, it is zero. */
+int orr_evaluation_run(struct orr_evaluation *e, const struct orr_source *source, int64_t count,
+                       struct orr_result *result)
+{
+    int n = e->model->mesh.dp * e->model->chunks;
+    struct orr_result *part = orri_calloc((size_t)n, sizeof(*part));
+
+    *result = (struct orr_result){0};
+    int status = part ? run_groups(e, source, count, part) : ORR_ENOMEM;
+    if (e->model->mesh.ranks > 1)
+        status = orri_ranks_settle(status);
+    if (status == 0 && e->model->mesh.ranks > 1)
+        status = orri_ranks_merge(part, (size_t)n * sizeof(*part));
+    for (int i = 0; status == 0 && i < n; i++) {
+        result->loss += part[i].loss;
+        result->labels += part[i].labels;
+    }
+    free(part);
+    return status;
 }

@@ -108,9 +108,20 @@ ORRI_SIMD double orri_sum_squares(int64_t count, const float *x)
     return sum;
 }
 
-ORRI_SIMD void orri_sum_tiles(int64_t count, const float *x, float *y)
+/* The outer step of DiLoCo (Douillard et al. 2023): SGD with Nesterov's momentum on g = p - mean of the replicas', as
+ * PyTorch's. With lr 1 and momentum 0 it gives the mean. */
+static ORRI_SIMD void outer(int64_t count, const float *restrict sum, float *restrict p, float *restrict m, float scale,
+                            float lr, float momentum)
 {
 #pragma omp simd
-    for (int64_t i = 0; i < count; i++)
-        y[i] += x[i];
+    for (int64_t i = 0; i < count; i++) {
+        float g = p[i] - sum[i] * scale;
+        m[i] = momentum * m[i] + g;
+        p[i] -= lr * (g + momentum * m[i]);
+    }
+}
+
+void orri_outer_update(double lr, double momentum, float scale, int64_t count, const float *sum, float *p, float *m)
+{
+    outer(count, sum, p, m, scale, (float)lr, (float)momentum);
 }

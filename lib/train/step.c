@@ -3,16 +3,41 @@
 
 #include "train/train.h"
 
+/* The last one may be short. */
+static int microbatches_of(const struct orr_training_options *o)
+{
+    return (int)(((int64_t)o->batch + o->micro_batch - 1) / o->micro_batch);
+}
+
+static int check_modes(const struct orr_model *model, const struct orr_training_options *o)
+{
+    bool apart = o->sync == ORR_SYNC_PARAMETERS;
+
+    if (o->staleness < 0 || o->staleness > ORRI_MOST_STALE)
+        return orri_fail(ORR_EINVAL, "train", "a staleness of %d is not in 0..%d", o->staleness, ORRI_MOST_STALE);
+    if (o->sync_every < 0)
+        return orri_fail(ORR_EINVAL, "train", "synchronising every %d steps", o->sync_every);
+    if (apart && (o->staleness > 0 || o->partition == ORR_PARTITION_DYNAMIC))
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "replicas with parameters of their own have neither staleness nor "
+                                                          "a dynamic partition"),
+                           "leave --staleness and --partition out, or use --sync gradients");
+    if (model->mesh.zero == 3 && (apart || o->staleness > 0))
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "with ZeRO-3 no replica has parameters of its own or of earlier "
+                                                          "steps"),
+                           "use --zero 1");
+    return ORR_OK;
+}
+
 static int check_options(const struct orr_model *model, const struct orr_training_options *o)
 {
     if (o->micro_batch < 1 || o->seq < 1 || o->batch < 1)
         return orri_fail(ORR_EINVAL, "train", "batch %d, micro-batch %d, seq %d: every one must be at least 1",
                          o->batch, o->micro_batch, o->seq);
-    if (o->batch % ((int64_t)o->micro_batch * model->mesh.dp) != 0)
-        return orri_remedy(orri_fail(ORR_EINVAL, "train", "batch %d is not divisible by micro-batch %d x dp %d",
-                                     o->batch, o->micro_batch, model->mesh.dp),
-                           "choose --batch as a multiple of --micro-batch times --dp");
-    return ORR_OK;
+    if (microbatches_of(o) < model->mesh.dp)
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "batch %d is %d microbatches of %d, fewer than dp %d", o->batch,
+                                     microbatches_of(o), o->micro_batch, model->mesh.dp),
+                           "choose a larger --batch, a smaller --micro-batch or a smaller --dp");
+    return check_modes(model, o);
 }
 
 static int create_tiles(struct orr_training *t)
@@ -20,18 +45,36 @@ static int create_tiles(struct orr_training *t)
     struct orr_model *model = t->model;
     int states = orr_optimizer_state_count(t->options.optimizer.kind);
 
-    t->state = orri_calloc((size_t)model->parameters, sizeof(*t->state));
-    t->squares = orri_calloc((size_t)model->parameters, sizeof(*t->squares));
-    if (!t->state || !t->squares)
+    size_t copies = (size_t)t->copies, count = (size_t)model->parameters * copies;
+
+    t->state = orri_calloc(count, sizeof(*t->state));
+    t->squares = orri_calloc(count, sizeof(*t->squares));
+    t->sum = orri_calloc(count, sizeof(*t->sum));
+    t->outer = orri_calloc((size_t)model->parameters, sizeof(*t->outer));
+    if (!t->state || !t->squares || !t->sum || !t->outer)
         return ORR_ENOMEM;
-    ORR_TRY(orr_tile_create(&t->control, ORR_SCALAR, ORR_U8, sizeof(struct orri_control), 0, true));
-    for (int p = 0; p < model->parameters; p++) {
-        const struct orri_parameter *parameter = model->parameter[p];
-        ORR_TRY(orr_tile_create(&t->state[p], ORR_STATE, ORR_F32, states * parameter->count, parameter->value.rank,
-                                true));
-        ORR_TRY(orr_tile_create(&t->squares[p], ORR_SCALAR, ORR_F64, 1, parameter->value.rank, true));
+    for (size_t i = 0; i < count; i++) {
+        const struct orri_parameter *parameter = model->parameter[i / copies];
+        int r = (int)(i % copies), home = orri_update_rank(t, parameter, r);
+        if (home == model->rank) {
+            ORR_TRY(orr_tile_create(&t->state[i], ORR_STATE, ORR_F32, states * parameter->count, home, true));
+            ORR_TRY(orr_tile_create(&t->squares[i], ORR_SCALAR, ORR_F64, 1, home, true));
+        }
+        t->state[i].role = ORR_STATE;
+        t->state[i].dtype = ORR_F32;
+        t->state[i].count = states * parameter->count;
+        t->state[i].rank = home;
+        t->state[i].tag = orri_tag(model, ORRI_OPTIMIZER_STATE, r, parameter->index, 0, 0, 0);
     }
-    return ORR_OK;
+    for (int p = 0; copies > 1 && p < model->parameters; p++)
+        if (model->parameter[p]->here == 0)
+            ORR_TRY(orr_tile_create(&t->outer[p], ORR_STATE, ORR_F32, model->parameter[p]->count, model->rank, true));
+    if (copies > 1)
+        ORR_TRY(orri_make_reads(model, t->copies, true));
+    else if (t->options.staleness > 0)
+        ORR_TRY(orri_make_reads(model, t->options.staleness + 1, false));
+    ORR_TRY(orri_deals_create(t));
+    return orri_trees_create(t);
 }
 
 static struct orr_slots_options slots_options(const struct orr_training_options *o)
@@ -39,19 +82,45 @@ static struct orr_slots_options slots_options(const struct orr_training_options 
     return (struct orr_slots_options){
         .batch = o->micro_batch,
         .seq = o->seq,
-        .microbatches = o->batch / o->micro_batch,
+        .microbatches = microbatches_of(o),
         .policy = o->slots,
         .training = true,
         .seed = o->seed,
     };
 }
 
-void orr_training_memory(const struct orr_model *model, const struct orr_training_options *options,
-                         struct orr_memory_need *need)
+/* What replicas with parameters of their own, or versions of the parameters, add. */
+static void add_reads(const struct orr_model *model, const struct orr_training_options *o, int rank,
+                      struct orr_memory_need *need)
 {
+    bool apart = o->sync == ORR_SYNC_PARAMETERS;
+    int reads = apart ? model->mesh.dp : o->staleness > 0 ? o->staleness + 1 : 0;
+    int states = orr_optimizer_state_count(o->optimizer.kind);
+
+    for (int i = 0; i < model->parameters * reads; i++) {
+        const struct orri_parameter *parameter = model->parameter[i / reads];
+        int64_t bytes = parameter->count * (int64_t)sizeof(float);
+        bool owner = orri_place_of(parameter, rank) == 0;
+        if (orri_is_read_at(parameter, i % reads, apart, rank))
+            need->parameters += bytes;
+        /* Each replica has a state; the owner's has been counted, and it has the momentum of all. */
+        if (apart && i % reads == parameter->owner)
+            need->state += owner ? bytes : 0;
+        else if (apart && orri_place(parameter->group->block, i % reads, parameter->shard < 0 ? 0 : parameter->shard) == rank)
+            need->state += bytes * states;
+    }
+    orri_memory_total(need);
+}
+
+int orr_training_memory(const struct orr_model *model, const struct orr_training_options *options, int rank,
+                        struct orr_memory_need *need)
+{
+    ORR_TRY(check_options(model, options));
     struct orr_slots_options slots = slots_options(options);
 
-    orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), need);
+    ORR_TRY(orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), rank, need));
+    add_reads(model, options, rank, need);
+    return ORR_OK;
 }
 
 struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options)
@@ -63,7 +132,14 @@ struct orr_training *orr_training_create(struct orr_model *model, const struct o
         return NULL;
     t->model = model;
     t->options = *options;
-    t->microbatches = options->batch / options->micro_batch;
+    t->microbatches = microbatches_of(options);
+    t->failed = INT64_MAX;
+    t->copies = options->sync == ORR_SYNC_PARAMETERS ? model->mesh.dp : 1;
+    t->in_flight = ORRI_IN_FLIGHT + options->staleness;
+    if (t->options.sync_every == 0)
+        t->options.sync_every = 1;
+    if (options->outer_lr == 0)
+        t->options.outer_lr = 1;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->finished, NULL);
     struct orr_slots_options slots = slots_options(options);
@@ -90,16 +166,24 @@ void orr_training_destroy(struct orr_training *t)
     if (!t)
         return;
     wait_for_reports(t, 0);
+    if (t->model->mesh.pretended)
+        starpu_task_wait_for_all();     /* no answer from other ranks tells that this one's summaries were made */
     orr_slots_destroy(t->slots);
-    for (int p = 0; p < t->model->parameters; p++) {
+    for (int i = 0; i < t->model->parameters * t->copies; i++) {
         if (t->state)
-            orr_tile_destroy(&t->state[p]);
+            orr_tile_destroy(&t->state[i]);
         if (t->squares)
-            orr_tile_destroy(&t->squares[p]);
+            orr_tile_destroy(&t->squares[i]);
     }
-    orr_tile_destroy(&t->control);
+    for (int p = 0; t->outer && p < t->model->parameters; p++)
+        orr_tile_destroy(&t->outer[p]);
+    orri_destroy_reads(t->model);
+    orri_deals_destroy(t);
+    free(t->outer);
+    orri_trees_destroy(t);
     free(t->state);
     free(t->squares);
+    free(t->sum);
     free(t->queue);
     pthread_cond_destroy(&t->finished);
     pthread_mutex_destroy(&t->lock);
@@ -126,13 +210,35 @@ static int make_queue_room(struct orr_training *t)
     return ORR_OK;
 }
 
-/* The loop that a textbook would print; StarPU makes the graph of it. */
+static struct orri_microbatch microbatch(const struct orr_training *t, int m)
+{
+    const struct orr_training_options *o = &t->options;
+    int first = m * o->micro_batch;
+    struct orri_microbatch mb = {
+        .run = t->run,
+        .step = t->steps,
+        .index = m,
+        .first_sample = (uint64_t)first,
+        .count = o->batch - first < o->micro_batch ? o->batch - first : o->micro_batch,
+        .replica = t->replica[m],
+        .turn = t->turn[m],
+    };
+
+    mb.here = orri_replica_here(t->model, mb.replica);
+    return mb;
+}
+
+/* The loop that a textbook would print; StarPU makes the graph of it. Microbatches that are computed elsewhere are passed
+ * over, unless parameters are lent to them. */
 static int gradients_submit(struct orr_training *t, const struct orr_source *source)
 {
     struct orr_model *model = t->model;
 
+    orri_deal_out(t);
     for (int m = 0; m < t->microbatches; m++) {
-        struct orri_microbatch mb = {t->run, t->steps, m, (uint64_t)m * (uint64_t)t->options.micro_batch};
+        struct orri_microbatch mb = microbatch(t, m);
+        if (!mb.here && model->mesh.zero != 3)
+            continue;
         ORR_TRY(orri_input_submit(t->slots, &mb, source, (uint64_t)t->samples + mb.first_sample));
         for (int l = 0; l < model->blocks; l++)
             ORR_TRY(orri_forward_submit(t->slots, &mb, model->block[l]));
@@ -148,23 +254,47 @@ static int updates_submit(struct orr_training *t, double lr)
 {
     for (int p = 0; p < t->model->parameters; p++)
         ORR_TRY(orri_update_submit(t, p, lr));
-    return ORR_OK;
+    if (t->copies == 1 || ((t->steps + 1) % t->options.sync_every != 0 && t->steps + 1 != t->options.schedule.steps))
+        return ORR_OK;
+    t->synchronised = t->steps + 1;
+    return orri_synchronise_submit(t);
+}
+
+int orr_training_synchronise(struct orr_training *t)
+{
+    if (t->copies == 1 || t->synchronised == t->steps)
+        return ORR_OK;
+    t->run = t->model->runs++;
+    t->synchronised = t->steps;
+    return orri_synchronise_submit(t);
+}
+
+/* Several ranks must make the same steps: all see that a step failed when as many as can be in flight were submitted
+ * behind it. */
+static int check_failed(struct orr_training *t)
+{
+    ORR_TRY(orri_model_check(t->model));
+    pthread_mutex_lock(&t->lock);
+    bool failed = t->failed <= t->submitted - t->in_flight;
+    pthread_mutex_unlock(&t->lock);
+    return failed ? orr_model_status(t->model) : ORR_OK;
 }
 
 static int step_submit(struct orr_training *t, const struct orr_source *source, bool update)
 {
-    int64_t tasks = t->model->tasks;
+    int64_t tasks = t->model->tasks, messages = t->model->messages;
     double lr = update ? orr_schedule_rate(&t->options.schedule, t->steps) : 0;
 
-    wait_for_reports(t, ORRI_IN_FLIGHT - 1);
-    ORR_TRY(orr_model_status(t->model));
+    wait_for_reports(t, t->in_flight - 1);
+    ORR_TRY(check_failed(t));
     ORR_TRY(make_queue_room(t));
+    double begin = orri_seconds();
     t->run = t->model->runs++;
     ORR_TRY(gradients_submit(t, source));
     if (update)
         ORR_TRY(updates_submit(t, lr));
     ORR_TRY(orri_report_submit(t, lr));
-    t->tasks_per_step = t->model->tasks - tasks;
+    t->submission = (struct orr_submission){t->model->tasks - tasks, t->model->messages - messages, orri_seconds() - begin};
     t->steps++;
     t->samples += t->options.batch;
     t->submitted++;
@@ -185,18 +315,23 @@ int orr_training_gradients(struct orr_training *t, const struct orr_source *sour
     return taken < 0 ? taken : ORR_OK;
 }
 
+static struct orr_tile *sum_of(void *self, const struct orri_parameter *parameter, int64_t *offset)
+{
+    struct orr_training *t = self;
+
+    (void)offset;
+    return t->sum[parameter->index * t->copies];
+}
+
 int orr_training_read_gradient(struct orr_training *t, int index, float *values)
 {
     struct orr_parameter_info info;
-    int p, view;
 
-    orri_model_view(t->model, index, &p, &view);
     orr_model_parameter(t->model, index, &info);
-    struct orri_parameter *parameter = t->model->parameter[p];
-    const struct orri_control *control = orr_tile_acquire(&t->control, false);
+    const struct orri_control *control = orr_tile_acquire(&t->tree[0].control, false);
     float scale = control->labels ? (float)(1 / (double)control->labels) : 0;
-    orr_tile_release(&t->control);
-    ORR_TRY(orri_tile_copy_out(&parameter->gradient[0], parameter->view[view].offset, info.count, values));
+    orr_tile_release(&t->tree[0].control);
+    ORR_TRY(orri_view_gather(t->model, index, sum_of, t, values));
     for (int64_t i = 0; i < info.count; i++)
         values[i] *= scale;
     return ORR_OK;
@@ -228,9 +363,9 @@ int64_t orr_training_samples(const struct orr_training *t)
     return t->samples;
 }
 
-int64_t orr_training_tasks_per_step(const struct orr_training *t)
+struct orr_submission orr_training_submission(const struct orr_training *t)
 {
-    return t->tasks_per_step;
+    return t->submission;
 }
 
 const char *orr_training_state_name(const struct orr_training *t, int which)
@@ -242,38 +377,46 @@ const char *orr_training_state_name(const struct orr_training *t, int which)
     }
 }
 
-/* The values of state `which` of a named parameter, inside its tile. */
-static struct orr_tile *state_of(struct orr_training *t, int index, int which, int64_t *offset)
-{
-    int p, view;
+struct state {
+    struct orr_training *training;
+    int which, copy;            /* copy -1: the owner's */
+};
 
-    orri_model_view(t->model, index, &p, &view);
-    *offset = which * t->model->parameter[p]->count + t->model->parameter[p]->view[view].offset;
-    return &t->state[p];
+static struct orr_tile *state_of(void *self, const struct orri_parameter *parameter, int64_t *offset)
+{
+    const struct state *state = self;
+
+    int copy = state->copy >= 0 ? state->copy : state->training->copies > 1 ? parameter->owner : 0;
+
+    *offset = state->which * parameter->count;
+    return &state->training->state[parameter->index * state->training->copies + copy];
 }
 
 int orr_training_read_state(struct orr_training *t, int index, int which, float *values)
 {
-    struct orr_parameter_info info;
-    int64_t offset;
-    struct orr_tile *tile = state_of(t, index, which, &offset);
+    struct state state = {t, which, -1};
 
-    orr_model_parameter(t->model, index, &info);
-    return orri_tile_copy_out(tile, offset, info.count, values);
+    return orri_view_gather(t->model, index, state_of, &state, values);
 }
 
 int orr_training_write_state(struct orr_training *t, int index, int which, const float *values)
 {
-    struct orr_parameter_info info;
-    int64_t offset;
-    struct orr_tile *tile = state_of(t, index, which, &offset);
+    struct state state = {t, which, 0};
 
-    orr_model_parameter(t->model, index, &info);
-    return orri_tile_copy_in(tile, offset, info.count, values);
+    for (; state.copy < t->copies; state.copy++)
+        ORR_TRY(orri_view_scatter(t->model, index, state_of, &state, values));
+    return ORR_OK;
 }
 
-void orr_training_resume(struct orr_training *t, int64_t steps, int64_t samples)
+int orr_training_resume(struct orr_training *t, int64_t steps, int64_t samples)
 {
-    t->steps = steps;
+    for (int p = 0; p < t->model->parameters; p++) {
+        struct orri_parameter *parameter = t->model->parameter[p];
+        for (int i = 0; i < parameter->reads; i++)
+            if (parameter->read[i].handle)
+                ORR_TRY(orri_copy_submit(&parameter->value, &parameter->read[i]));
+    }
+    t->steps = t->synchronised = steps;
     t->samples = samples;
+    return ORR_OK;
 }

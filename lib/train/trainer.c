@@ -65,10 +65,10 @@ int orr_evaluate(struct orr_model *model, const struct orr_corpus *corpus, struc
 
     ORR_TRY(spread_init(&spread, corpus, range, seq, samples));
     struct orr_evaluation *evaluation = orr_evaluation_create(model, micro_batch, seq);
-    if (!evaluation)
-        return orr_error_code();
     struct orr_source source = {read_spread, &spread};
-    int status = orr_evaluation_run(evaluation, &source, spread.count, result);
+    int status = orri_model_settle(model, evaluation ? ORR_OK : orr_error_code());
+    if (status == 0)
+        status = orr_evaluation_run(evaluation, &source, spread.count, result);
     orr_evaluation_destroy(evaluation);
     return status;
 }
@@ -191,12 +191,13 @@ char **orr_trainer_arguments(const char *directory, int *count)
 /* ---- the run ------------------------------------------------------------------------------------------------------ */
 
 struct run {
-    const struct orr_trainer *t;
+    struct orr_trainer t;           /* as given, but only rank 0 tells anything              */
     struct orr_training *training;
     struct orr_sampler sampler;
     struct orr_config *state;
     struct orr_metrics *metrics;
     struct orr_tensorboard *tensorboard;
+    struct orri_record *record;     /* with a dynamic partition                               */
     struct orr_progress progress;
     struct orr_trainer_result *result;
     double *seconds;                /* of the steps of this process that nothing interrupted */
@@ -204,30 +205,46 @@ struct run {
     int64_t skip_timing;            /* a step that waited for an evaluation or a checkpoint  */
     int64_t saved;                  /* the last step in a checkpoint                          */
     int64_t evaluated;
+    int in_flight;                  /* steps whose reports have not been taken               */
+    bool stop;                      /* the last report said so                                */
+    int code;                       /* of the first failure to tell, with its message         */
+    char message[1024], remedy[512];
 };
 
-static int resume(struct run *r)
+/* Where all ranks meet: none goes on where one has failed. */
+static int meet(const struct run *r, int status)
 {
-    char *path = orri_format("%s/trainer.json", r->t->resume);
+    if (r->code != 0)
+        status = orr_error_set(r->code, r->message, r->remedy);
+    return orri_model_settle(r->t.model, status);
+}
+
+static int check_resumable(struct run *r)
+{
+    char *path = orri_format("%s/trainer.json", r->t.resume);
     struct orr_config *then = path ? orr_config_open(path) : NULL;
-    int status = then ? check_same(r->t, r->state, then) : orr_error_code();
+    int status = then ? check_same(&r->t, r->state, then) : orr_error_code();
 
     free(path);
     orr_config_destroy(then);
-    if (status != 0)
-        return status;
-    ORR_TRY(orr_checkpoint_load(r->t->resume, r->training));
+    return status;
+}
+
+static int resume(struct run *r)
+{
+    ORR_TRY(meet(r, check_resumable(r)));
+    ORR_TRY(orr_checkpoint_load(r->t.resume, r->training));
     r->saved = orr_training_steps(r->training);
-    if (r->saved >= r->t->options.schedule.steps)
-        return orri_remedy(orri_fail(ORR_EINVAL, r->t->resume, "has %lld steps already, of %lld", (long long)r->saved,
-                                     (long long)r->t->options.schedule.steps),
+    if (r->saved >= r->t.options.schedule.steps)
+        return orri_remedy(orri_fail(ORR_EINVAL, r->t.resume, "has %lld steps already, of %lld", (long long)r->saved,
+                                     (long long)r->t.options.schedule.steps),
                            "ask for more with --steps");
     return ORR_OK;
 }
 
-static int start(struct run *r)
+static int prepare(struct run *r)
 {
-    const struct orr_trainer *t = r->t;
+    const struct orr_trainer *t = &r->t;
 
     ORR_TRY(orr_sampler_init(&r->sampler, t->corpus, t->train, t->options.seq, t->options.seed));
     r->state = orr_config_create("trainer.json");
@@ -235,13 +252,14 @@ static int start(struct run *r)
         return ORR_ENOMEM;
     ORR_TRY(describe(t, r->state));
     r->training = orr_training_create(t->model, &t->options);
-    if (!r->training)
-        return orr_error_code();
-    if (t->resume)
-        ORR_TRY(resume(r));
-    if (t->out)
-        ORR_TRY(orr_checkpoint_prepare(t->out));    /* fails before hours of training, not after them */
+    return r->training ? ORR_OK : orr_error_code();
+}
+
+static int open_reports(struct run *r)
+{
+    const struct orr_trainer *t = &r->t;
     int64_t steps = t->options.schedule.steps - orr_training_steps(r->training);
+
     r->seconds = orri_alloc((size_t)steps * sizeof(*r->seconds));
     if (!r->seconds)
         return ORR_ENOMEM;
@@ -255,6 +273,21 @@ static int start(struct run *r)
         if (!r->tensorboard)
             return orr_error_code();
     }
+    return ORR_OK;
+}
+
+static int start(struct run *r)
+{
+    const struct orr_trainer *t = &r->t;
+
+    ORR_TRY(meet(r, prepare(r)));
+    if (t->resume)
+        ORR_TRY(resume(r));
+    if (t->out)
+        ORR_TRY(orr_checkpoint_prepare(t->out));    /* fails before hours of training, not after them */
+    if (t->out && t->options.partition == ORR_PARTITION_DYNAMIC)
+        ORR_TRY(orri_record_open(r->training, t->out, t->resume ? r->saved : -1, &r->record));
+    ORR_TRY(meet(r, open_reports(r)));
     if (t->progress)
         orr_progress_start(&r->progress, t->progress, t->options.schedule.steps, t->flops_per_token);
     if (t->progress && t->headline)
@@ -262,9 +295,29 @@ static int start(struct run *r)
     return ORR_OK;
 }
 
-static int take(struct run *r, const struct orr_step *step)
+static int tell(struct run *r, const struct orr_metric *m)
 {
-    const struct orr_training_options *o = &r->t->options;
+    if (r->metrics)
+        ORR_TRY(orr_metrics_step(r->metrics, m));
+    if (r->tensorboard)
+        ORR_TRY(orr_tensorboard_step(r->tensorboard, m));
+    if (r->t.progress)
+        orr_progress_step(&r->progress, m);
+    return ORR_OK;
+}
+
+/* Only rank 0 can fail here, and the others wait for its part of the steps that follow. So these fail, on all ranks. */
+static void cannot_tell(struct run *r, int code)
+{
+    r->code = code;
+    snprintf(r->message, sizeof(r->message), "%s", orr_error());
+    snprintf(r->remedy, sizeof(r->remedy), "%s", orr_error_remedy());
+    orri_model_fail(r->t.model, r->t.model->runs, code, "%s", r->message);
+}
+
+static void take(struct run *r, const struct orr_step *step)
+{
+    const struct orr_training_options *o = &r->t.options;
     int64_t ahead = orr_training_steps(r->training) - step->step;
     struct orr_metric m = {
         .step = step->step,
@@ -276,61 +329,74 @@ static int take(struct run *r, const struct orr_step *step)
         .step_ms = 1000 * step->seconds,
     };
 
+    r->in_flight--;
+    r->stop = step->stop;
     r->result->steps = m.step;
     r->result->tokens = m.tokens;
     r->result->loss = m.loss;
     if (step->step != r->skip_timing)
         r->seconds[r->timed++] = step->seconds;
-    if (r->metrics)
-        ORR_TRY(orr_metrics_step(r->metrics, &m));
-    if (r->tensorboard)
-        ORR_TRY(orr_tensorboard_step(r->tensorboard, &m));
-    if (r->t->progress)
-        orr_progress_step(&r->progress, &m);
+    int status = r->code == 0 ? tell(r, &m) : ORR_OK;
+    if (status != 0)
+        cannot_tell(r, status);
+}
+
+/* Waits for the reports of all steps but the last `left`. */
+static int take_reports(struct run *r, int left)
+{
+    struct orr_step step;
+
+    while (r->in_flight > left) {
+        int taken = orr_training_next(r->training, &step, true);
+        if (taken != 1)
+            return taken;
+        take(r, &step);
+    }
     return ORR_OK;
 }
 
-/* Takes the reports that are there; with `all`, waits for those of every step submitted. */
-static int take_reports(struct run *r, bool all)
+static int tell_validation(struct run *r)
 {
-    struct orr_step step;
-    int taken;
-
-    while ((taken = orr_training_next(r->training, &step, all)) == 1)
-        ORR_TRY(take(r, &step));
-    return taken;
+    if (r->metrics)
+        ORR_TRY(orr_metrics_validation(r->metrics, r->evaluated, r->result->validation_loss));
+    if (r->tensorboard)
+        ORR_TRY(orr_tensorboard_validation(r->tensorboard, r->evaluated, r->result->validation_loss));
+    if (r->t.progress)
+        orr_progress_validation(&r->progress, r->evaluated, r->result->validation_loss);
+    return ORR_OK;
 }
 
 static int evaluate(struct run *r)
 {
-    const struct orr_trainer *t = r->t;
+    const struct orr_trainer *t = &r->t;
     struct orr_result result;
 
-    ORR_TRY(take_reports(r, true));
+    ORR_TRY(take_reports(r, 0));
+    ORR_TRY(meet(r, ORR_OK));
     ORR_TRY(orr_evaluate(t->model, t->validation_corpus, t->validation, t->options.seq, t->options.micro_batch,
                          t->eval_samples, &result));
     r->evaluated = orr_training_steps(r->training);
     r->skip_timing = r->evaluated + 1;
     r->result->validation_loss = result.loss / (double)result.labels;
-    if (r->metrics)
-        ORR_TRY(orr_metrics_validation(r->metrics, r->evaluated, r->result->validation_loss));
-    if (r->tensorboard)
-        ORR_TRY(orr_tensorboard_validation(r->tensorboard, r->evaluated, r->result->validation_loss));
-    if (t->progress)
-        orr_progress_validation(&r->progress, r->evaluated, r->result->validation_loss);
-    return ORR_OK;
+    return meet(r, tell_validation(r));
+}
+
+/* It may have been on a disk that is gone; what is then made in its place nobody would look for. */
+static int find_out(const struct run *r)
+{
+    struct stat st;
+
+    if (stat(r->t.out, &st) == 0)
+        return ORR_OK;
+    return orri_fail(ORR_EIO, r->t.out, "the checkpoint of step %lld cannot be saved: %s",
+                     (long long)orr_training_steps(r->training), strerror(errno));
 }
 
 static int save(struct run *r)
 {
-    struct stat st;
-
-    ORR_TRY(take_reports(r, true));
-    /* It may have been on a disk that is gone; what is then made in its place nobody would look for. */
-    if (stat(r->t->out, &st) != 0)
-        return orri_fail(ORR_EIO, r->t->out, "the checkpoint of step %lld cannot be saved: %s",
-                         (long long)orr_training_steps(r->training), strerror(errno));
-    ORR_TRY(orr_checkpoint_save(r->t->out, r->training, r->t->config, r->state, r->t->keep));
+    ORR_TRY(take_reports(r, 0));
+    ORR_TRY(meet(r, find_out(r)));
+    ORR_TRY(orr_checkpoint_save(r->t.out, r->training, r->t.config, r->state, r->t.keep));
     r->saved = orr_training_steps(r->training);
     r->skip_timing = r->saved + 1;
     return ORR_OK;
@@ -341,25 +407,39 @@ static bool due(int64_t step, int64_t every)
     return every > 0 && step % every == 0;
 }
 
+/* Whether to stop follows from reports that every rank has taken when it gets there. */
 static int steps(struct run *r)
 {
-    const struct orr_trainer *t = r->t;
+    const struct orr_trainer *t = &r->t;
     struct orr_source source = orr_sampler_source(&r->sampler);
-    bool stopped = false;
 
-    while (orr_training_steps(r->training) < t->options.schedule.steps && !stopped) {
+    while (orr_training_steps(r->training) < t->options.schedule.steps) {
+        ORR_TRY(take_reports(r, r->training->in_flight - 1));
+        if (r->stop)
+            break;
+        if (r->record)
+            ORR_TRY(orri_record_prescribe(r->record));
         ORR_TRY(orr_training_submit(r->training, &source));
-        ORR_TRY(take_reports(r, false));
+        r->in_flight++;
+        int recorded = r->record && r->code == 0 ? orri_record_step(r->record) : ORR_OK;
+        if (recorded != 0)
+            cannot_tell(r, recorded);
         int64_t step = orr_training_steps(r->training);
-        stopped = t->stop && *t->stop;
         if (t->validation_corpus && due(step, t->eval_every))
             ORR_TRY(evaluate(r));
         /* The last checkpoint comes after the last evaluation, or a kill between them would leave that out for ever. */
         if (t->out && due(step, t->save_every) && step < t->options.schedule.steps)
             ORR_TRY(save(r));
     }
-    ORR_TRY(take_reports(r, true));
-    stopped = stopped && orr_training_steps(r->training) < t->options.schedule.steps;
+    ORR_TRY(take_reports(r, 0));
+    return meet(r, ORR_OK);
+}
+
+static int finish(struct run *r)
+{
+    const struct orr_trainer *t = &r->t;
+    bool stopped = orr_training_steps(r->training) < t->options.schedule.steps;
+
     if (t->validation_corpus && !stopped && r->evaluated != orr_training_steps(r->training))
         ORR_TRY(evaluate(r));
     if (t->out && r->saved != orr_training_steps(r->training))
@@ -368,13 +448,6 @@ static int steps(struct run *r)
                                            (long long)orr_training_steps(r->training), t->out ? ", saved" : ""),
                                  "%s%s", t->out ? "continue with --resume " : "", t->out ? t->out : "")
                    : ORR_OK;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
 }
 
 /* The first step of a process warms caches and memory up. */
@@ -388,25 +461,33 @@ static void summarise(struct run *r)
     if (sum <= 0)
         return;
     r->result->tokens_per_s =
-        (double)(r->timed - first) * r->t->options.batch * r->t->options.seq / sum;
-    qsort(r->seconds + first, (size_t)(r->timed - first), sizeof(*r->seconds), ascending);
-    r->result->step_ms_median = 1000 * r->seconds[first + (r->timed - first) / 2];
+        (double)(r->timed - first) * r->t.options.batch * r->t.options.seq / sum;
+    r->result->step_ms_median = 1000 * orr_median(r->seconds + first, r->timed - first);
 }
 
 int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result *result)
 {
-    struct run r = {.t = trainer, .result = result, .saved = -1, .evaluated = -1};
+    struct run r = {.t = *trainer, .result = result, .saved = -1, .evaluated = -1};
 
+    if (trainer->model->rank > 0) {
+        r.t.progress = NULL;
+        r.t.metrics = r.t.tensorboard = NULL;
+    }
     *result = (struct orr_trainer_result){.loss = NAN, .validation_loss = NAN};
     int status = start(&r);
     if (status == 0)
         status = steps(&r);
+    if (status == 0)
+        status = finish(&r);
+    if (status != 0 && status != ORR_EINTR)
+        status = meet(&r, status);
     if (r.seconds)
         summarise(&r);
     /* What follows must not replace the message of a failure. */
     orr_training_destroy(r.training);
     orr_metrics_destroy(r.metrics);
     orr_tensorboard_destroy(r.tensorboard);
+    orri_record_close(r.record);
     orr_config_destroy(r.state);
     free(r.seconds);
     return status;

@@ -43,29 +43,52 @@ refused "^orrery: tokenizer: .*sentencepiece" 'bytes' $some --tokenizer sentence
 # --- layout ----------------------------------------------------------------------------------------------------
 refused "slots: 'many'" 'gpipe, 1f1b, h1, zb' $some --slots many
 refused "slots: '0'" 'gpipe, 1f1b, h1, zb' $some --slots 0
-refused 'tp 2' '--tp 1' $some --tp 2
 refused "--dtype: 'bf16'" 'use fp32' $some --dtype bf16
-refused '6 blocks cannot fill 7 pipeline stages' '--pp of at most 6' $some --pp 7
-refused 'batch 4 is not divisible by micro-batch 3 x dp 1' '--batch' $some --micro-batch 3
-refused 'batch 4 is not divisible by micro-batch 1 x dp 3' '--batch' $some --dp 3
+refused '^orrery: mesh: 6 blocks cannot fill 7 pipeline stages' '--pp and --stages of at most 6' $some --pp 7
+refused '^orrery: mesh: 6 blocks cannot fill 8 pipeline stages' '--stages of at most 6' $some --pp 2 --stages 8
+refused '^orrery: mesh: 3 stages are no multiple of pp 2' '--stages as a multiple of --pp' $some --pp 2 --stages 3
+refused "^orrery: --stages: '0'" '' $some --stages 0
+refused "^orrery: mesh: tp 3: block 'attention' has only 2 heads" '--tp 2 or less' $some --tp 3
+refused "^orrery: --tp: '65' is no whole number from 1 to 64" '' $some --tp 65
+refused '^orrery: model: sequences of 1 tokens cannot be cut into 2 chunks' 'longer sequences' \
+    $some --seq 1 --tp 2 --sequence-parallel
+works $some --seq 1 --tp 2 --quiet
+refused '^orrery: --sequence-parallel: takes no value' '' $some --sequence-parallel=1
+refused "^orrery: --zero: '4' is no whole number from 1 to 3" '' $some --zero 4
+refused "^orrery: --zero: 'x'" '' $some --zero x
+refused "^orrery: --zero-slots: '0'" '' $some --zero 3 --zero-slots 0
+refused '^orrery: train: batch 4 is 4 microbatches of 1, fewer than dp 5' 'smaller --dp' $some --micro-batch 1 --dp 5
+refused '^orrery: train: batch 4 is 2 microbatches of 3, fewer than dp 3' '--micro-batch' $some --micro-batch 3 --dp 3
+refused '^orrery: train: batch 4 is 1 microbatches of 16777216, fewer than dp 1048576' '--batch' \
+    $some --dp 1048576 --micro-batch 16777216
+works $some --micro-batch 3 --quiet
+works $some --micro-batch 1 --dp 3 --quiet
 refused '^orrery: --seq: 33 tokens are more than .* 32 positions' 'at most 32' $some --seq 33
 ORRERY_DP=abc refused "^orrery: ORRERY_DP: 'abc'" '' $some
 STARPU_SCHED=nonsense refused "^orrery: STARPU_SCHED: StarPU has no scheduler 'nonsense'" 'STARPU_SCHED=help' $some
 ORRERY_SLOTS=none refused "slots: 'none'" '' $some
 ORRERY_SLOTS=none works $some --slots 5
-ORRERY_DP=3 refused 'x dp 3' '' $some
-ORRERY_DP=3 works $some --dp 2
+ORRERY_DP=5 refused 'fewer than dp 5' '' $some --micro-batch 1
+ORRERY_DP=5 works $some --micro-batch 1 --dp 2
+ORRERY_TP=3 refused 'tp 3' '' $some
+ORRERY_STAGES=5 refused '5 stages' '' $some --pp 2
 if command -v mpiexec > /dev/null && "$orrery" --version | grep -q StarPU-MPI; then
     ran="mpiexec -n 2 orrery $some"
     mpiexec -n 2 --oversubscribe "$orrery" $some > out 2> err < /dev/null
     status=$?
     same 'exit status under mpiexec -n 2' $status 2
-    same 'lines under mpiexec -n 2' "$(grep -c '^orrery: mpi: started as 2 processes; this version runs in one' err)" 1
+    same 'lines under mpiexec -n 2' "$(grep -c '^orrery: mesh: ' err)" 1
     same 'remedies under mpiexec -n 2' "$(grep -c '^orrery: ' err)" 2
     ran="mpiexec -n 1 orrery $some"
     mpiexec -n 1 "$orrery" $some > out 2> err < /dev/null
     status=$?
     same 'exit status under mpiexec -n 1' $status 0
+    ran="mpiexec -n 3 orrery $some --dp 2 --pp 2"
+    timeout 50 mpiexec -n 3 --oversubscribe "$orrery" $some --dp 2 --pp 2 > out 2> err < /dev/null
+    status=$?
+    same 'exit status of three ranks for four coordinates' $status 2
+    same 'lines of it' "$(grep -c '^orrery: mesh: dp 2 x pp 2 x tp 1 does not divide over 3 ranks$' err)" 1
+    same 'lines and remedies of it' "$(grep -c '^orrery: ' err)" 2
 else
     skip 'mpiexec: there is none'
 fi
@@ -246,7 +269,6 @@ too_large()
 too_large train --model gpt2-xl --data text --seq 32 --batch 4096 --micro-batch 4096 --steps 1
 too_large $some --set n_embd=4000000
 too_large $some --set n_embd=268000000 --set n_head=1
-too_large $some --dp 1048576 --micro-batch 16777216
 too_large bench --model tiny-gpt2 --batch 1000000 --micro-batch 1000000 --seq 256
 too_large bench --model tiny-gpt2 --batch 16777216 --micro-batch 16777216 --seq 256
 too_large logits $tiny --set n_embd=4000000 --ids 1 --out ids.safetensors

@@ -26,16 +26,16 @@ check "help tells what the environment sets" grep -q "ORRERY_DP" out
 refused "^orrery: nothing: is no command" "--help" help nothing
 refused "--val-fraction: is no option" "" eval --val-fraction 0.5
 works --help
-for command in train eval generate logits grads tokenize bench info; do
+for command in train eval generate logits grads tokenize bench trace info; do
     check "help lists $command" grep -q "^  $command " "$work/out"
 done
-for command in train eval generate logits grads tokenize bench info; do
+for command in train eval generate logits grads tokenize bench trace info; do
     works $command --help
     check "$command --help tells its usage" grep -q "^Usage: orrery $command" out
 done
 run train --help
 for option in steps epochs batch micro-batch seq lr warmup schedule min-lr optimizer weight-decay beta1 beta2 eps clip \
-    dropout out save-every keep eval-every resume metrics tensorboard quiet json model set data val val-fraction task \
+    dropout out save-every keep eval-every resume metrics tensorboard trace quiet json model set data val val-fraction task \
     tokenizer dp pp tp slots dtype seed; do
     check "train --help tells --$option" grep -q -e "--$option\\b" out
 done

@@ -50,10 +50,28 @@ cp found two
 close_to --dp 4
 close_to --dp 2 --pp 2
 check 'stages change nothing for two replicas' cmp -s two found
+for slots in 1 2 4; do
+    close_to --dp 2 --zero 3 --zero-slots $slots
+    check "lending parameters changes nothing: $slots slots" cmp -s two found
+done
+close_to --dp 3
+close_to --tp 2
+cp found shards
+close_to --tp 2 --pp 2 --zero 3
+check 'stages and lending change nothing for two shards' cmp -s shards found
+close_to --tp 2 --sequence-parallel
+cp found chunks
+close_to --tp 2 --sequence-parallel --pp 3 --stages 6
+check 'stages change nothing for two chunks' cmp -s chunks found
+close_to --dp 2 --pp 2 --tp 2 --sequence-parallel --zero 3
 for policy in gpipe 1f1b h1 zb 1 3; do
     identical --slots $policy
     identical --slots $policy --pp 2
 done
+identical --stages 3
+identical --pp 2 --stages 6 --slots zb
+identical --pp 2 --zero 3
+ORRERY_STAGES=4 identical --pp 2
 ORRERY_PP=2 ORRERY_SLOTS=zb identical
 ORRERY_SEED=2 identical --seed 1
 mv expected one

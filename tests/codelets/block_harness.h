@@ -12,10 +12,18 @@
 
 #include "graph/graph.h"
 
+/* A parameter group as the engine would lay it out in one flat tile; of another block's, what is known of it. */
+struct harness_group {
+    int views;
+    struct orr_view view[ORR_MAX_VIEWS];
+    int64_t count;
+};
+
 struct harness {
     struct orr_model *model;
     const struct orr_block *block;
     const struct orr_block_class *cls;
+    struct harness_group group[ORR_MAX_GROUPS];
     int rows, width;                        /* B T, C of the output; the head: of the input            */
     struct orr_operands o;                  /* the scalars of every pass                               */
     float *x, *y, *dy, *dx, *saved, *prediction;
@@ -50,17 +58,21 @@ void harness_draw_view(struct harness *h, int group, int view, uint64_t seed);
 /* Asks ORR_PREDICT for rows[0..count-1], borrowed. Once. */
 void harness_ask(struct harness *h, int count, const int32_t *rows);
 
-/* Runs a pass. */
+/* Runs a pass of the whole block. */
 void harness_run(struct harness *h, enum orr_pass pass);
+
+/* Runs F and, in training, B and W of the block in shards and chunks, each pass on tiles of its own, from x, dy and
+ * param to y, dx, grad and result. */
+void harness_run_shards(struct harness *h, int shards, int chunks);
+
+/* Runs P, likewise. */
+void harness_predict_shards(struct harness *h, int shards, int chunks);
 
 /* Checks what is behind the buffers and frees everything. */
 void harness_close(struct harness *h);
 
 /* The view `name` within one base per group (h->wide_param, or gradients); its shape must be [m], n = 0, or [m,n]. */
 double *harness_view(const struct harness *h, double *const base[], const char *name, int64_t m, int64_t n);
-
-/* The group's tile as the engine lays it out. */
-const struct orri_parameter *harness_group(const struct harness *h, int group);
 
 /* ---- checks ------------------------------------------------------------------------------------------- */
 
@@ -84,6 +96,13 @@ void check_again(struct harness *h);
 /* One microbatch of two sequences, from sample `first`, and two of one give the same numbers. append() makes the
  * block; the harness takes number `index` of its model. */
 void check_microbatches(struct orr_model *(*append)(void), int index, int seq, int vocab, uint64_t first, int terms);
+
+/* Cut into shards and chunks the block gives the whole block's numbers, as h->o says: in training or not, gradients
+ * written or added to. */
+void check_layout(struct harness *h, int shards, int chunks, int terms);
+
+/* That in several layouts and in all of these ways, and the predictions where rows were asked for. */
+void check_layouts(struct harness *h, int terms);
 
 /* ---- references ---------------------------------------------------------------------------------------- */
 

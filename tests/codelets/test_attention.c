@@ -235,6 +235,18 @@ START_TEST(microbatches)
 }
 END_TEST
 
+START_TEST(shards)
+{
+    struct harness h;
+    struct orr_attention config = {25, 5, 1e-5f, _i ? 0.2f : 0, _i ? 0.3f : 0, 0.25f, 0.2f};
+
+    harness_open(&h, model_of(&config), 1, 2, 7, 5);
+    ck_assert_int_eq(h.cls->sharding->most(h.block->config), 5);
+    check_layouts(&h, 75);
+    harness_close(&h);
+}
+END_TEST
+
 START_TEST(refuses_what_it_cannot_be)
 {
     struct orr_attention config = {.width = 30, .heads = 4};
@@ -266,6 +278,7 @@ Suite *suite(void)
     tcase_add_test(c, views);
     tcase_add_test(c, evaluation);
     tcase_add_test(c, microbatches);
+    tcase_add_loop_test(c, shards, 0, 2);
     tcase_add_test(c, refuses_what_it_cannot_be);
     suite_add_tcase(s, c);
     return s;

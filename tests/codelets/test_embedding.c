@@ -17,7 +17,7 @@ static const struct {
     {1, 17, 257, 17, 1, 0},  {2, 17, 61, 20, 33, 0.2f},  {3, 129, 257, 200, 30, 0.2f},
 };
 
-static const struct orr_mesh one = {1, 1, 1, 1};
+static const struct orr_mesh one = {.dp = 1, .pp = 1, .tp = 1, .ranks = 1};
 
 static struct orr_model *model_of(const struct orr_embedding *config)
 {
@@ -140,6 +140,18 @@ START_TEST(microbatches)
 }
 END_TEST
 
+START_TEST(shards)
+{
+    struct harness h;
+    struct orr_embedding config = {17, 9, 10, _i ? 0.2f : 0, 0.5f};
+
+    harness_open(&h, model_of(&config), 0, 2, 7, 17);
+    ck_assert_int_eq(h.cls->sharding->most(h.block->config), 17);
+    check_layouts(&h, 2);
+    harness_close(&h);
+}
+END_TEST
+
 START_TEST(has_no_backward_to_tokens)
 {
     struct harness h;
@@ -173,6 +185,7 @@ Suite *suite(void)
     tcase_add_test(c, views);
     tcase_add_test(c, evaluation);
     tcase_add_test(c, microbatches);
+    tcase_add_loop_test(c, shards, 0, 2);
     tcase_add_test(c, has_no_backward_to_tokens);
     tcase_add_test(c, refuses_what_it_cannot_be);
     suite_add_tcase(s, c);

@@ -20,7 +20,7 @@ static const struct {
     {2, 17, 30, 257, true},  {3, 1, 10, 61, true},    {1, 129, 33, 257, true},
 };
 
-static const struct orr_mesh one = {1, 1, 1, 1};
+static const struct orr_mesh one = {.dp = 1, .pp = 1, .tp = 1, .ranks = 1};
 
 static struct orr_model *model_of(int width, int vocab, bool tied)
 {
@@ -42,12 +42,9 @@ static void open_case(struct harness *h, int i)
 
 /* ---- loss = sum over labels of -log softmax(norm(x) W^T)[label] ------------------------------------------- */
 
-/* A tied head's W is the embedding's view. */
 static double *output_of(const struct harness *h, double *const base[])
 {
-    const char *name = h->block->spec.views[1] ? "output.weight" : "token.weight";
-
-    return harness_view(h, base, name, h->vocab, h->width);
+    return harness_view(h, base, "output.weight", h->vocab, h->width);
 }
 
 static double *norm_of(const struct harness *h)
@@ -172,7 +169,7 @@ START_TEST(no_label_counts)
     for (int64_t k = 0; k < (int64_t)h.rows * h.width; k++)
         ck_assert(h.dx[k] == 0);
     for (int g = 0; g < 2; g++)
-        for (int64_t k = 0; k < harness_group(&h, g)->count; k++)
+        for (int64_t k = 0; k < h.group[g].count; k++)
             ck_assert(h.grad[g][k] == 0);
     harness_close(&h);
 }
@@ -216,14 +213,14 @@ static void check_whole(struct harness *h)
         h->o.first_gradient = !added;
         h->o.add_input_gradient[0] = added;
         for (int g = 0; g < 2; g++)
-            grad[g] = random_floats((size_t)harness_group(h, g)->count, 1, 6);
+            grad[g] = random_floats((size_t)h->group[g].count, 1, 6);
         struct orr_result result[2];
         for (int whole = 0; whole < 2; whole++) {
             float *before = random_floats((size_t)values, 1, 5);
             memcpy(h->dx, before, (size_t)values * sizeof(float));
             free(before);
             for (int g = 0; g < 2; g++) {
-                size_t count = (size_t)harness_group(h, g)->count;
+                size_t count = (size_t)h->group[g].count;
                 before = random_floats(count, 1, 6);
                 memcpy(h->grad[g], before, count * sizeof(float));
                 free(before);
@@ -237,14 +234,14 @@ static void check_whole(struct harness *h)
                 harness_run(h, ORR_WEIGHTS);
                 memcpy(dx, h->dx, (size_t)values * sizeof(float));
                 for (int g = 0; g < 2; g++)
-                    memcpy(grad[g], h->grad[g], (size_t)harness_group(h, g)->count * sizeof(float));
+                    memcpy(grad[g], h->grad[g], (size_t)h->group[g].count * sizeof(float));
             }
             result[whole] = h->result;
         }
         ck_assert(result[0].loss == result[1].loss && result[0].labels == result[1].labels);
         ck_assert_mem_eq(dx, h->dx, (size_t)values * sizeof(float));
         for (int g = 0; g < 2; g++) {
-            ck_assert_mem_eq(grad[g], h->grad[g], (size_t)harness_group(h, g)->count * sizeof(float));
+            ck_assert_mem_eq(grad[g], h->grad[g], (size_t)h->group[g].count * sizeof(float));
             free(grad[g]);
         }
         free(dx);
@@ -262,8 +259,8 @@ START_TEST(whole)
 }
 END_TEST
 
-/* GPT-2's vocabulary takes these rows in three chunks, the last one shorter. */
-START_TEST(chunks)
+/* GPT-2's vocabulary takes these rows in three strips, the last one shorter. */
+START_TEST(strips)
 {
     struct harness h;
 
@@ -298,6 +295,39 @@ START_TEST(predict)
     }
     free(norm);
     free(logits);
+    harness_close(&h);
+}
+END_TEST
+
+/* Uneven shards of the vocabulary and of the sequence; one shard has no label to count in a row, or none at all. */
+START_TEST(shards)
+{
+    static const int32_t rows[] = {13, 0, 7, 7, 12};
+    struct harness h;
+
+    harness_open(&h, model_of(10, 17, _i), 1, 2, 7, 17);
+    ignore_some(&h);
+    harness_ask(&h, (int)ORRI_COUNT(rows), rows);
+    ck_assert_int_eq(h.cls->sharding->most(h.block->config), 17);
+    check_layouts(&h, 17);
+    for (int r = 0; r < h.rows; r++)
+        h.ids[r] = r % 2 ? 16 : ORR_IGNORE;
+    check_layouts(&h, 17);
+    harness_close(&h);
+}
+END_TEST
+
+/* GPT-2's vocabulary takes these rows in strips, also in shards. */
+START_TEST(strips_of_shards)
+{
+    struct harness h;
+
+    harness_open(&h, model_of(8, 50257, false), 1, 2, 200, 50257);
+    size_t logits = (size_t)h.rows * 50257 * sizeof(float);
+    ignore_some(&h);
+    check_layout(&h, 2, 2, 50257);
+    size_t scratch = h.cls->sharding->scratch_bytes(h.block->config, 2, 200, 2);
+    ck_assert(scratch > logits / 4 && scratch < logits / 3);
     harness_close(&h);
 }
 END_TEST
@@ -402,7 +432,9 @@ Suite *suite(void)
     tcase_add_test(c, microbatches);
     tcase_add_test(c, evaluation);
     tcase_add_loop_test(c, whole, 0, (int)ORRI_COUNT(cases));
-    tcase_add_test(c, chunks);
+    tcase_add_test(c, strips);
+    tcase_add_loop_test(c, shards, 0, 2);
+    tcase_add_test(c, strips_of_shards);
     tcase_add_loop_test(c, predict, 0, 2);
     tcase_add_test(c, stops_at_a_loss_that_is_not_finite);
     tcase_add_test(c, refuses_what_it_cannot_be);

@@ -7,8 +7,9 @@
 #include "check_main.h"
 #include "graph/graph.h"
 #include "graph/toys.h"
+#include "meshes.h"
 
-static const struct orr_mesh one = {1, 1, 1, 1};
+static const struct orr_mesh one = MESH(1, 1, 1);
 
 enum { BATCH = 8, SEQ = 2 };
 
@@ -69,26 +70,26 @@ static struct orr_model *diamond(const struct orr_mesh *mesh)
     return model;
 }
 
+/* Sums over the labels, whole numbers. */
 struct by_hand {
-    double loss, w[TOY_WIDTH], u[TOY_WIDTH], v[TOY_WIDTH], b[TOY_WIDTH];
+    double labels, loss, w[TOY_WIDTH], u[TOY_WIDTH], v[TOY_WIDTH], b[TOY_WIDTH];
 };
 
-static struct by_hand differentiate(uint64_t first)
+static struct by_hand differentiate(uint64_t first, int batch)
 {
-    struct by_hand g = {0};
-    const double labels = BATCH * SEQ;
+    struct by_hand g = {.labels = batch * SEQ};
 
-    for (int i = 0; i < BATCH * SEQ; i++) {
+    for (int i = 0; i < batch * SEQ; i++) {
         double token = toy_token(first + (uint64_t)(i / SEQ), i % SEQ);
         double label = toy_label(first + (uint64_t)(i / SEQ), i % SEQ);
         for (int c = 0; c < TOY_WIDTH; c++) {
             double x0 = (double)w[c] * token, gain = 2 * (double)u[c] + (double)v[c] + 1, x5 = gain * x0;
             double e = (double)w[c] * x5 + (double)bias[c] - label;
-            g.loss += e * e / labels;
-            g.b[c] += 2 * e / labels;
-            g.w[c] += (2 * e * x5 + 2 * e * (double)w[c] * gain * token) / labels;
-            g.u[c] += 2 * e * (double)w[c] * 2 * x0 / labels;
-            g.v[c] += 2 * e * (double)w[c] * x0 / labels;
+            g.loss += e * e;
+            g.b[c] += 2 * e;
+            g.w[c] += 2 * e * x5 + 2 * e * (double)w[c] * gain * token;
+            g.u[c] += 2 * e * (double)w[c] * 2 * x0;
+            g.v[c] += 2 * e * (double)w[c] * x0;
         }
     }
     return g;
@@ -100,42 +101,50 @@ static double norm_of(const struct by_hand *g)
 
     for (int c = 0; c < TOY_WIDTH; c++)
         squares += g->w[c] * g->w[c] + g->u[c] * g->u[c] + g->v[c] * g->v[c] + g->b[c] * g->b[c];
-    return sqrt(squares);
+    return sqrt(squares) / g->labels;
 }
 
-static void check_gradient(struct orr_training *training, struct orr_model *model, const char *name,
-                           const double *expected)
+/* The sum is exact, whatever the order; the mean is rounded. */
+static void check_gradient(struct orr_training *training, struct orr_model *model, const char *name, const double *sum,
+                           double labels)
 {
-    float found[TOY_WIDTH];
+    float found[TOY_WIDTH], scale = (float)(1 / labels);
 
     ck_assert_int_eq(orr_training_read_gradient(training, orr_model_find(model, name), found), 0);
     for (int c = 0; c < TOY_WIDTH; c++)
-        ck_assert_msg((double)found[c] == expected[c], "%s[%d] is %g, not %g", name, c, (double)found[c],
-                      expected[c]);
+        ck_assert_msg(found[c] == (float)sum[c] * scale, "%s[%d] is %.9g, not %.9g", name, c, (double)found[c],
+                      (double)((float)sum[c] * scale));
 }
 
-static void check_diamond(struct orr_mesh mesh, const char *slots, int micro_batch)
+static void check_batch(struct orr_mesh mesh, const char *slots, int batch, int micro_batch)
 {
     struct orr_model *model = diamond(&mesh);
     struct orr_training_options options = usual(slots, micro_batch);
+    options.batch = batch;
     struct orr_training *training = orr_training_create(model, &options);
     struct orr_step report;
 
     ck_assert_msg(training != NULL, "%s", orr_error());
     for (int step = 0; step < 3; step++) {
-        struct by_hand expected = differentiate((uint64_t)step * BATCH);
+        struct by_hand expected = differentiate((uint64_t)(step * batch), batch);
         ck_assert_int_eq(orr_training_gradients(training, &toy_source, &report), 0);
         ck_assert_int_eq(report.step, step + 1);
-        ck_assert_int_eq(report.labels, BATCH * SEQ);
-        ck_assert_double_eq(report.loss, expected.loss);
-        check_gradient(training, model, "source", expected.w);
-        check_gradient(training, model, "scale.1", expected.u);
-        check_gradient(training, model, "scale.2", expected.v);
-        check_gradient(training, model, "bias", expected.b);
+        ck_assert_int_eq(report.labels, batch * SEQ);
+        ck_assert_double_eq(report.loss, expected.loss / expected.labels);
+        check_gradient(training, model, "source", expected.w, expected.labels);
+        check_gradient(training, model, "scale.1", expected.u, expected.labels);
+        check_gradient(training, model, "scale.2", expected.v, expected.labels);
+        check_gradient(training, model, "bias", expected.b, expected.labels);
         ck_assert_double_eq_tol(report.grad_norm, norm_of(&expected), 1e-6 * norm_of(&expected));
     }
+    ck_assert_int_eq(orr_training_samples(training), 3 * batch);
     orr_training_destroy(training);
     orr_model_destroy(model);
+}
+
+static void check_diamond(struct orr_mesh mesh, const char *slots, int micro_batch)
+{
+    check_batch(mesh, slots, BATCH, micro_batch);
 }
 
 START_TEST(test_diamond)
@@ -146,10 +155,29 @@ START_TEST(test_diamond)
         for (int micro_batch = 1; micro_batch <= BATCH; micro_batch *= 2)
             check_diamond(one, policies[i], micro_batch);
         for (int pp = 2; pp <= 7; pp++)
-            check_diamond((struct orr_mesh){1, pp, 1, 1}, policies[i], 1);
-        check_diamond((struct orr_mesh){2, 1, 1, 1}, policies[i], 2);
-        check_diamond((struct orr_mesh){4, 3, 1, 1}, policies[i], 1);
-        check_diamond((struct orr_mesh){8, 1, 1, 1}, policies[i], 1);
+            check_diamond((struct orr_mesh)MESH(1, pp, 1), policies[i], 1);
+        check_diamond((struct orr_mesh)MESH(2, 1, 1), policies[i], 2);
+        check_diamond((struct orr_mesh)MESH(4, 3, 1), policies[i], 1);
+        check_diamond((struct orr_mesh)MESH(8, 1, 1), policies[i], 1);
+        /* More stages than coordinates. */
+        check_diamond((struct orr_mesh){.dp = 1, .pp = 2, .tp = 1, .ranks = 1, .stages = 6}, policies[i], 1);
+        check_diamond((struct orr_mesh){.dp = 2, .pp = 1, .tp = 1, .ranks = 1, .stages = 3}, policies[i], 1);
+    }
+}
+END_TEST
+
+/* Neither the last microbatch need be full nor the replicas have as many: every label weighs the same. */
+START_TEST(test_uneven_batches)
+{
+    static const char *const policies[] = {"gpipe", "1f1b", "h1", "zb", "1", "2"};
+
+    for (size_t i = 0; i < sizeof(policies) / sizeof(policies[0]); i++) {
+        for (int micro_batch = 1; micro_batch <= 6; micro_batch++)
+            check_batch(one, policies[i], 5, micro_batch);
+        check_batch((struct orr_mesh)MESH(3, 1, 1), policies[i], 8, 1);
+        check_batch((struct orr_mesh)MESH(3, 1, 1), policies[i], 5, 2);
+        check_batch((struct orr_mesh)MESH(2, 3, 1), policies[i], 7, 3);
+        check_batch((struct orr_mesh){.dp = 3, .pp = 2, .tp = 1, .ranks = 1, .stages = 4}, policies[i], 11, 2);
     }
 }
 END_TEST
@@ -159,7 +187,7 @@ START_TEST(test_steps_repeated)
 {
     struct orr_model *model = diamond(&one);
     struct orr_training_options options = usual("h1", 2);
-    struct by_hand expected = differentiate(0);
+    struct by_hand expected = differentiate(0, BATCH);
     struct orr_step report;
 
     for (int round = 0; round < 3; round++) {
@@ -167,9 +195,9 @@ START_TEST(test_steps_repeated)
         for (int again = 0; again < 2; again++) {
             orr_training_resume(training, 0, 0);
             ck_assert_int_eq(orr_training_gradients(training, &toy_source, &report), 0);
-            ck_assert_double_eq(report.loss, expected.loss);
-            check_gradient(training, model, "source", expected.w);
-            check_gradient(training, model, "bias", expected.b);
+            ck_assert_double_eq(report.loss, expected.loss / expected.labels);
+            check_gradient(training, model, "source", expected.w, expected.labels);
+            check_gradient(training, model, "bias", expected.b, expected.labels);
         }
         orr_training_destroy(training);
     }
@@ -195,7 +223,7 @@ END_TEST
 /* The update sees the sum over users and replicas, shortened to the length `clip` where it is longer: p -= lr g. */
 static void check_update(struct orr_mesh mesh, double clip)
 {
-    struct by_hand expected = differentiate(0);
+    struct by_hand expected = differentiate(0, BATCH);
     double factor = clip > 0 && clip < norm_of(&expected) ? clip / norm_of(&expected) : 1;
     struct orr_model *model = diamond(&mesh);
     struct orr_training_options options = usual("h1", 1);
@@ -209,14 +237,14 @@ static void check_update(struct orr_mesh mesh, double clip)
     ck_assert_double_eq_tol(report.grad_norm, norm_of(&expected), 1e-6 * norm_of(&expected));
     read_named(model, "source", found);
     for (int c = 0; c < TOY_WIDTH; c++)
-        ck_assert_double_eq_tol((double)found[c], (double)w[c] - factor * expected.w[c] / 1024, 1e-6);
+        ck_assert_double_eq_tol((double)found[c], (double)w[c] - factor * expected.w[c] / expected.labels / 1024, 1e-6);
     orr_training_destroy(training);
     orr_model_destroy(model);
 }
 
 START_TEST(test_update_by_hand)
 {
-    static const struct orr_mesh meshes[] = {{1, 1, 1, 1}, {2, 1, 1, 1}, {2, 3, 1, 1}};
+    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(2, 1, 1), MESH(2, 3, 1)};
 
     for (size_t i = 0; i < sizeof(meshes) / sizeof(meshes[0]); i++) {
         check_update(meshes[i], 0);
@@ -296,11 +324,14 @@ START_TEST(test_impossible_meshes)
     static const struct {
         struct orr_mesh mesh;
         const char *message;
-    } bad[] = {{{1, 1, 2, 1}, "no tensor parallelism"},
-               {{2, 1, 1, 2}, "runs in one process"},
-               {{1, 4, 1, 1}, "2 blocks cannot fill 4 pipeline stages"}};
+    } bad[] = {{MESH(1, 1, 2), "tp 2: block 'source' cannot be cut into shards"},
+               {MESH(1, 1, ORR_MAX_SHARDS + 1), "at most 64 shards"},
+               {MESH(1, 4, 1), "2 blocks cannot fill 4 pipeline stages"},
+               {{.dp = 1, .pp = 2, .tp = 1, .ranks = 2, .stages = 4, .pretended = 1}, "2 blocks cannot fill 4 pipeline stages"}};
 
-    ck_assert_ptr_null(orr_model_create(&(struct orr_mesh){0, 1, 1, 1}));
+    ck_assert_ptr_null(orr_model_create(&(struct orr_mesh)MESH(0, 1, 1)));
+    ck_assert_ptr_null(orr_model_create(&(struct orr_mesh){.dp = 1, .pp = 2, .tp = 1, .ranks = 2}));
+    expect(orr_error_code(), ORR_EINVAL, "2 ranks, but there are 1");
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct toy toy = {.flops = 1};
         struct orr_model *model = orr_model_create(&bad[i].mesh);
@@ -314,12 +345,12 @@ END_TEST
 
 START_TEST(test_wrong_options)
 {
-    struct orr_mesh mesh = {3, 1, 1, 1};
+    struct orr_mesh mesh = MESH(3, 1, 1);
     struct orr_model *model = toy_chain(&mesh, 1);
-    struct orr_training_options options = usual("h1", 1);
+    struct orr_training_options options = usual("h1", 4);
 
     ck_assert_ptr_null(orr_training_create(model, &options));
-    expect(ORR_EINVAL, ORR_EINVAL, "batch 8 is not divisible by micro-batch 1 x dp 3");
+    expect(ORR_EINVAL, ORR_EINVAL, "batch 8 is 2 microbatches of 4, fewer than dp 3");
     options.micro_batch = 0;
     ck_assert_ptr_null(orr_training_create(model, &options));
     expect(ORR_EINVAL, ORR_EINVAL, "must be at least 1");
@@ -347,8 +378,8 @@ static void make_trouble(const struct orr_operands *o, const struct toy *toy, en
     switch (trouble.how) {
     case BY_CALL: orr_task_fail(o, ORR_EDEVICE, "out of luck"); break;
     case BY_LOSS: o->result->loss = NAN; break;
-    case BY_NAN: o->grad[0][1] = NAN; break;
-    case BY_INFINITY: o->grad[0][1] = -INFINITY; break;
+    case BY_NAN: o->grad[0][0][1] = NAN; break;
+    case BY_INFINITY: o->grad[0][0][1] = -INFINITY; break;
     }
 }
 
@@ -415,7 +446,7 @@ static void check_trouble(struct orr_mesh mesh, float clip, int code, const char
     toys.end = NULL;
 }
 
-static const struct orr_mesh grids[] = {{1, 1, 1, 1}, {2, 1, 1, 1}, {1, 3, 1, 1}};
+static const struct orr_mesh grids[] = {MESH(1, 1, 1), MESH(2, 1, 1), MESH(1, 3, 1)};
 
 START_TEST(test_failing_tasks)
 {
@@ -496,11 +527,11 @@ START_TEST(test_step_before_ends_well)
     trouble.how = BY_CALL;
     atomic_store(&trouble.seen, 0);
     toys.end = make_trouble;
-    ck_assert_ptr_nonnull(orr_tile_acquire(&model->block[2]->parameter[0]->value, false));
+    ck_assert_ptr_nonnull(orr_tile_acquire(&model->block[2]->group[0]->common->value, false));
     ck_assert_int_eq(orr_training_submit(training, &toy_source), 0);
     orr_training_submit(training, &toy_source);
     bool failed = toy_wait(&trouble.seen, 1);
-    orr_tile_release(&model->block[2]->parameter[0]->value);
+    orr_tile_release(&model->block[2]->group[0]->common->value);
     ck_assert(failed);
     ck_assert_int_eq(orr_training_next(training, &report, true), 1);
     ck_assert_int_eq(report.step, 1);
@@ -569,6 +600,7 @@ Suite *suite(void)
     tcase_add_unchecked_fixture(c, start, orr_shutdown);
     tcase_set_timeout(c, 120);
     tcase_add_test(c, test_diamond);
+    tcase_add_test(c, test_uneven_batches);
     tcase_add_test(c, test_steps_repeated);
     tcase_add_test(c, test_tied_parameters_once);
     tcase_add_test(c, test_update_by_hand);

@@ -4,7 +4,8 @@
  *     source  x[n,c] = w[c] ids[n]
  *     scale   y = w x                         saves nothing but a word, so that it has a slot of its own
  *     add     y = x0 + x1                     has no parameters
- *     loss    sum (w x + b - label)^2         w belongs to group 1 and is another block's; or without w, b
+ *     loss    sum (w x + b - label)^2         w belongs to group 1 and is another block's; or without w, b; labels of
+ *                                             ORR_IGNORE count for nothing
  *
  * Tests watch and disturb them through `toys`. */
 #ifndef TOYS_H
@@ -94,7 +95,7 @@ static void source_forward(const struct orr_operands *o)
     toy_begin(o, ORR_FORWARD);
     for (int n = 0; n < toy_rows(o); n++)
         for (int c = 0; c < TOY_WIDTH; c++)
-            o->y[n * TOY_WIDTH + c] = o->param[0][c] * (float)o->ids[n];
+            o->y[n * TOY_WIDTH + c] = o->param[0][0][c] * (float)o->ids[n];
     toy_end(o, ORR_FORWARD);
 }
 
@@ -103,7 +104,7 @@ static void source_weights(const struct orr_operands *o)
     toy_begin(o, ORR_WEIGHTS);
     for (int n = 0; n < toy_rows(o); n++)
         for (int c = 0; c < TOY_WIDTH; c++)
-            toy_add(&o->grad[0][c], n > 0 || !o->first_gradient, o->dy[n * TOY_WIDTH + c] * (float)o->ids[n]);
+            toy_add(&o->grad[0][0][c], n > 0 || !o->first_gradient, o->dy[n * TOY_WIDTH + c] * (float)o->ids[n]);
     toy_end(o, ORR_WEIGHTS);
 }
 
@@ -125,7 +126,7 @@ static void scale_forward(const struct orr_operands *o)
 {
     toy_begin(o, ORR_FORWARD);
     for (int i = 0; i < toy_rows(o) * TOY_WIDTH; i++)
-        o->y[i] = o->param[0][i % TOY_WIDTH] * o->x[0][i];
+        o->y[i] = o->param[0][0][i % TOY_WIDTH] * o->x[0][i];
     toy_end(o, ORR_FORWARD);
 }
 
@@ -133,7 +134,7 @@ static void scale_backward(const struct orr_operands *o)
 {
     toy_begin(o, ORR_BACKWARD);
     for (int i = 0; i < toy_rows(o) * TOY_WIDTH; i++)
-        toy_add(&o->dx[0][i], o->add_input_gradient[0], o->param[0][i % TOY_WIDTH] * o->dy[i]);
+        toy_add(&o->dx[0][i], o->add_input_gradient[0], o->param[0][0][i % TOY_WIDTH] * o->dy[i]);
     toy_end(o, ORR_BACKWARD);
 }
 
@@ -141,7 +142,7 @@ static void scale_weights(const struct orr_operands *o)
 {
     toy_begin(o, ORR_WEIGHTS);
     for (int i = 0; i < toy_rows(o) * TOY_WIDTH; i++)
-        toy_add(&o->grad[0][i % TOY_WIDTH], i >= TOY_WIDTH || !o->first_gradient, o->x[0][i] * o->dy[i]);
+        toy_add(&o->grad[0][0][i % TOY_WIDTH], i >= TOY_WIDTH || !o->first_gradient, o->x[0][i] * o->dy[i]);
     toy_end(o, ORR_WEIGHTS);
 }
 
@@ -212,7 +213,9 @@ static float loss_error(const struct orr_operands *o, int i)
     int c = i % TOY_WIDTH;
     float label = (float)o->ids[i / TOY_WIDTH];
 
-    return o->param[0] ? o->param[1][c] * o->x[0][i] + o->param[0][c] - label : o->x[0][i] - label;
+    if (o->ids[i / TOY_WIDTH] == ORR_IGNORE)
+        return 0;
+    return o->param[0][0] ? o->param[1][0][c] * o->x[0][i] + o->param[0][0][c] - label : o->x[0][i] - label;
 }
 
 static void loss_forward(const struct orr_operands *o)
@@ -223,7 +226,8 @@ static void loss_forward(const struct orr_operands *o)
     for (int i = 0; i < toy_rows(o) * TOY_WIDTH; i++)
         sum += (double)loss_error(o, i) * (double)loss_error(o, i);
     o->result->loss += sum;
-    o->result->labels += toy_rows(o);
+    for (int n = 0; n < toy_rows(o); n++)
+        o->result->labels += o->ids[n] != ORR_IGNORE;
     toy_end(o, ORR_FORWARD);
 }
 
@@ -232,17 +236,17 @@ static void loss_backward(const struct orr_operands *o)
     toy_begin(o, ORR_BACKWARD);
     for (int i = 0; i < toy_rows(o) * TOY_WIDTH; i++)
         toy_add(&o->dx[0][i], o->add_input_gradient[0],
-                2 * loss_error(o, i) * (o->param[1] ? o->param[1][i % TOY_WIDTH] : 1));
+                2 * loss_error(o, i) * (o->param[1][0] ? o->param[1][0][i % TOY_WIDTH] : 1));
     toy_end(o, ORR_BACKWARD);
 }
 
 static void loss_weights(const struct orr_operands *o)
 {
     toy_begin(o, ORR_WEIGHTS);
-    for (int i = 0; o->grad[0] && i < toy_rows(o) * TOY_WIDTH; i++) {
+    for (int i = 0; o->grad[0][0] && i < toy_rows(o) * TOY_WIDTH; i++) {
         bool add = i >= TOY_WIDTH || !o->first_gradient;
-        toy_add(&o->grad[0][i % TOY_WIDTH], add, 2 * loss_error(o, i));
-        toy_add(&o->grad[1][i % TOY_WIDTH], add, 2 * loss_error(o, i) * o->x[0][i]);
+        toy_add(&o->grad[0][0][i % TOY_WIDTH], add, 2 * loss_error(o, i));
+        toy_add(&o->grad[1][0][i % TOY_WIDTH], add, 2 * loss_error(o, i) * o->x[0][i]);
     }
     toy_end(o, ORR_WEIGHTS);
 }

@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <orrery/safetensors.h>
 
@@ -380,6 +382,125 @@ START_TEST(disk_full)
 }
 END_TEST
 
+/* ---- one file from several writers ------------------------------------------------------------------- */
+
+enum { ROWS = 5, COLUMNS = 6 };
+
+static const struct orr_tensor_spec matrix[] = {{"x", ORR_F32, 2, {ROWS, COLUMNS}}, {"y", ORR_F32, 1, {2}}};
+
+/* Half of the columns of x, and an element of y, whose values are their numbers. */
+static int write_half(struct orr_safetensors_writer *w, int half)
+{
+    float row[COLUMNS / 2], y = (float)half;
+
+    for (int r = 0; r < ROWS; r++) {
+        int first = r * COLUMNS + half * COLUMNS / 2;
+        for (int c = 0; c < COLUMNS / 2; c++)
+            row[c] = (float)(first + c);
+        ORR_TRY(orr_safetensors_write(w, 0, (size_t)first * sizeof(float), row, sizeof(row)));
+    }
+    return orr_safetensors_write(w, 1, (size_t)half * sizeof(float), &y, sizeof(y));
+}
+
+static int join(const char *path)
+{
+    struct orr_safetensors_writer *w = orr_safetensors_writer_join(path, matrix, 2);
+    int rc = w ? write_half(w, 1) : orr_error_code();
+
+    if (rc == 0)
+        rc = orr_safetensors_writer_sync(w);
+    orr_safetensors_writer_destroy(w);
+    return rc;
+}
+
+static void expect_halves(const char *path)
+{
+    struct orr_safetensors *f = orr_safetensors_open(path);
+    float x[ROWS * COLUMNS], y[2];
+
+    ck_assert_ptr_nonnull(f);
+    ck_assert_int_eq(orr_safetensors_read_f32(f, orr_safetensors_find(f, "x"), 0, ROWS * COLUMNS, x), 0);
+    ck_assert_int_eq(orr_safetensors_read_f32(f, orr_safetensors_find(f, "y"), 0, 2, y), 0);
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        ck_assert_float_eq(x[i], (float)i);
+    ck_assert(y[0] == 0 && y[1] == 1);
+    orr_safetensors_destroy(f);
+}
+
+START_TEST(several_writers)
+{
+    struct orr_safetensors_writer *w = orr_safetensors_writer_create(at("a"), matrix, 2);
+    int ended;
+
+    ck_assert_ptr_nonnull(w);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(join(at("a")) == 0 ? 0 : 1);
+    ck_assert_int_eq(write_half(w, 0), 0);
+    ck_assert_int_eq(waitpid(child, &ended, 0), child);
+    ck_assert(WIFEXITED(ended) && WEXITSTATUS(ended) == 0);
+    ck_assert_int_eq(orr_safetensors_writer_finish(w), 0);
+    orr_safetensors_writer_destroy(w);
+    ck_assert_int_eq(entries(folder), 1);
+    expect_halves(at("a"));
+}
+END_TEST
+
+/* One that joined fails, leaves the file to the one that created it, and is tried again. */
+START_TEST(joined_writer_fails)
+{
+    struct orr_safetensors_writer *w = orr_safetensors_writer_create(at("a"), matrix, 2);
+    int nth = 1;
+
+    ck_assert_int_eq(write_half(w, 0), 0);
+    for (bool failed = true; failed; nth++) {
+        faults_arm(nth, ENOSPC);
+        int rc = join(at("a"));
+        failed = faults_disarm();
+        ck_assert_int_eq(rc, failed ? ORR_EIO : 0);
+        ck_assert_int_eq(entries(folder), 1);
+        if (failed)
+            expect_error(ORR_EIO, at("a: "), "No space left");
+    }
+    ck_assert_int_eq(nth - 2, ROWS + 2);    /* its rows, y, the sync */
+    ck_assert_int_eq(orr_safetensors_writer_finish(w), 0);
+    orr_safetensors_writer_destroy(w);
+    expect_halves(at("a"));
+
+    w = orr_safetensors_writer_create(at("b"), matrix, 2);
+    struct orr_safetensors_writer *joined = orr_safetensors_writer_join(at("b"), matrix, 2);
+    faults_arm(1, EIO);
+    ck_assert_int_eq(write_half(joined, 1), ORR_EIO);
+    ck_assert(faults_disarm());
+    ck_assert_int_eq(write_half(joined, 1), ORR_EIO);
+    ck_assert_int_eq(orr_safetensors_writer_sync(joined), ORR_EIO);
+    orr_safetensors_writer_destroy(joined);
+    ck_assert_int_eq(entries(folder), 2);
+    orr_safetensors_writer_destroy(w);
+    ck_assert_int_eq(entries(folder), 1);
+}
+END_TEST
+
+START_TEST(cannot_join)
+{
+    const struct orr_tensor_spec other[] = {{"x", ORR_F32, 2, {ROWS, COLUMNS}}, {"y", ORR_F32, 1, {200}}};
+
+    ck_assert_ptr_null(orr_safetensors_writer_join(at("a"), matrix, 2));
+    expect_error(ORR_EIO, at("a: "), "is not seen here");
+    ck_assert_ptr_nonnull(strstr(orr_error_remedy(), "share"));
+    put_text(at("a"), "whole");
+    ck_assert_ptr_null(orr_safetensors_writer_join(at("a"), matrix, 2));
+    expect_error(ORR_EIO, at("a: "), "is not seen here");
+
+    struct orr_safetensors_writer *w = orr_safetensors_writer_create(at("a"), matrix, 2);
+    ck_assert_ptr_null(orr_safetensors_writer_join(at("a"), other, 2));
+    expect_error(ORR_EIO, at("a: "), "bytes instead of");
+    ck_assert_int_eq(entries(folder), 2);
+    orr_safetensors_writer_destroy(w);
+    ck_assert(entries(folder) == 1 && holds(at("a"), "whole"));
+}
+END_TEST
+
 START_TEST(size_limit)
 {
     struct rlimit before, low;
@@ -436,6 +557,9 @@ Suite *suite(void)
     tcase_add_test(t, refuses_truncated);
     tcase_add_test(t, writer_refuses);
     tcase_add_test(t, disk_full);
+    tcase_add_test(t, several_writers);
+    tcase_add_test(t, joined_writer_fails);
+    tcase_add_test(t, cannot_join);
     tcase_add_test(t, size_limit);
     tcase_add_test(t, dtypes);
     suite_add_tcase(s, t);

@@ -3,6 +3,7 @@
 #include "tests/math/reference.h"
 
 #include "codelets/math/math.h"
+#include "core/core.h"
 #include "codelets/math/simd_math.h"
 
 #include <stdio.h>

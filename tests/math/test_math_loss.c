@@ -140,6 +140,116 @@ START_TEST(deterministic)
 }
 END_TEST
 
+/* ---- in parts ------------------------------------------------------------------------------------------ */
+
+enum { MOST_PARTS = 5 };
+
+/* Columns first[p] .. first[p + 1] - 1 are part p's: uneven, single ones too. */
+static const struct {
+    int parts, first[MOST_PARTS + 1];
+} cuts[] = { { 1, { 0, 33 } }, { 2, { 0, 17, 33 } }, { 3, { 0, 1, 30, 33 } }, { 5, { 0, 1, 2, 3, 32, 33 } } };
+
+/* Parts, join and gradient of rows[count][33], the gradient in their place. Returns the loss. */
+static double in_parts(int cut, int count, float *rows, const int32_t *target, int64_t *labels)
+{
+    enum { WIDTH = 33 };
+    float *part[MOST_PARTS], *norm = random_floats((size_t)count * ORRI_LOSS_NORM, 1, 1);
+    double loss = 0;
+    int parts = cuts[cut].parts;
+
+    *labels = 0;
+    for (int p = 0; p < parts; p++) {
+        int first = cuts[cut].first[p], width = cuts[cut].first[p + 1] - first;
+
+        part[p] = random_floats((size_t)count * ORRI_LOSS_PART, 1, 2);
+        orri_cross_entropy_part(count, width, rows + first, WIDTH, target, first, part[p]);
+    }
+    orri_cross_entropy_join(count, parts, (const float *const *)part, target, norm, &loss, labels);
+    for (int p = 0; p < parts; p++) {
+        int first = cuts[cut].first[p], width = cuts[cut].first[p + 1] - first;
+
+        orri_cross_entropy_part_gradient(count, width, rows + first, WIDTH, target, first, norm);
+        free(part[p]);
+    }
+    free(norm);
+    return loss;
+}
+
+START_TEST(parts_against_reference)
+{
+    enum { WIDTH = 33 };
+    float *x = random_floats(ROWS * WIDTH, 5, 11), *g = copy_floats(ROWS * WIDTH, x);
+    double softmax[WIDTH], want = 0;
+    int32_t target[ROWS] = { 0, 1, ORR_IGNORE, 16, 17, 32, ORR_IGNORE, 30, 2 };
+    int64_t labels;
+    double loss = in_parts(_i, ROWS, g, target, &labels);
+
+    ck_assert_int_eq(labels, ROWS - 2);
+    for (int r = 0; r < ROWS; r++) {
+        double *d = to_double(WIDTH, x + r * WIDTH);
+
+        if (target[r] != ORR_IGNORE)
+            want += row_loss(WIDTH, d, target[r], softmax);
+        for (int j = 0; j < WIDTH; j++) {
+            double expected = target[r] == ORR_IGNORE ? 0 : softmax[j] - (j == target[r]);
+
+            /* x - max rounds once in units of its size, at most 10. */
+            assert_close(g[r * WIDTH + j], expected,
+                         target[r] == ORR_IGNORE ? 0 : 12 * FLT_EPSILON * softmax[j] + FLT_EPSILON * fabs(expected),
+                         "row %d column %d", r, j);
+        }
+        free(d);
+    }
+    assert_close(loss, want, 12 * FLT_EPSILON * ROWS, "%d parts", cuts[_i].parts);
+    free(x);
+    free(g);
+}
+END_TEST
+
+/* A part with nothing but -inf, one far below the others, and the label in the smallest. */
+START_TEST(far_logits_in_parts)
+{
+    enum { WIDTH = 33 };
+    float x[2][WIDTH];
+    int32_t target[2] = { 32, 0 };
+    int64_t labels;
+
+    for (int j = 0; j < WIDTH; j++) {
+        x[0][j] = j < 2 ? -INFINITY : j < 31 ? 1e4f : -1e4f;
+        x[1][j] = j < 1 ? -3e4f : j < 31 ? -INFINITY : -3e4f - 1;
+    }
+    double want = log(29) + 2e4 + log(1 + 2 * exp(-1)), loss = in_parts(_i, 2, x[0], target, &labels);
+    assert_close(loss, want, 4 * FLT_EPSILON, "%d parts", cuts[_i].parts);
+    ck_assert_int_eq(labels, 2);
+    ck_assert(x[0][0] == 0 && x[0][1] == 0 && x[0][31] == 0 && x[0][32] == -1 && x[1][5] == 0);
+    assert_close(x[0][7], 1 / 29.0, 4 * FLT_EPSILON / 29, "the largest");
+    assert_close(x[1][0], 1 / (1 + 2 * exp(-1)) - 1, 2 * FLT_EPSILON, "the label's");
+}
+END_TEST
+
+START_TEST(non_finite_is_shown_in_parts)
+{
+    enum { WIDTH = 33 };
+    static const float bad[] = { NAN, INFINITY };
+    int32_t target = 17;
+    int64_t labels;
+
+    for (int b = 0; b < 2; b++)
+        for (int at = 0; at < WIDTH; at++) {
+            float *x = random_floats(WIDTH, 1, 5);
+
+            x[at] = bad[b];
+            ck_assert(isnan(in_parts(_i, 1, x, &target, &labels)));
+            free(x);
+        }
+    float x[WIDTH];
+
+    for (int j = 0; j < WIDTH; j++)
+        x[j] = -INFINITY;
+    ck_assert(isnan(in_parts(_i, 1, x, &target, &labels)));
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("math: cross-entropy");
@@ -149,6 +259,9 @@ Suite *suite(void)
     tcase_add_test(c, far_logits);
     tcase_add_test(c, non_finite_is_shown);
     tcase_add_test(c, deterministic);
+    tcase_add_loop_test(c, parts_against_reference, 0, 4);
+    tcase_add_loop_test(c, far_logits_in_parts, 0, 4);
+    tcase_add_loop_test(c, non_finite_is_shown_in_parts, 0, 4);
     suite_add_tcase(s, c);
     return s;
 }

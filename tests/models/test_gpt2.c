@@ -10,12 +10,13 @@
 #include <orrery/orrery.h>
 
 #include "check_main.h"
+#include "meshes.h"
 
 /* PyTorch computed in double from the same fp32 weights; the same program in fp32 is 1e-6 away from it. */
 #define TOLERANCE 1e-5
 #define LOSS_TOLERANCE 1e-4
 
-static const struct orr_mesh one = {1, 1, 1, 1};
+static const struct orr_mesh one = MESH(1, 1, 1);
 
 struct golden {
     struct orr_safetensors *file;
@@ -208,11 +209,11 @@ END_TEST
 
 START_TEST(test_gradients_on_meshes)
 {
-    check_gradients("gpt2-small", 1, (struct orr_mesh){2, 1, 1, 1}, NULL);
-    check_gradients("gpt2-small", 1, (struct orr_mesh){4, 1, 1, 1}, NULL);
-    check_gradients("gpt2-small", 1, (struct orr_mesh){1, 2, 1, 1}, NULL);
-    check_gradients("gpt2-small", 1, (struct orr_mesh){1, 6, 1, 1}, "zb");
-    check_gradients("gpt2-small", 1, (struct orr_mesh){2, 3, 1, 1}, "h1");
+    check_gradients("gpt2-small", 1, (struct orr_mesh)MESH(2, 1, 1), NULL);
+    check_gradients("gpt2-small", 1, (struct orr_mesh)MESH(4, 1, 1), NULL);
+    check_gradients("gpt2-small", 1, (struct orr_mesh)MESH(1, 2, 1), NULL);
+    check_gradients("gpt2-small", 1, (struct orr_mesh)MESH(1, 6, 1), "zb");
+    check_gradients("gpt2-small", 1, (struct orr_mesh)MESH(2, 3, 1), "h1");
 }
 END_TEST
 
@@ -222,7 +223,7 @@ START_TEST(test_gradients_with_every_slot_policy)
 
     for (size_t i = 0; i < sizeof(policies) / sizeof(policies[0]); i++) {
         check_gradients("gpt2-small", 1, one, policies[i]);
-        check_gradients("gpt2-small", 1, (struct orr_mesh){1, 3, 1, 1}, policies[i]);
+        check_gradients("gpt2-small", 1, (struct orr_mesh)MESH(1, 3, 1), policies[i]);
     }
 }
 END_TEST

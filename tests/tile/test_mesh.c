@@ -7,6 +7,7 @@
 #include <orrery/orrery.h>
 
 #include "check_main.h"
+#include "meshes.h"
 
 /* ---- coordinates --------------------------------------------------------------------------------------------- */
 
@@ -60,27 +61,76 @@ START_TEST(test_grid)
     for (int dp = 1; dp <= 4; dp++)
         for (int pp = 1; pp <= 4; pp++)
             for (int tp = 1; tp <= 4; tp++)
-                check_grid((struct orr_mesh){dp, pp, tp, 1});
+                check_grid((struct orr_mesh)MESH(dp, pp, tp));
+}
+END_TEST
+
+/* Stage s is at coordinate s mod pp, however many stages there are. */
+static void check_places(struct orr_mesh mesh)
+{
+    int stages = mesh.stages ? mesh.stages : mesh.pp, size = mesh.dp * mesh.pp * mesh.tp;
+
+    ck_assert_int_eq(orr_mesh_check(&mesh), 0);
+    ck_assert_int_eq(orr_mesh_stages(&mesh), stages);
+    ck_assert_int_eq(orr_mesh_chunks(&mesh), mesh.sequence_parallel ? mesh.tp : 1);
+    for (int d = 0; d < mesh.dp; d++)
+        for (int s = 0; s < stages; s++)
+            for (int t = 0; t < mesh.tp; t++)
+                ck_assert_int_eq(orr_mesh_place(&mesh, d, s, t),
+                                 ((s % mesh.pp * mesh.dp + d) * mesh.tp + t) * mesh.ranks / size);
+}
+
+START_TEST(test_places)
+{
+    for (int shape = 0; shape < 27; shape++) {
+        struct orr_mesh mesh = MESH(1 + shape % 3, 1 + shape / 3 % 3, 1 + shape / 9);
+        int64_t size = orr_mesh_size(&mesh);
+        for (int rounds = 0; rounds <= 3; rounds++) {
+            mesh.stages = rounds * mesh.pp;
+            mesh.sequence_parallel = rounds % 2;
+            for (mesh.ranks = 1; mesh.ranks <= size; mesh.ranks++)
+                if (size % mesh.ranks == 0)
+                    check_places(mesh);
+        }
+    }
 }
 END_TEST
 
 START_TEST(test_mesh_errors)
 {
-    static const struct orr_mesh bad[] = {{0, 1, 1, 1}, {1, 0, 1, 1}, {1, 1, 0, 1}, {1, 1, 1, 0}, {-2, 1, -2, 1}};
+    static const struct orr_mesh bad[] = {MESH(0, 1, 1), MESH(1, 0, 1), MESH(1, 1, 0), {.dp = 1, .pp = 1, .tp = 1},
+                                          MESH(-2, 1, -2)};
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         ck_assert_int_eq(orr_mesh_check(&bad[i]), ORR_EINVAL);
         ck_assert_ptr_nonnull(strstr(orr_error(), "at least 1"));
     }
-    ck_assert_int_eq(orr_mesh_check(&(struct orr_mesh){2, 2, 1, 3}), ORR_EINVAL);
+    ck_assert_int_eq(orr_mesh_check(&(struct orr_mesh){.dp = 2, .pp = 2, .tp = 1, .ranks = 3}), ORR_EINVAL);
     ck_assert_str_eq(orr_error(), "mesh: dp 2 x pp 2 x tp 1 does not divide over 3 ranks");
     ck_assert_ptr_nonnull(strstr(orr_error_remedy(), "--dp"));
+    struct orr_mesh mesh = {.dp = 1, .pp = 3, .tp = 1, .ranks = 1, .stages = 4};
+    ck_assert_int_eq(orr_mesh_check(&mesh), ORR_EINVAL);
+    ck_assert_str_eq(orr_error(), "mesh: 4 stages are no multiple of pp 3");
+    ck_assert_ptr_nonnull(strstr(orr_error_remedy(), "--stages"));
+    mesh.stages = -3;
+    ck_assert_int_eq(orr_mesh_check(&mesh), ORR_EINVAL);
+    mesh.stages = 0;
+    for (mesh.zero = 0; mesh.zero <= 3; mesh.zero++)
+        ck_assert_int_eq(orr_mesh_check(&mesh), 0);
+    ck_assert_int_eq(orr_mesh_check(&mesh), ORR_EINVAL);
+    ck_assert_str_eq(orr_error(), "mesh: zero 4 is none");
+    mesh.zero = -1;
+    ck_assert_int_eq(orr_mesh_check(&mesh), ORR_EINVAL);
+    mesh.zero = 3;
+    mesh.parameter_slots = -1;
+    ck_assert_int_eq(orr_mesh_check(&mesh), ORR_EINVAL);
+    ck_assert_str_eq(orr_error(), "mesh: -1 parameter slots");
 }
 END_TEST
 
 START_TEST(test_replica)
 {
-    struct orr_mesh mesh = {3, 2, 1, 1};
+    struct orr_mesh mesh = MESH(3, 2, 1);
 
     for (int64_t m = 0; m < 20; m++)
         ck_assert_int_eq(orr_mesh_replica(&mesh, m), m % 3);
@@ -143,7 +193,20 @@ static double dearest(int n, const double *cost, int stages, const int *first)
     return most;
 }
 
-/* Every set of cuts, as bits between the blocks, in the order of the earliest cuts. */
+static double squares(const double *cost, int stages, const int *first)
+{
+    double sum = 0;
+
+    for (int s = 0; s < stages; s++) {
+        double here = 0;
+        for (int i = first[s]; i < first[s + 1]; i++)
+            here += cost[i];
+        sum += here * here;
+    }
+    return sum;
+}
+
+/* Every set of cuts, as bits between the blocks: the cheapest, of those the most even, of those the earliest. */
 static double best_by_hand(int n, const double *cost, int stages, int *best_first)
 {
     double best = -1;
@@ -158,9 +221,10 @@ static double best_by_hand(int n, const double *cost, int stages, int *best_firs
             if (cuts >> (i - 1) & 1)
                 first[s++] = i;
         first[stages] = n;
-        double here = dearest(n, cost, stages, first);
-        bool earlier = false;
-        for (int k = 1; here == best && k < stages && !earlier; k++) {
+        double here = dearest(n, cost, stages, first), uneven = squares(cost, stages, first);
+        bool earlier = best >= 0 && here == best && uneven < squares(cost, stages, best_first);
+        bool alike = best >= 0 && here == best && uneven == squares(cost, stages, best_first);
+        for (int k = 1; alike && k < stages && !earlier; k++) {
             if (first[k] > best_first[k])
                 break;
             earlier = first[k] < best_first[k];
@@ -216,7 +280,7 @@ START_TEST(test_partition_of_fractions)
     }
     ck_assert_int_eq(orr_partition(3, cost, 4, first), ORR_EINVAL);
     ck_assert_str_eq(orr_error(), "mesh: 3 blocks cannot fill 4 pipeline stages");
-    ck_assert_str_eq(orr_error_remedy(), "choose --pp of at most 3");
+    ck_assert_str_eq(orr_error_remedy(), "choose --pp and --stages of at most 3");
     ck_assert_int_eq(orr_partition(3, cost, 0, first), ORR_EINVAL);
 }
 END_TEST
@@ -379,6 +443,80 @@ START_TEST(test_shards)
 }
 END_TEST
 
+/* Shard t along the dimension that is split, worked out index by index: of every group its part, group by group. */
+static int64_t whole_index(const struct orr_view *view, int tp, int t, int64_t index)
+{
+    int64_t piece = view->shape[view->split] / view->groups;
+    struct orr_part part = orr_split(piece, view->unit, tp, t);
+
+    return index / part.count * piece + part.first + index % part.count;
+}
+
+static int64_t elements(const struct orr_view *view)
+{
+    return view->shape[0] * (view->ndim == 2 ? view->shape[1] : 1);
+}
+
+/* Every element of the whole belongs to one run of one shard, and every element of a shard to one of its runs; the runs
+ * join what belongs together. */
+static void check_runs(const struct orr_view *view, int tp)
+{
+    int64_t count = elements(view), width = view->ndim == 2 ? view->shape[1] : 1;
+    int *seen = calloc((size_t)count, sizeof(*seen)), *seen_part = calloc((size_t)count, sizeof(*seen_part));
+
+    for (int t = 0; t < tp; t++) {
+        struct orr_view shard = orr_view_shard(view, tp, t);
+        int64_t shard_width = view->ndim == 2 ? shard.shape[1] : 1;
+        memset(seen_part, 0, (size_t)count * sizeof(*seen_part));
+        for (int64_t i = 0; i < orr_view_run_count(view, tp); i++) {
+            struct orr_run run = orr_view_run(view, tp, t, i);
+            ck_assert(run.count >= 0 && run.part >= 0 && run.whole >= 0);
+            ck_assert(run.part + run.count <= elements(&shard) && run.whole + run.count <= count);
+            for (int64_t k = 0; k < run.count; k++) {
+                int64_t at[2] = {(run.part + k) / shard_width, (run.part + k) % shard_width};
+                if (view->split >= 0)
+                    at[view->split] = whole_index(view, tp, t, at[view->split]);
+                ck_assert_int_eq(run.whole + k, at[0] * width + at[1]);
+                seen[run.whole + k]++;
+                seen_part[run.part + k]++;
+            }
+        }
+        for (int64_t k = 0; k < elements(&shard); k++)
+            ck_assert_int_eq(seen_part[k], 1);
+    }
+    for (int64_t k = 0; k < count; k++)
+        ck_assert_int_eq(seen[k], view->split < 0 ? tp : 1);
+    free(seen);
+    free(seen_part);
+}
+
+START_TEST(test_runs)
+{
+    static const struct orr_view views[] = {
+        {"columns", 2, {5, 21}, ORR_INITIAL_ZERO, 0, 1, 1, 1, 0},
+        {"heads", 2, {4, 30}, ORR_INITIAL_ZERO, 0, 1, 1, 6, 0},
+        {"qkv", 2, {6, 3 * 35}, ORR_INITIAL_ZERO, 0, 1, 3, 7, 0},
+        {"qkv.bias", 1, {3 * 35, 0}, ORR_INITIAL_ZERO, 0, 0, 3, 7, 0},
+        {"rows", 2, {17, 3}, ORR_INITIAL_ZERO, 0, 0, 1, 1, 0},
+        {"row groups", 2, {3 * 10, 4}, ORR_INITIAL_ZERO, 0, 0, 3, 2, 0},
+        {"bias", 1, {13, 0}, ORR_INITIAL_ZERO, 0, 0, 1, 1, 0},
+        {"norm", 1, {9, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0},
+        {"table", 2, {9, 5}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0},
+        {"last unit short", 1, {3 * 11, 0}, ORR_INITIAL_ZERO, 0, 0, 3, 4, 0},
+    };
+
+    for (size_t i = 0; i < sizeof(views) / sizeof(views[0]); i++)
+        for (int tp = 1; tp <= 8; tp++)
+            check_runs(&views[i], tp);
+    /* As few as can be: what is not split, and rows, in one piece (of each group). */
+    ck_assert_int_eq(orr_view_run_count(&views[8], 4), 1);
+    ck_assert_int_eq(orr_view_run_count(&views[4], 4), 1);
+    ck_assert_int_eq(orr_view_run_count(&views[5], 4), 3);
+    ck_assert_int_eq(orr_view_run_count(&views[2], 4), 6 * 3);
+    ck_assert_int_eq(orr_view_run_count(&views[2], 1), 1);
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("mesh");
@@ -386,6 +524,7 @@ Suite *suite(void)
 
     tcase_set_timeout(c, 60);
     tcase_add_test(c, test_grid);
+    tcase_add_test(c, test_places);
     tcase_add_test(c, test_mesh_errors);
     tcase_add_test(c, test_replica);
     tcase_add_test(c, test_split);
@@ -396,6 +535,7 @@ Suite *suite(void)
     tcase_add_test(c, test_policy_words);
     tcase_add_test(c, test_slot_counts);
     tcase_add_test(c, test_shards);
+    tcase_add_test(c, test_runs);
     suite_add_tcase(s, c);
     return s;
 }

@@ -13,10 +13,11 @@
 
 #include "check_main.h"
 #include "files.h"
+#include "meshes.h"
 
 enum { VOCAB = 61, WIDTH = 32, POSITIONS = 24, SEQ = 12, BATCH = 8, MOST_STEPS = 12 };
 
-static const struct orr_mesh one = {1, 1, 1, 1};
+static const struct orr_mesh one = MESH(1, 1, 1);
 
 /* ---- a model and its training -------------------------------------------------------------------------------- */
 
@@ -262,7 +263,7 @@ START_TEST(test_micro_batches_and_replicas)
     s.micro_batch = 1;
     for (s.mesh.dp = 2; s.mesh.dp <= 8; s.mesh.dp *= 2)
         check_close(train(s, 10), first, 10, "dp");
-    s.mesh = (struct orr_mesh){2, 3, 1, 1};
+    s.mesh = (struct orr_mesh)MESH(2, 3, 1);
     check_close(train(s, 10), first, 10, "dp and pp");
     free(first.values.at);
 }
@@ -273,7 +274,7 @@ START_TEST(test_dropout_knows_no_layout)
     static const struct {
         int micro_batch;
         struct orr_mesh mesh;
-    } layouts[] = {{1, {1, 1, 1, 1}}, {4, {1, 1, 1, 1}}, {8, {1, 1, 1, 1}}, {1, {8, 1, 1, 1}}, {2, {2, 2, 1, 1}}};
+    } layouts[] = {{1, MESH(1, 1, 1)}, {4, MESH(1, 1, 1)}, {8, MESH(1, 1, 1)}, {1, MESH(8, 1, 1)}, {2, MESH(2, 2, 1)}};
     struct setup s = usual();
     struct result without = train(s, 1);
     s.dropout = 0.2f;
@@ -377,6 +378,96 @@ START_TEST(test_resuming)
     s.mesh.dp = 2;
     s.untied = true;
     check_resumed(s, ORR_ADAMW);
+}
+END_TEST
+
+static bool same_files(const char *a, const char *b)
+{
+    struct orri_map x, y;
+
+    ck_assert_msg(orri_map_open(&x, a, false) == 0, "%s", orr_error());
+    ck_assert_msg(orri_map_open(&y, b, false) == 0, "%s", orr_error());
+    bool same = x.size == y.size && memcmp(x.data, y.data, x.size) == 0;
+    orri_map_close(&x);
+    orri_map_close(&y);
+    return same;
+}
+
+static void expect_state(struct orr_training *training, struct orr_model *model, int which, struct values expected)
+{
+    int64_t at = 0;
+
+    for (int i = 0; i < orr_model_parameter_count(model); i++) {
+        struct orr_parameter_info info;
+        orr_model_parameter(model, i, &info);
+        float *state = malloc((size_t)info.count * sizeof(*state));
+        ck_assert_int_eq(orr_training_read_state(training, i, which, state), 0);
+        ck_assert_msg(memcmp(state, expected.at + at, (size_t)info.count * sizeof(*state)) == 0, "%s of %s differs",
+                      orr_training_state_name(training, which), info.name);
+        at += info.count;
+        free(state);
+    }
+    ck_assert_int_eq(at, expected.count);
+}
+
+/* Each layout reads what the one before it has written, and writes the same bytes. */
+START_TEST(test_layouts_share_checkpoints)
+{
+    static const struct orr_mesh meshes[] = {
+        {.dp = 1, .pp = 1, .tp = 2, .ranks = 1},
+        {.dp = 2, .pp = 2, .tp = 1, .ranks = 1},
+        {.dp = 1, .pp = 2, .tp = 2, .ranks = 1, .stages = 4},
+        {.dp = 2, .pp = 1, .tp = 2, .ranks = 1, .sequence_parallel = true, .zero = 3},
+        {.dp = 1, .pp = 1, .tp = 1, .ranks = 1},
+    };
+    struct setup s = usual();
+    struct orr_model *model;
+    double loss[MOST_STEPS];
+    s.untied = _i;
+    struct result whole = train(s, 6);
+
+    struct orr_training *training = start_over(&s, &model);
+    take_steps(training, &samples, 3, loss);
+    ck_assert_msg(save(at("first"), training, 0) == 0, "%s", orr_error());
+    struct values values = read_values(model), state[2] = {values, values};
+    for (int which = 0; which < 2; which++) {
+        state[which].at = malloc((size_t)values.count * sizeof(float));
+        int64_t n = 0;
+        for (int i = 0; i < orr_model_parameter_count(model); i++) {
+            struct orr_parameter_info info;
+            orr_model_parameter(model, i, &info);
+            ck_assert_int_eq(orr_training_read_state(training, i, which, state[which].at + n), 0);
+            n += info.count;
+        }
+    }
+    end(training, model);
+
+    for (size_t m = 0; m < sizeof(meshes) / sizeof(meshes[0]); m++) {
+        char *before = orr_checkpoint_resolve(m == 0 ? at("first") : at("second"));
+        s.mesh = meshes[m];
+        training = start_over(&s, &model);
+        ck_assert_msg(orr_checkpoint_load(before, training) == 0, "%s", orr_error());
+        struct values found = read_values(model);
+        ck_assert_msg(same(found, values), "mesh %zu has read other parameters", m);
+        expect_state(training, model, 0, state[0]);
+        expect_state(training, model, 1, state[1]);
+        ck_assert_msg(save(at("second"), training, 0) == 0, "%s", orr_error());
+        ck_assert_msg(same_files(at("first/latest/model.safetensors"), at("second/latest/model.safetensors")),
+                      "mesh %zu", m);
+        ck_assert_msg(same_files(at("first/latest/optimizer.safetensors"), at("second/latest/optimizer.safetensors")),
+                      "mesh %zu", m);
+        take_steps(training, &samples, 3, loss);
+        for (int i = 0; i < 3; i++)
+            ck_assert_msg(fabs(loss[i] - whole.loss[3 + i]) < 1e-5 * whole.loss[3 + i],
+                          "mesh %zu, step %d: %g, not %g", m, 4 + i, loss[i], whole.loss[3 + i]);
+        end(training, model);
+        free(found.at);
+        free(before);
+    }
+    free(values.at);
+    free(state[0].at);
+    free(state[1].at);
+    free(whole.values.at);
 }
 END_TEST
 
@@ -643,7 +734,7 @@ static void read_first_samples(void *self, uint64_t first, int count, int seq, i
 
 START_TEST(test_evaluation)
 {
-    static const struct orr_mesh meshes[] = {{1, 1, 1, 1}, {3, 1, 1, 1}, {1, 3, 1, 1}};
+    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(3, 1, 1), MESH(1, 3, 1)};
     static const int64_t counts[] = {1, 3, 67, 135};     /* of groups of 32 microbatches: up to three */
 
     for (size_t g = 0; g < sizeof(meshes) / sizeof(meshes[0]); g++) {
@@ -849,6 +940,7 @@ Suite *suite(void)
     tcase_add_checked_fixture(files, files_setup, files_teardown);
     tcase_set_timeout(files, 120);
     tcase_add_test(files, test_resuming);
+    tcase_add_loop_test(files, test_layouts_share_checkpoints, 0, 2);
     tcase_add_test(files, test_keeping);
     tcase_add_test(files, test_bad_checkpoints);
     tcase_add_test(files, test_saving_fails);

@@ -6,6 +6,7 @@
 
 #include "check_main.h"
 #include "graph/toys.h"
+#include "meshes.h"
 #include "train/train.h"
 
 enum { MOST = 1000, STEPS = 7 };
@@ -125,7 +126,10 @@ static void mixed_forward(const struct orr_operands *o)
 
 static void mixed_weights(const struct orr_operands *o)
 {
-    memset(o->grad[0], 0, sizeof(float) * (TOY_WIDTH + 15 + 2));
+    static const int counts[] = {TOY_WIDTH, 15, 2};
+
+    for (int v = 0; v < 3; v++)
+        memset(o->grad[0][v], 0, sizeof(float) * (size_t)counts[v]);
 }
 
 static const struct orr_block_class mixed_class = {
@@ -143,7 +147,7 @@ START_TEST(test_decay_of_matrices_only)
 {
     static const struct orr_parameter_name names[] = {
         {"mixed.before", "before"}, {"mixed.matrix", "matrix"}, {"mixed.behind", "behind"}};
-    struct orr_mesh one = {1, 1, 1, 1};
+    struct orr_mesh one = MESH(1, 1, 1);
     struct toy toy = {.flops = 1};
     struct orr_model *model = orr_model_create(&one);
     struct orr_training_options options = {.batch = 2, .micro_batch = 1, .seq = 2};
@@ -209,7 +213,7 @@ START_TEST(test_sum_tiles)
             y[i] = (float)uniform();
             sum[i] = i < n ? x[i] + y[i] : y[i];
         }
-        orri_sum_tiles(n, x, y);
+        orri_add((size_t)n, x, y);
         ck_assert_mem_eq(y, sum, sizeof(sum));
     }
 }
@@ -226,9 +230,9 @@ static float part(int replica, int c)
 static void give_parts(const struct orr_operands *o, const struct toy *toy, enum orr_pass pass)
 {
     (void)toy;
-    if (pass == ORR_WEIGHTS && o->grad[0])
+    if (pass == ORR_WEIGHTS && o->grad[0][0])
         for (int c = 0; c < TOY_WIDTH; c++)
-            o->grad[0][c] = part((int)o->first_sample, c);
+            o->grad[0][0][c] = part((int)o->first_sample, c);
 }
 
 /* Eight at a time, the sums of those again eight at a time. */
@@ -250,7 +254,7 @@ static float tree(int replicas, int c)
 
 static void check_reduction(int dp)
 {
-    struct orr_mesh mesh = {dp, 1, 1, 1};
+    struct orr_mesh mesh = MESH(dp, 1, 1);
     struct orr_training_options options = {.batch = dp, .micro_batch = 1, .seq = 1};
     float found[2][TOY_WIDTH];
 

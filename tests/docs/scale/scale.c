@@ -42,7 +42,7 @@ static void forward(const struct orr_operands *o)
 
     for (int r = 0; r < o->batch * o->seq; r++)
         for (int j = 0; j < c; j++)
-            o->y[r * c + j] = o->x[0][r * c + j] * o->param[0][j];
+            o->y[r * c + j] = o->x[0][r * c + j] * o->param[0][0][j];
 }
 
 /* dx = dy * s */
@@ -52,7 +52,7 @@ static void backward(const struct orr_operands *o)
 
     for (int r = 0; r < o->batch * o->seq; r++) {
         for (int j = 0; j < c; j++) {
-            float dx = o->dy[r * c + j] * o->param[0][j];
+            float dx = o->dy[r * c + j] * o->param[0][0][j];
             o->dx[0][r * c + j] = o->add_input_gradient[0] ? o->dx[0][r * c + j] + dx : dx;
         }
     }
@@ -64,10 +64,10 @@ static void weights(const struct orr_operands *o)
     const int c = ((const struct scale *)o->config)->width;
 
     for (int j = 0; j < c; j++) {
-        float sum = o->first_gradient ? 0 : o->grad[0][j];
+        float sum = o->first_gradient ? 0 : o->grad[0][0][j];
         for (int r = 0; r < o->batch * o->seq; r++)
             sum += o->dy[r * c + j] * o->x[0][r * c + j];
-        o->grad[0][j] = sum;
+        o->grad[0][0][j] = sum;
     }
 }
 

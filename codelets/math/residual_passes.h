@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The functions that the class of a residual block points to. Included by the block's source file, behind its
+ *
+ *     static struct orri_residual residual(const void *config, int batch, int seq, int shards, int shard);
+ *
+ * which tells the geometry of a shard, or, shard 0 of 1, of the whole block. */
+#ifndef ORRI_RESIDUAL_PASSES_H
+#define ORRI_RESIDUAL_PASSES_H
+
+#include "codelets/math/residual.h"
+
+static struct orri_residual residual_of(const struct orr_operands *o)
+{
+    return residual(o->config, o->batch, o->seq, o->shards, o->shard);
+}
+
+/* ---- the whole block -------------------------------------------------------------------------------- */
+
+static int64_t saved_floats(const void *config, int batch, int seq)
+{
+    const struct orri_residual r = residual(config, batch, seq, 1, 0);
+
+    return orri_residual_saved_floats(&r, batch, seq);
+}
+
+static size_t scratch_bytes(const void *config, int batch, int seq)
+{
+    const struct orri_residual r = residual(config, batch, seq, 1, 0);
+
+    return orri_residual_scratch_bytes(&r, batch, seq);
+}
+
+static void forward(const struct orr_operands *o)
+{
+    const struct orri_residual r = residual_of(o);
+
+    orri_residual_forward(o, &r);
+}
+
+static void backward(const struct orr_operands *o)
+{
+    const struct orri_residual r = residual_of(o);
+
+    orri_residual_backward(o, &r);
+}
+
+static void weights(const struct orr_operands *o)
+{
+    const struct orri_residual r = residual_of(o);
+
+    orri_residual_weights(o, &r);
+}
+
+/* ---- in shards --------------------------------------------------------------------------------------- */
+
+static int64_t shard_floats(const void *config, int batch, int seq, int shards, int t)
+{
+    const struct orri_residual r = residual(config, batch, seq, shards, t);
+
+    return orri_residual_shard_floats(&r, batch, seq);
+}
+
+static int64_t chunk_floats(const void *config, int batch, int positions)
+{
+    (void)config;
+    return orri_norm_saved_floats(batch, positions);
+}
+
+/* The first shard is the largest. */
+static size_t shard_scratch_bytes(const void *config, int batch, int seq, int shards)
+{
+    const struct orri_residual r = residual(config, batch, seq, shards, 0);
+
+    return orri_residual_shard_scratch_bytes(&r, batch, seq);
+}
+
+static void chunk_forward(const struct orr_operands *o)
+{
+    const struct orri_residual r = residual_of(o);
+
+    orri_norm_chunk_forward(o, r.width, r.eps);
+}
+
+static void shard_forward(const struct orr_operands *o)
+{
+    const struct orri_residual r = residual_of(o);
+
+    orri_residual_shard_forward(o, &r);
+}
+
+static void chunk_join(const struct orr_operands *o)
+{
+    const struct orri_residual r = residual_of(o);
+
+    orri_residual_chunk_join(o, &r);
+}
+
+static void shard_backward(const struct orr_operands *o)
+{
+    const struct orri_residual r = residual_of(o);
+
+    orri_residual_shard_backward(o, &r);
+}
+
+static void shard_weights(const struct orr_operands *o)
+{
+    const struct orri_residual r = residual_of(o);
+
+    orri_residual_shard_weights(o, &r);
+}
+
+static void chunk_backward(const struct orr_operands *o)
+{
+    const struct orri_residual r = residual_of(o);
+
+    orri_residual_chunk_backward(o, &r);
+}
+
+/* Its tables of passes and of their operands. */
+#define ORRI_RESIDUAL_CPU \
+    { \
+        [ORR_FORWARD] = forward, [ORR_BACKWARD] = backward, [ORR_WEIGHTS] = weights, \
+        [ORR_CHUNK_FORWARD] = chunk_forward, [ORR_SHARD_FORWARD] = shard_forward, [ORR_CHUNK_JOIN] = chunk_join, \
+        [ORR_SHARD_BACKWARD] = shard_backward, [ORR_SHARD_WEIGHTS] = shard_weights, \
+        [ORR_CHUNK_BACKWARD] = chunk_backward \
+    }
+
+#define ORRI_RESIDUAL_OPERANDS \
+    { \
+        [ORR_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_OUTPUT | ORR_SAVEDS, \
+        [ORR_BACKWARD] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_INPUT_GRADIENT, \
+        [ORR_WEIGHTS] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS, \
+        [ORR_CHUNK_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_BRANCH, \
+        [ORR_SHARD_FORWARD] = ORR_BRANCH | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL, \
+        [ORR_CHUNK_JOIN] = ORR_INPUT | ORR_PARAMETERS | ORR_PARTIAL | ORR_OUTPUT, \
+        [ORR_SHARD_BACKWARD] = ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT, \
+        [ORR_SHARD_WEIGHTS] = ORR_BRANCH | ORR_OUTPUT_GRADIENT | ORR_SAVEDS | ORR_GRADIENTS, \
+        [ORR_CHUNK_BACKWARD] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT | \
+                               ORR_INPUT_GRADIENT | ORR_GRADIENTS \
+    }
+#endif
