@@ -101,16 +101,7 @@ tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h
 check_PROGRAMS += tests/test_trace
 tests_test_trace_SOURCES = tests/report/test_trace.c tests/check_main.h tests/files.h
 
-# Programs that a script starts on several ranks.
-mpi_programs = tests/mpi/test_pipeline
-EXTRA_PROGRAMS = $(mpi_programs)
-CLEANFILES += $(mpi_programs)
-tests/mpi/pipeline.log: tests/mpi/test_pipeline
-tests_mpi_test_pipeline_SOURCES = tests/mpi/test_pipeline.c tests/graph/toys.h tests/check_main.h
-
-mpi_tests = tests/mpi/pipeline.sh
-TESTS += $(mpi_tests)
-EXTRA_DIST += $(mpi_tests)
+EXTRA_PROGRAMS =
 
 # The programs of README.md and docs/adding-a-block.md, compiled as a user would: public headers and liborrery alone.
 # The driver is run by a script, so it is no test by itself.
@@ -161,15 +152,18 @@ mpi_tests = \
 	tests/mpi/restart.sh \
 	tests/mpi/checkpoint.sh \
 	tests/mpi/equivalence.sh \
+	tests/mpi/pipeline.sh \
 	tests/mpi/start.sh \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
 EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
-mpi_programs = tests/mpi/equivalence tests/mpi/ranks_program
+mpi_programs = tests/mpi/equivalence tests/mpi/ranks_program tests/mpi/test_pipeline
 tests_mpi_equivalence_SOURCES = tests/mpi/equivalence.c
 tests_mpi_equivalence_LDADD = liborri.la
 tests_mpi_ranks_program_SOURCES = tests/mpi/ranks_program.c
 tests_mpi_ranks_program_LDADD = liborri.la
+tests_mpi_test_pipeline_SOURCES = tests/mpi/test_pipeline.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+tests_mpi_test_pipeline_LDADD = liborri.la $(CHECK_LIBS)
 if HAVE_MPI
 mpi_programs += tests/mpi/traced_pair
 tests_mpi_traced_pair_SOURCES = tests/mpi/traced_pair.c
