@@ -5,7 +5,16 @@
 
 #include "tools/tools.h"
 
-static struct setting *const tables[] = {model_table, layout_table, NULL};
+static int64_t micro_batch, seq;
+
+static struct setting table[] = {
+    SETTING("micro-batch", "b", "sequences of the microbatches that stages are balanced for, where their times were measured",
+            OPTION_INT, &micro_batch, 1, 1 << 24, true),
+    SETTING("seq", "T", "tokens of a sequence (the model's positions)", OPTION_INT, &seq, 1, 1 << 24, false),
+    {0},
+};
+
+static struct setting *const tables[] = {model_table, table, layout_table, NULL};
 
 /* A name per enum orr_pass. */
 static const char *const passes[ORR_PASSES] = {"forward", "backward", "weights", NULL, "whole", "predict"};
@@ -29,6 +38,21 @@ static void print_blocks(struct orr_model *model)
     }
 }
 
+static void print_stages(const struct orr_model *model)
+{
+    const struct orr_mesh *mesh = orr_model_mesh(model);
+    struct orr_stage_info stage;
+
+    for (int s = 0; orr_mesh_stages(mesh) > 1 && s < orr_mesh_stages(mesh); s++) {
+        if (orr_model_stage(model, s, &stage) != 0)
+            return;
+        if (s == 0)
+            printf("stages, balanced by %s:\n", stage.measured ? "measured times" : "floating-point operations");
+        printf("  %d (coordinate %d): %d blocks, %d to %d, %.1f %% of the cost\n", s, s % mesh->pp, stage.count, stage.first,
+               stage.first + stage.count - 1, 100 * stage.share);
+    }
+}
+
 static int print(const struct opened *o)
 {
     char *topology = orr_topology();
@@ -41,6 +65,7 @@ static int print(const struct opened *o)
         printf("model %s: %d layers, width %d, %d heads, %d positions, vocabulary %d, %.1f M parameters\n",
                model_options.model, o->gpt.n_layer, o->gpt.n_embd, o->gpt.n_head, o->gpt.n_positions, o->gpt.vocab_size,
                (double)orr_model_size(o->model) / 1e6);
+    print_stages(o->model);
     free(topology);
     return ORR_OK;
 }
@@ -52,8 +77,9 @@ int cmd_info(int argc, char **argv)
 
     if (status == 0 && !model_options.model)
         model_options.model = "tiny-gpt2";
+    struct shape shape = {.micro_batch = micro_batch, .seq = seq};
     if (status == 0)
-        status = open_model(&o, NULL);
+        status = open_model(&o, NULL, micro_batch ? &shape : NULL);
     if (status == 0)
         status = print(&o);
     close_model(&o);

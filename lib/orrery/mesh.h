@@ -23,6 +23,8 @@ struct orr_mesh {
     int zero;                   /* what replicas share out (Rajbhandari et al. 2020): 1 optimizer state, 2 that and
                                    summed gradients, which comes to the same here, 3 parameters too; 0: 1          */
     int parameter_slots;        /* with zero 3, parameter tiles of a size that a rank keeps room for; 0: 2          */
+    int batch, seq;             /* shape of the microbatches to come, for which stages are balanced by measured times; 0:
+                                   not known, by floating-point operations                                        */
     int pretended;              /* > 0: this process alone submits what rank pretended - 1 would, and neither computes nor
                                    sends: to measure what submission costs on a large machine                    */
 };
