@@ -87,6 +87,8 @@ int orr_init(const struct orr_runtime_options *options)
     keep_freed_memory();
     starpu_conf_init(&conf);
     conf.sched_policy_name = "prio";
+    /* A worker that took tasks ahead would be bound to a W when a more urgent B comes. CPU workers take none. */
+    setenv("STARPU_CUDA_PIPELINE", "0", 0);
     conf.ncuda = 0;     /* no block has a CUDA function: a GPU worker would only take a core away */
     if (options && options->threads > 0) {
         char threads[16];
