@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SIGKILL for a random rank at a random moment, KILLS times (20) in a row: every time the run ends and says which rank was
 # lost, is resumed, and in the end has the losses and parameters of a run that was left alone. SEED repeats the moments.
-# shellcheck disable=SC2086,SC2016    # lists of options; what another shell is to expand
+# shellcheck disable=SC2034,SC2086,SC2016,SC2154    # common.sh; lists of options; what another shell is to expand
 . "${srcdir:-.}/tests/mpi/common.sh"
 command -v pgrep > /dev/null || { echo "skipped: there is no pgrep"; exit 77; }
 cd "$work" || exit 99
