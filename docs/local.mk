@@ -11,6 +11,7 @@ EXTRA_DIST += \
 	docs/infer.md \
 	docs/io.md \
 	docs/models.md \
+	docs/parallel.md \
 	docs/report.md \
 	docs/text.md \
 	docs/tile.md \

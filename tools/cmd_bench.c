@@ -161,8 +161,9 @@ int cmd_bench(int argc, char **argv)
     struct opened o = {0};
     int status = options_parse("bench", "Times training steps on random tokens.", tables, argc, argv);
 
+    struct shape shape = {batch, micro_batch, seq};
     if (status == 0)
-        status = open_model(&o, NULL);
+        status = open_model(&o, NULL, &shape);
     if (status == 0)
         status = run(&o);
     close_model(&o);

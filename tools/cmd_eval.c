@@ -49,7 +49,7 @@ int cmd_eval(int argc, char **argv)
     if (status == 0 && data_options.data.count == 0)
         status = command_remedy(command_fail(ORR_EINVAL, "--data: is missing"), "name a text file, a folder or a .bin file");
     if (status == 0)
-        status = open_model(&o, NULL);
+        status = open_model(&o, NULL, NULL);
     if (status == 0 && !(corpus = open_data(&o, &data_options.data)))
         status = orr_error_code();
     if (status == 0)

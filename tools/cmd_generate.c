@@ -78,7 +78,7 @@ int cmd_generate(int argc, char **argv)
     int status = options_parse("generate", "Continues a prompt.", tables, argc, argv);
 
     if (status == 0)
-        status = open_model(&o, NULL);
+        status = open_model(&o, NULL, NULL);
     if (status == 0)
         status = run(&o);
     close_model(&o);

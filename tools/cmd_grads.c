@@ -111,7 +111,7 @@ int cmd_grads(int argc, char **argv)
     if (status == 0)
         status = read_sequences(ids_text, ids_path, &s);
     if (status == 0)
-        status = open_model(&o, without_dropout);
+        status = open_model(&o, without_dropout, NULL);
     if (status == 0)
         status = check_sequences(&s, &o.gpt, 2);
     if (status == 0)

@@ -76,6 +76,21 @@ static int print_memory(const struct opened *o)
     return ORR_OK;
 }
 
+static void print_stages(const struct orr_model *model)
+{
+    const struct orr_mesh *mesh = orr_model_mesh(model);
+    struct orr_stage_info stage;
+
+    for (int s = 0; orr_mesh_stages(mesh) > 1 && s < orr_mesh_stages(mesh); s++) {
+        if (orr_model_stage(model, s, &stage) != 0)
+            return;
+        if (s == 0)
+            printf("stages, balanced by %s:\n", stage.measured ? "measured times" : "floating-point operations");
+        printf("  %d (coordinate %d): %d blocks, %d to %d, %.1f %% of the cost\n", s, s % mesh->pp, stage.count, stage.first,
+               stage.first + stage.count - 1, 100 * stage.share);
+    }
+}
+
 static int print(const struct opened *o)
 {
     char *topology = orr_topology();
@@ -89,6 +104,7 @@ static int print(const struct opened *o)
         printf("model %s: %d layers, width %d, %d heads, %d positions, vocabulary %d, %.1f M parameters\n",
                model_options.model, o->gpt.n_layer, o->gpt.n_embd, o->gpt.n_head, o->gpt.n_positions, o->gpt.vocab_size,
                (double)orr_model_size(o->model) / 1e6);
+    print_stages(o->model);
     free(topology);
     return named ? print_memory(o) : ORR_OK;
 }
@@ -101,10 +117,11 @@ int cmd_info(int argc, char **argv)
     named = model_options.model != NULL;
     if (status == 0 && !named)
         model_options.model = "tiny-gpt2";
+    struct shape shape = {.micro_batch = micro_batch, .seq = seq};
     if (status == 0 && ranks > 0)
         layout_options.pretend_ranks = ranks;
     if (status == 0)
-        status = open_model(&o, NULL);
+        status = open_model(&o, NULL, micro_batch ? &shape : NULL);
     if (status == 0)
         status = print(&o);
     close_model(&o);

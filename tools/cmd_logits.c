@@ -70,7 +70,7 @@ int cmd_logits(int argc, char **argv)
     if (status == 0)
         status = read_sequences(ids_text, ids_path, &s);
     if (status == 0)
-        status = open_model(&o, NULL);
+        status = open_model(&o, NULL, NULL);
     if (status == 0)
         status = check_sequences(&s, &o.gpt, 1);
     if (status == 0)

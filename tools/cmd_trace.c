@@ -12,9 +12,10 @@ static bool json;
 static struct setting table[] = {
     SETTING("DIR", NULL, NULL, OPTION_ARGUMENT, &directory, 0, 0, false),
     SETTING("svg", "FILE", "the timeline (DIR/timeline.svg)", OPTION_TEXT, &svg, 0, 0, false),
-    SETTING("from", "S", "first step, from 1 (2, as the first warms up; 0 = the beginning of the trace)", OPTION_INT, &from, 0,
-     1e12, false),
-    SETTING("to", "S", "last step (the last of the trace; with --from 0 the end of the trace)", OPTION_INT, &to, 1, 1e12, false),
+    SETTING("from", "S", "first step, from 1 (2, as the first warms up; 0 = the beginning of the trace)", OPTION_INT,
+     &from, 0, 1e12, false),
+    SETTING("to", "S", "last step (the last of the trace; with --from 0 the end of the trace)", OPTION_INT, &to, 1,
+            1e12, false),
     SETTING("json", NULL, "print a JSON object", OPTION_FLAG, &json, 0, 0, false),
     {0},
 };
@@ -35,9 +36,10 @@ static json_t *describe_stage(const struct orr_trace_table *t, const struct orr_
     for (int i = 0; i < t->stages; i++)
         if (stage->waiting[i] > 0)
             json_object_set_new(waiting, t->stage[i].name, json_real(stage->waiting[i]));
-    return json_pack("{s:s,s:i,s:i,s:f,s:o,s:f,s:o,s:f,s:o,s:o}", "stage", stage->name, "ranks", stage->ranks, "workers",
-                     stage->workers, "total_ms", stage->total, "tasks_ms", times, "runtime_ms", stage->runtime, "waiting_ms",
-                     waiting, "idle_ms", stage->idle, "bubble", share(stage->bubble), "bubble_model", share(stage->model));
+    return json_pack("{s:s,s:i,s:i,s:f,s:o,s:f,s:o,s:f,s:o,s:o}", "stage", stage->name, "ranks", stage->ranks,
+                     "workers", stage->workers, "total_ms", stage->total, "tasks_ms", times, "runtime_ms",
+                     stage->runtime, "waiting_ms", waiting, "idle_ms", stage->idle, "bubble", share(stage->bubble),
+                     "bubble_model", share(stage->model));
 }
 
 static int print_object(const struct orr_trace_table *t)
@@ -46,14 +48,16 @@ static int print_object(const struct orr_trace_table *t)
 
     for (int i = 0; i < t->stages; i++)
         json_array_append_new(stages, describe_stage(t, &t->stage[i]));
-    for (int i = 0; i < t->pairs; i++)
-        json_array_append_new(sent, json_pack("{s:i,s:i,s:I,s:I}", "from", t->traffic[i].from, "to", t->traffic[i].to, "messages",
-                                              (json_int_t)t->traffic[i].messages, "bytes", (json_int_t)t->traffic[i].bytes));
-    return print_json(json_pack("{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:f,s:o,s:o,s:s}", "from", (json_int_t)t->from, "to",
-                                (json_int_t)(t->to < 0 ? t->steps : t->to), "steps", (json_int_t)t->steps, "ranks", t->ranks,
-                                "workers", t->workers, "unfinished", (json_int_t)t->unfinished, "early",
-                                (json_int_t)t->early, "early_ms", t->early_ms, "stages", stages, "sent", sent,
-                                "svg", svg));
+    for (int i = 0; i < t->pairs; i++) {
+        const struct orr_trace_traffic *p = &t->traffic[i];
+        json_array_append_new(sent, json_pack("{s:i,s:i,s:I,s:I}", "from", p->from, "to", p->to, "messages",
+                                              (json_int_t)p->messages, "bytes", (json_int_t)p->bytes));
+    }
+    int64_t last = t->to < 0 ? t->steps : t->to;
+    return print_json(json_pack(
+        "{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:f,s:o,s:o,s:s}", "from", (json_int_t)t->from, "to", (json_int_t)last, "steps",
+        (json_int_t)t->steps, "ranks", t->ranks, "workers", t->workers, "unfinished", (json_int_t)t->unfinished, "early",
+        (json_int_t)t->early, "early_ms", t->early_ms, "stages", stages, "sent", sent, "svg", svg));
 }
 
 /* A step is steady once the one before has warmed caches and memory up. */
@@ -83,7 +87,8 @@ static int show(const struct orr_trace *trace)
 int cmd_trace(int argc, char **argv)
 {
     char *timeline = NULL;
-    int status = options_parse("trace", "Turns the trace of a run (--trace DIR) into a timeline and a table.", tables, argc, argv);
+    int status = options_parse("trace", "Turns the trace of a run (--trace DIR) into a timeline and a table.", tables,
+                               argc, argv);
 
     if (status == 0 && !directory)
         status = command_remedy(command_fail(ORR_EINVAL, "trace: the folder is missing"),

@@ -301,8 +301,9 @@ int cmd_train(int argc, char **argv)
     char **held = NULL, *directory = NULL;
     int status = parse(argc, argv, &held, &directory);
 
+    struct shape shape = {batch, micro_batch, seq};
     if (status == 0)
-        status = open_model(&o, change);
+        status = open_model(&o, change, &shape);
     if (status == 0)
         status = read_training(&o, &t.options);
     if (status == 0)

@@ -198,7 +198,18 @@ static int agree_on_model(const struct opened *o)
     return status;
 }
 
-int open_model(struct opened *o, int (*change)(struct orr_config *config))
+static void expect(struct opened *o, const struct shape *shape)
+{
+    int64_t seq = shape->seq ? shape->seq : o->gpt.n_positions;
+    int64_t batch = shape->micro_batch ? shape->micro_batch : default_micro_batch((int)shape->batch, o->mesh.dp);
+
+    if (seq <= INT_MAX && batch <= INT_MAX) {
+        o->mesh.batch = (int)batch;
+        o->mesh.seq = (int)seq;
+    }
+}
+
+int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape)
 {
     const struct layout_options *l = &layout_options;
     struct orr_runtime_options runtime = {.threads = (int)l->threads,
@@ -223,6 +234,8 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config))
         .zero = (int)layout_options.zero,
         .parameter_slots = (int)layout_options.zero_slots,
     };
+    if (shape)
+        expect(o, shape);
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
     return orr_ranks_settle(o->model ? ORR_OK : orr_error_code());
 }
@@ -288,7 +301,7 @@ void close_model(struct opened *o)
 
 int default_micro_batch(int batch, int dp)
 {
-    int per_replica = batch / dp, wanted = 2 * orr_worker_count() / dp;
+    int per_replica = batch / dp, wanted = 2 * orr_worker_count_least() * orr_rank_count() / dp;
     int micro = wanted > 0 ? per_replica / wanted : per_replica;
 
     if (micro < 1)

@@ -59,8 +59,12 @@ struct opened {
 };
 
 /* Checks the layout options, reads the configuration with --set, starts the runtime and builds the model, without
- * allocating it, on all ranks together. change, unless NULL, may alter the configuration before. */
-int open_model(struct opened *o, int (*change)(struct orr_config *config));
+ * allocating it, on all ranks together. change, unless NULL, may alter the configuration before. shape, unless NULL, says
+ * which microbatches will be trained on, so that stages can be balanced by measured times. */
+struct shape {
+    int64_t batch, micro_batch, seq;    /* micro_batch 0: default_micro_batch(); seq 0: the model's positions */
+};
+int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape);
 
 /* Sets all dropout rates of a configuration. */
 int set_dropout(struct orr_config *config, double rate);

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/cores.h"
 
+#include <dlfcn.h>
+#include <errno.h>
 #include <hwloc.h>
+#include <pthread.h>
 #include <sched.h>
 #include <starpu.h>
 #include <stdbool.h>
@@ -93,17 +96,48 @@ static int count_sharers(hwloc_const_bitmap_t mine, int *place)
 }
 
 static bool yield_sleeps;
+static _Thread_local bool sleep_owed;
+
+/* errno is the callers'. */
+static void sleep_a_little(void)
+{
+    int before = errno;
+
+    sleep_owed = false;
+    nanosleep(&(struct timespec){0, 50000}, NULL);
+    errno = before;
+}
 
 /* Stands in for the C library's, for StarPU and MPI too. Their threads look for work in a loop around it; Linux gives
- * such a thread its full share of the core all the same, and eight ranks on two cores run 4 to 10 times longer. */
+ * such a thread its full share of the core all the same, and eight ranks on two cores run 4 to 10 times longer.
+ *
+ * StarPU-MPI's thread comes here, by way of MPI, with the lock that workers need to hand it a message, and takes it again
+ * as soon as it has given it up. Asleep with it, it would leave them nothing: they come too late time after time, for
+ * seconds. So the sleep waits for the next unlocking, or for another yield without one. */
 int sched_yield(void)
 {
-    const struct timespec pause = {0, 50000};
-
     if (!__atomic_load_n(&yield_sleeps, __ATOMIC_RELAXED))
         return (int)syscall(SYS_sched_yield);
-    nanosleep(&pause, NULL);
+    if (sleep_owed)
+        sleep_a_little();
+    sleep_owed = true;
     return 0;
+}
+
+/* Likewise. */
+int pthread_mutex_unlock(pthread_mutex_t *mutex)
+{
+    static int (*unlock)(pthread_mutex_t *);
+    int (*next)(pthread_mutex_t *) = __atomic_load_n(&unlock, __ATOMIC_RELAXED);
+
+    if (!next) {
+        next = (int (*)(pthread_mutex_t *))dlsym(RTLD_NEXT, "pthread_mutex_unlock");
+        __atomic_store_n(&unlock, next, __ATOMIC_RELAXED);
+    }
+    int status = next(mutex);
+    if (sleep_owed)
+        sleep_a_little();
+    return status;
 }
 
 static void bind_none(void)

@@ -32,8 +32,8 @@ int orri_fxt_start(const char *directory)
 
 #if defined(ORR_HAVE_MPI) && defined(ORR_HAVE_FXT)
 
-/* Nanoseconds that this rank's clock is ahead of rank 0's: of many round trips the shortest says it best, and its answer was
- * given in the middle (Cristian 1989). */
+/* Nanoseconds that this rank's clock is ahead of rank 0's: of many round trips the shortest says it best, and its
+ * answer was given in the middle (Cristian 1989). */
 static int64_t ahead_of_first(MPI_Comm world, int rank, int ranks)
 {
     enum { ROUNDS = 60, TAG = 1 };
@@ -59,9 +59,9 @@ static int64_t ahead_of_first(MPI_Comm world, int rank, int ranks)
     return ahead;
 }
 
-/* StarPU aligns traces by the first two of its events called barrier, each with the time at which, by the rank's own clock,
- * one moment was common to all; it takes the first itself when it starts and has only a barrier of MPI for that, which
- * ranks leave milliseconds apart where they share cores. With the second one recorded here everything after it is
+/* StarPU aligns traces by the first two of its events called barrier, each with the time at which, by the rank's own
+ * clock, one moment was common to all; it takes the first itself when it starts and has only a barrier of MPI for that,
+ * which ranks leave milliseconds apart where they share cores. With the second one recorded here everything after it is
  * aligned by it. The event's number and arguments are those of StarPU's mpi/src/starpu_mpi_fxt.h. */
 void orri_fxt_align(int ranks)
 {

@@ -27,6 +27,7 @@
 static struct {
     bool running;
     bool starpu_mpi_running;
+    int least_workers;
     double profile_since;
 } runtime;
 
@@ -87,6 +88,8 @@ int orr_init(const struct orr_runtime_options *options)
     keep_freed_memory();
     starpu_conf_init(&conf);
     conf.sched_policy_name = "prio";
+    /* A worker that took tasks ahead would be bound to a W when a more urgent B comes. CPU workers take none. */
+    setenv("STARPU_CUDA_PIPELINE", "0", 0);
     conf.ncuda = 0;     /* no block has a CUDA function: a GPU worker would only take a core away */
     if (options && options->threads > 0) {
         char threads[16];
@@ -106,6 +109,8 @@ int orr_init(const struct orr_runtime_options *options)
         runtime.running = runtime.starpu_mpi_running = false;
         return status;
     }
+    runtime.least_workers = orr_worker_count();
+    ORR_TRY(orri_ranks_least(&runtime.least_workers));
     orri_fxt_align(orr_rank_count());
     /* A worker's first interval is only right when it began with profiling on. */
     starpu_profiling_status_set(STARPU_PROFILING_ENABLE);
@@ -133,6 +138,11 @@ void orr_shutdown(void)
 int orr_worker_count(void)
 {
     return runtime.running ? (int)starpu_cpu_worker_get_count() : 0;
+}
+
+int orr_worker_count_least(void)
+{
+    return runtime.running ? runtime.least_workers : 0;
 }
 
 const char *orr_scheduler(void)

@@ -90,6 +90,8 @@ struct orr_model {
     int blocks, capacity;
     struct orr_block **block;                   /* the tape                                              */
     int *first_block;                           /* [stages + 1] of each stage                            */
+    double *cost;                               /* [blocks] that they were chosen by                     */
+    bool measured;                              /* it is in microseconds, not floating-point operations  */
     int groups;
     struct orri_group **group;
     int parameters;
@@ -180,7 +182,7 @@ bool orri_is_lent(const struct orr_model *model, const struct orri_parameter *pa
 int orri_check_tags(const struct orr_model *model);
 
 /* Gives every stage its blocks, cuts the groups into parameters, deals these to owners and lists who reads them. */
-int orri_assign_stages(struct orr_model *model);
+int orri_assign_stages(struct orr_model *model);      /* collective: all ranks take the first one's measurements */
 int orri_make_parameters(struct orr_model *model);
 
 /* ---- the tape (tape.c): pure ------------------------------------------------------------------- */
@@ -192,6 +194,10 @@ struct orr_block *orri_tape_next_reader(const struct orr_block *writer, int afte
 
 /* Floating-point operations of all the passes of a block for one microbatch. */
 double orri_block_cost(const struct orr_block *block, int batch, int seq);
+
+/* Microseconds that its passes take together, from StarPU's history of this shape; NaN where one of them has not been
+ * measured ten times. */
+double orri_measured_cost(const struct orr_block *block, int batch, int seq);
 
 /* True where a block's forward, backward and weights passes are one task: where no W is to fill a gap, the loss
  * block need not compute its logits twice. */

@@ -26,11 +26,7 @@ struct orr_model *orr_model_create(const struct orr_mesh *mesh)
     model->rank = mesh->pretended ? mesh->pretended - 1 : orr_rank();
     model->stages = orr_mesh_stages(mesh);
     model->chunks = orr_mesh_chunks(mesh);
-    model->workers = orr_worker_count();
-    if (mesh->ranks > 1 && !mesh->pretended && orri_ranks_least(&model->workers) != 0) {
-        free(model);
-        return NULL;
-    }
+    model->workers = orr_worker_count_least();
     model->failed_run = INT64_MAX;
     pthread_mutex_init(&model->failure_lock, NULL);
     return model;
@@ -67,6 +63,7 @@ void orr_model_destroy(struct orr_model *model)
     free(model->group);
     free(model->block);
     free(model->first_block);
+    free(model->cost);
     free(model->replica_here);
     pthread_mutex_destroy(&model->failure_lock);
     free(model);
@@ -215,6 +212,25 @@ void orri_destroy_reads(struct orr_model *model)
         parameter->read = NULL;
         parameter->reads = 0;
     }
+}
+
+int orr_model_stage(const struct orr_model *model, int stage, struct orr_stage_info *info)
+{
+    double all = 0, mine = 0;
+
+    if (stage < 0 || stage >= model->stages)
+        return orri_fail(ORR_EINVAL, "model", "stage %d is none of %d", stage, model->stages);
+    for (int l = 0; l < model->blocks; l++) {
+        all += model->cost[l];
+        mine += model->block[l]->stage == stage ? model->cost[l] : 0;
+    }
+    *info = (struct orr_stage_info){
+        .first = model->first_block[stage],
+        .count = model->first_block[stage + 1] - model->first_block[stage],
+        .share = all > 0 ? mine / all : 0,
+        .measured = model->measured,
+    };
+    return ORR_OK;
 }
 
 struct orri_group *orri_model_view(const struct orr_model *model, int index, int *view)

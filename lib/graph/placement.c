@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Placement: which stage has a block, how its parameters are cut into tiles, who updates and who reads each. Pure functions
- * of the tape and the mesh, so that all ranks agree without talking. */
+ * of the tape and the mesh, so that all ranks agree without talking; only measured times they have to be told. */
 #include "graph/graph.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "core/ranks.h"
 
 int orri_place(const struct orr_block *block, int replica, int t)
 {
@@ -67,24 +70,58 @@ bool orri_is_lent(const struct orr_model *model, const struct orri_parameter *pa
 
 /* ---- stages ------------------------------------------------------------------------------------------ */
 
-/* The shape of the microbatch cancels out of everything but attention, where one sequence of 1024 tokens stands for
- * all. */
+/* Layers that are alike are asked for once. */
+static bool measure(struct orr_model *model)
+{
+    const struct orr_mesh *mesh = &model->mesh;
+    bool known = true;
+
+    for (int l = 0; known && l < model->blocks; l++) {
+        const struct orr_block *block = model->block[l];
+        int like = 0;
+        while (like < l && (model->block[like]->cls != block->cls ||
+                            memcmp(model->block[like]->config, block->config, block->cls->config_size) != 0))
+            like++;
+        model->cost[l] = like < l ? model->cost[like] : orri_measured_cost(block, mesh->batch, mesh->seq);
+        known = !isnan(model->cost[l]);
+    }
+    return known;
+}
+
+/* Each host has measured by itself. */
+static int agree_on_costs(struct orr_model *model)
+{
+    ORR_TRY(orri_ranks_broadcast(&model->measured, sizeof(model->measured), 0));
+    return model->measured ? orri_ranks_broadcast(model->cost, (size_t)model->blocks * sizeof(*model->cost), 0) : ORR_OK;
+}
+
+/* By flops the shape cancels out of everything but attention, where one sequence of 1024 tokens stands for all. */
+static int estimate_costs(struct orr_model *model)
+{
+    const struct orr_mesh *mesh = &model->mesh;
+
+    if (mesh->batch > 0 && model->stages > 1 && !mesh->pretended) {
+        model->measured = measure(model);
+        if (mesh->ranks > 1)
+            ORR_TRY(agree_on_costs(model));
+    }
+    for (int l = 0; !model->measured && l < model->blocks; l++)
+        model->cost[l] = orri_block_cost(model->block[l], 1, 1024);
+    return ORR_OK;
+}
+
 int orri_assign_stages(struct orr_model *model)
 {
-    int status = ORR_ENOMEM, stages = model->stages;
-    double *cost = orri_alloc((size_t)model->blocks * sizeof(*cost));
-
-    model->first_block = orri_alloc((size_t)(stages + 1) * sizeof(*model->first_block));
-    if (cost && model->first_block) {
-        for (int l = 0; l < model->blocks; l++)
-            cost[l] = orri_block_cost(model->block[l], 1, 1024);
-        status = orr_partition(model->blocks, cost, stages, model->first_block);
-        for (int s = 0; status == 0 && s < stages; s++)
-            for (int l = model->first_block[s]; l < model->first_block[s + 1]; l++)
-                model->block[l]->stage = s;
-    }
-    free(cost);
-    return status;
+    model->cost = orri_alloc((size_t)model->blocks * sizeof(*model->cost));
+    model->first_block = orri_alloc((size_t)(model->stages + 1) * sizeof(*model->first_block));
+    if (!model->cost || !model->first_block)
+        return ORR_ENOMEM;
+    ORR_TRY(estimate_costs(model));
+    ORR_TRY(orr_partition(model->blocks, model->cost, model->stages, model->first_block));
+    for (int s = 0; s < model->stages; s++)
+        for (int l = model->first_block[s]; l < model->first_block[s + 1]; l++)
+            model->block[l]->stage = s;
+    return ORR_OK;
 }
 
 /* ---- parameters -------------------------------------------------------------------------------------- */

@@ -7,6 +7,9 @@
 
 #include <orrery/runtime.h>
 
+/* What OpenBLAS keeps for each thread that calls it (its BUFFER_SIZE on x86-64). */
+enum { BLAS_BYTES = 32 << 20 };
+
 /* ---- sizes ------------------------------------------------------------------------------------------ */
 
 static int chunk_positions(const struct orr_model *model, const struct orr_slots_options *o, int c)
@@ -495,7 +498,7 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
             here = orri_stage_here(&there, d, model->block[l]->stage);
         most_scratch = here && scratch > most_scratch ? scratch : most_scratch;
     }
-    add(&need->scratch, most_scratch * orr_worker_count());
+    add(&need->scratch, (most_scratch + BLAS_BYTES) * orr_worker_count());
     need->process = (int64_t)orr_memory_resident();
     orri_memory_total(need);
     return status;

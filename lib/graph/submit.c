@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From block passes to StarPU tasks: which tiles a task names, in which mode, is all that decides the graph. */
+#include <limits.h>
+#include <math.h>
 #include <starpu.h>
 #include <starpu_hash.h>
 #include <stdio.h>
@@ -164,15 +166,22 @@ struct orr_rng orr_dropout_stream(const struct orr_operands *o, int place)
     return (struct orr_rng){o->seed, (uint32_t)(8 * o->layer + place), o->step};
 }
 
+static uint32_t shape_footprint(const struct orr_block *block, int batch, int seq)
+{
+    const struct orr_model *model = block->model;
+    uint32_t hash = starpu_hash_crc32c_be_n(block->config, block->cls->config_size, 0);
+
+    hash = starpu_hash_crc32c_be((uint32_t)batch, hash);
+    hash = starpu_hash_crc32c_be((uint32_t)(model->mesh.tp << 8 | model->chunks), hash);
+    return starpu_hash_crc32c_be((uint32_t)seq, hash);
+}
+
 static uint32_t footprint(struct starpu_task *starpu_task)
 {
     const struct task *task = starpu_task->cl_arg;
     const struct orr_slots_options *o = &task->slots->options;
-    uint32_t hash = starpu_hash_crc32c_be_n(task->block->config, task->block->cls->config_size, 0);
 
-    hash = starpu_hash_crc32c_be((uint32_t)o->batch, hash);
-    hash = starpu_hash_crc32c_be((uint32_t)(task->slots->model->mesh.tp << 8 | task->slots->model->chunks), hash);
-    return starpu_hash_crc32c_be((uint32_t)o->seq, hash);
+    return shape_footprint(task->block, o->batch, o->seq);
 }
 
 /* ---- codelets ------------------------------------------------------------------------------------- */
@@ -236,6 +245,60 @@ static bool has_pass(const struct orr_block_class *cls, enum orr_pass pass)
 static unsigned operands_of(const struct orr_block_class *cls, enum orr_pass pass)
 {
     return is_both(pass) ? cls->operands[both[pass].first] | cls->operands[both[pass].second] : cls->operands[pass];
+}
+
+/* ---- measured times ------------------------------------------------------------------------------- */
+
+enum { SYMBOL = 40 };
+
+/* A model that is not `benchmarking` would make StarPU measure from now on where it has too few measurements. */
+static double measured_pass(const struct orr_block *block, enum orr_pass pass, int batch, int seq)
+{
+    struct starpu_perfmodel model = {.type = STARPU_HISTORY_BASED};
+    char symbol[SYMBOL], path[PATH_MAX];
+    double microseconds = NAN;
+
+    snprintf(symbol, sizeof(symbol), "orrery_%s_%s", block->cls->name, passes[pass].name);
+    starpu_perfmodel_get_model_path(symbol, path, sizeof(path));
+    if (path[0] == '\0' || starpu_perfmodel_load_symbol(symbol, &model) != 0)
+        return NAN;
+    model.benchmarking = 1;
+    int worker = starpu_worker_get_by_type(STARPU_CPU_WORKER, 0);
+    if (worker >= 0)
+        microseconds = starpu_perfmodel_history_based_expected_perf(
+            &model, starpu_worker_get_perf_archtype(worker, STARPU_NMAX_SCHED_CTXS), shape_footprint(block, batch, seq));
+    starpu_perfmodel_unload_model(&model);
+    return microseconds;
+}
+
+/* A block has no time for the passes that it does not have. */
+static double measured(const struct orr_block *block, enum orr_pass pass, int batch, int seq)
+{
+    return block->cls->cpu[pass] ? measured_pass(block, pass, batch, seq) : 0;
+}
+
+/* B and W have been measured apart or as one task, according to the slots then in use. */
+static double measured_backward(const struct orr_block *block, enum orr_pass backward, enum orr_pass weights,
+                                enum orr_pass together, int batch, int seq)
+{
+    double apart = measured(block, backward, batch, seq) + measured(block, weights, batch, seq);
+
+    return isnan(apart) ? measured_pass(block, together, batch, seq) : apart;
+}
+
+double orri_measured_cost(const struct orr_block *block, int batch, int seq)
+{
+    const struct orr_model *model = block->model;
+
+    if (model->mesh.tp > 1)
+        return measured(block, ORR_SHARD_FORWARD, batch, seq) +
+               measured_backward(block, ORR_SHARD_BACKWARD, ORR_SHARD_WEIGHTS, ORR_SHARD_BOTH, batch, seq) +
+               (measured(block, ORR_CHUNK_FORWARD, batch, seq) + measured(block, ORR_CHUNK_JOIN, batch, seq) +
+                measured(block, ORR_CHUNK_BACKWARD, batch, seq)) *
+                   model->chunks / model->mesh.tp;
+    double apart = measured(block, ORR_FORWARD, batch, seq) +
+                   measured_backward(block, ORR_BACKWARD, ORR_WEIGHTS, ORR_BOTH, batch, seq);
+    return isnan(apart) && block->cls->cpu[ORR_WHOLE] ? measured_pass(block, ORR_WHOLE, batch, seq) : apart;
 }
 
 static double flops_of(const struct orr_block *block, const struct orr_slots_options *o, enum orr_pass pass)

@@ -52,8 +52,20 @@ int orri_check_tags(const struct orr_model *model)
 static const char *name_of(struct orr_model *model, int64_t tag)
 {
     static const char *const kinds[ORRI_MESSAGES] = {
-        "value", "gradient", "branch", "partial value", "partial gradient", "prediction", "parameters",
-        "gradient of the parameters", "parameters", "optimizer state", "summary of the step", "control of the step"};
+        [ORRI_VALUE] = "value",
+        [ORRI_GRADIENT] = "gradient",
+        [ORRI_BRANCH] = "branch",
+        [ORRI_PARTIAL] = "partial value",
+        [ORRI_PARTIAL_GRADIENT] = "partial gradient",
+        [ORRI_PREDICTION_PART] = "part of the prediction",
+        [ORRI_PREDICTION] = "prediction",
+        [ORRI_PARAMETER] = "parameters",
+        [ORRI_PARAMETER_GRADIENT] = "gradient of the parameters",
+        [ORRI_PARAMETER_READ] = "parameters",
+        [ORRI_OPTIMIZER_STATE] = "optimizer state",
+        [ORRI_SUMMARY] = "summary of the step",
+        [ORRI_CONTROL] = "control of the step",
+    };
     int64_t rest = tag / ORRI_MAX_SLOTS / model->mesh.tp / model->mesh.tp, index = rest % indices(model);
     enum orri_message_kind kind = (enum orri_message_kind)(rest / indices(model) / model->mesh.dp);
 
@@ -64,8 +76,10 @@ static const char *name_of(struct orr_model *model, int64_t tag)
     if (!model->message_name)
         return kinds[kind];
     char **name = &model->message_name[(int64_t)kind * indices(model) + index];
-    const struct orr_block *block =
-        kind < ORRI_PREDICTION ? model->block[index] : model->parameter[kind == ORRI_PREDICTION ? 0 : index]->group->block;
+    bool predicts = kind == ORRI_PREDICTION || kind == ORRI_PREDICTION_PART;
+    const struct orr_block *block = predicts ? model->block[model->blocks - 1]
+                                    : kind < ORRI_PREDICTION_PART ? model->block[index]
+                                                                  : model->parameter[index]->group->block;
     if (!*name)
         *name = orri_format("%s of %s of layer %d", kinds[kind], block->cls->name, block->layer);
     return *name ? *name : kinds[kind];

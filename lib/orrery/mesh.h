@@ -23,6 +23,8 @@ struct orr_mesh {
     int zero;                   /* what replicas share out (Rajbhandari et al. 2020): 1 optimizer state, 2 that and
                                    summed gradients, which comes to the same here, 3 parameters too; 0: 1          */
     int parameter_slots;        /* with zero 3, parameter tiles of a size that a rank keeps room for; 0: 2          */
+    int batch, seq;             /* shape of the microbatches to come, for which stages are balanced by measured times; 0:
+                                   not known, by floating-point operations                                        */
     int pretended;              /* > 0: this process alone submits what rank pretended - 1 would, and neither computes nor
                                    sends: to measure what submission costs on a large machine                    */
 };
@@ -65,8 +67,9 @@ struct orr_part {
 struct orr_part orr_split(int64_t n, int64_t unit, int parts, int i);
 
 /* Cuts n blocks into `stages` runs that follow each other such that the dearest run is as cheap as
- * possible; among those cuts the earliest. first[s] is the first block of stage s, first[stages] = n.
- * Every stage gets a block. cost[] >= 0. ORR_EINVAL when n < stages; ORR_ENOMEM. */
+ * possible; among those cuts such that the sum of the squares of the costs is least; among those the earliest.
+ * first[s] is the first block of stage s, first[stages] = n. Every stage gets a block. cost[] >= 0. ORR_EINVAL when
+ * n < stages; ORR_ENOMEM. */
 int orr_partition(int n, const double *cost, int stages, int *first);
 
 /* Gives n tiles of bytes[] to `owners` owners such that their sums are even: largest first, each to

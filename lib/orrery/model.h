@@ -31,10 +31,21 @@ void orr_model_destroy(struct orr_model *model);
 int orr_model_block_count(const struct orr_model *model);
 struct orr_block *orr_model_block(struct orr_model *model, int index);
 
-/* Ends the description: cuts the tape into stages by cost and chooses owners. names[] (static) gives every parameter its
+/* Ends the description: cuts the tape into stages such that the dearest is as cheap as possible, and chooses owners. The
+ * cost of a block is its time, where StarPU's performance models have been measured for all blocks and the mesh's batch and
+ * seq, else its floating-point operations. Collective among the mesh's ranks. names[] (static) gives every parameter its
  * name in files; where names is NULL it is BLOCK.LAYER.VIEW ("attention.0.qkv.weight"). Errors: ORR_EINVAL for a mesh that
  * this model or this version cannot have and for a parameter without a name, ORR_ENOMEM. */
 int orr_model_build(struct orr_model *model, const struct orr_parameter_name *names, int count);
+
+/* A pipeline stage of a built model: its blocks, which follow each other on the tape, and its share of the cost by which
+ * the tape was cut: measured times of all blocks, or floating-point operations of all. ORR_EINVAL: no such stage. */
+struct orr_stage_info {
+    int first, count;
+    double share;
+    bool measured;
+};
+int orr_model_stage(const struct orr_model *model, int stage, struct orr_stage_info *info);
 
 /* Allocates the parameters, zeroed, where that has not been done: what follows and orr_weights_load() call it. Between
  * orr_model_build() and here the memory that a run needs can be asked for without using any. ORR_ENOMEM. */
@@ -96,7 +107,8 @@ struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slo
 void orr_slots_destroy(struct orr_slots *slots);
 
 /* Bytes that rank `rank` of the model's mesh needs with these options: parameters + gradients + optimizer state
- * (state_tiles times the parameters that it updates) + slots + scratch of the workers + what this process has already
+ * (state_tiles times the parameters that it updates) + slots + scratch of the workers, their
+ * BLAS' included, + what this process has already
  * (libraries, data, the runtime), which stands for that rank's. Of a built model, before it is allocated. ORR_ENOMEM. */
 struct orr_memory_need {
     int64_t parameters, gradients, state, slots, scratch, process, total;

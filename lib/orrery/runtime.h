@@ -59,8 +59,9 @@ int orr_init(const struct orr_runtime_options *options);
  * twice. */
 void orr_shutdown(void);
 
-/* CPU workers that can compute at once; 0 before orr_init(). */
+/* CPU workers that can compute at once; 0 before orr_init(). And of the rank that has fewest, the same on all. */
 int orr_worker_count(void);
+int orr_worker_count_least(void);
 
 /* The name of the scheduling policy in force; "" before orr_init(). */
 const char *orr_scheduler(void);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Traces of runs: where they are recorded, their translation by StarPU's tool, and what they say: a timeline and a table.
+/* Traces of runs: where they are recorded, their translation by StarPU's tool, and what they say: a timeline and a
+ * table.
  *
  * A run with orr_runtime_options.trace leaves prof_file__RANK of every rank in a folder, and run.json, which says what
  * ran. orr_trace_convert() makes of them, in the same folder, paje.trace (for ViTE), tasks.rec and comms.rec, which
@@ -28,8 +29,8 @@ struct orr_trace_run {
     int64_t steps;
 };
 
-/* Makes the folder where it is missing, checks that this process can write into it, and, on rank 0, removes the trace of
- * an earlier run (prof_file*, run.json) and no other file. Before orr_init(), on all ranks. ORR_EINVAL where the
+/* Makes the folder where it is missing, checks that this process can write into it, and, on rank 0, removes the trace
+ * of an earlier run (prof_file*, run.json) and no other file. Before orr_init(), on all ranks. ORR_EINVAL where the
  * folder cannot be written or its path is longer than StarPU takes. */
 int orr_trace_prepare(const char *directory);
 
@@ -43,7 +44,7 @@ int orr_trace_describe(const char *directory, const struct orr_trace_run *run);
  * files of some ranks are missing; ORR_EIO where the folder cannot be written. */
 int orr_trace_convert(const char *directory);
 
-/* ---- reading ------------------------------------------------------------------------------------------------------ */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 /* What a task does. A codelet is called after block and pass: the kind is what follows the last underscore. */
 enum orr_trace_kind {
@@ -66,29 +67,30 @@ enum orr_trace_kind orr_trace_classify(const char *name, size_t length);
 
 struct orr_trace;
 
-/* Reads tasks.rec, comms.rec, paje.trace and, where it is there, run.json. NULL with ORR_ENOENT, or ORR_EFORMAT with file
- * and line where a file is damaged or cut short. */
+/* Reads tasks.rec, comms.rec, paje.trace and, where it is there, run.json. NULL with ORR_ENOENT, or ORR_EFORMAT with
+ * file and line where a file is damaged or cut short. */
 struct orr_trace *orr_trace_open(const char *directory);
 void orr_trace_destroy(struct orr_trace *trace);
 
 /* The steps of the trace: a step ends with its "report" task; on several ranks, those that ended on all of them. */
 int64_t orr_trace_steps(const struct orr_trace *trace);
 
-/* ---- the table ------------------------------------------------------------------------------------------------------ */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
-/* The ranks that hold the same stages. Times are summed over their workers: kind[] + runtime + waiting[] + idle = workers x
- * the time from the beginning to the end of the steps on each rank. */
+/* The ranks that hold the same stages. Times are summed over their workers: kind[] + runtime + waiting[] + idle =
+ * workers x the time from the beginning to the end of the steps on each rank. */
 struct orr_trace_stage {
-    char name[64];                      /* "0", "0 2", or without run.json "rank 3"                                     */
+    char name[64];                      /* "0", "0 2", or without run.json "rank 3"                          */
     int ranks, workers;
     double total;
     double kind[ORR_TRACE_KINDS];
-    double runtime;                     /* neither in a task nor asleep: scheduling, dependencies, fetching data         */
-    double *waiting;                    /* [stages]: asleep until a task ran whose last input was received from there   */
-    double idle;                        /* asleep for another reason                                                    */
-    double bubble;                      /* the part of the workers' time that they are asleep from the first forward to the
-                                           last backward task of a step on their rank; NaN where there are none          */
-    double model;                       /* the same of orr_pipeline_model(); NaN where it does not apply               */
+    double runtime;                     /* neither in a task nor asleep: scheduling, dependencies, ...       */
+    double *waiting;                    /* [stages]: asleep until a task ran whose last input came from there */
+    double idle;                        /* asleep for another reason                                         */
+    double bubble;                      /* the part of the workers' time that they are asleep from the first
+                                           forward to the last backward task of a step on their rank; NaN
+                                           where there are none                                              */
+    double model;                       /* the same of orr_pipeline_model(); NaN where it does not apply     */
 };
 
 struct orr_trace_traffic {
@@ -97,46 +99,45 @@ struct orr_trace_traffic {
 };
 
 struct orr_trace_table {
-    int64_t from, to, steps;            /* those in the table, and all                                                  */
+    int64_t from, to, steps;            /* those in the table, and all                                       */
     int ranks, workers;
     int stages;
     struct orr_trace_stage *stage;
     int pairs;
-    struct orr_trace_traffic *traffic;  /* messages sent in those steps, by from and to                                  */
-    int64_t unfinished;                 /* tasks that began and did not end: the trace is cut short                      */
-    int64_t early;                      /* messages of those steps that came before they were sent, and by how much at
-                                           most: so far apart are the clocks of the ranks, which StarPU-MPI aligns by a
-                                           barrier at the start and one at the end                                       */
-    double early_ms;
+    struct orr_trace_traffic *traffic;  /* messages sent in those steps, by from and to                      */
+    int64_t unfinished;                 /* tasks that began and did not end: the trace is cut short          */
+    int64_t early;                      /* messages of those steps that came before they were sent, and by   */
+    double early_ms;                    /* how much at most: so far apart are the clocks of the ranks        */
 };
 
-/* Sums up steps from .. to, counted from 1; from 0 begins with the first task of the trace and to -1 ends with the last.
- * ORR_EINVAL where there are no such steps; ORR_ENOMEM. */
+/* Sums up steps from .. to, counted from 1; from 0 begins with the first task of the trace and to -1 ends with the
+ * last. ORR_EINVAL where there are no such steps; ORR_ENOMEM. */
 int orr_trace_table(const struct orr_trace *trace, int64_t from, int64_t to, struct orr_trace_table *table);
 void orr_trace_table_free(struct orr_trace_table *table);
 
 /* Prints it as text. ORR_EIO. */
 int orr_trace_print(const struct orr_trace_table *table, FILE *out);
 
-/* ---- the timeline ----------------------------------------------------------------------------------------------------- */
+/* ---- the timeline ------------------------------------------------------------------------------------------------ */
 
-/* Draws the same steps as an SVG file: a row per worker, a bar per task, white where the worker is asleep, grey in between,
- * a line per message. What is narrower than a quarter of a pixel is drawn together. Errors of orr_trace_table(), ORR_EIO. */
+/* Draws the same steps as an SVG file: a row per worker, a bar per task, white where the worker is asleep, grey in
+ * between, a line per message. What is narrower than a quarter of a pixel is drawn together. Errors of
+ * orr_trace_table(), ORR_EIO. */
 int orr_trace_draw(const struct orr_trace *trace, int64_t from, int64_t to, const char *path);
 
-/* ---- the model ----------------------------------------------------------------------------------------------------------- */
+/* ---- the model --------------------------------------------------------------------------------------------------- */
 
 /* Milliseconds that one microbatch takes in a stage. */
 struct orr_stage_times {
     double forward, backward, weights;
 };
 
-/* One step of a pipeline, event by event: each stage has so many workers, and each worker takes the most urgent task that is
- * ready (B before F before W, then the lowest microbatch). F of microbatch i waits for the slot of microbatch i - slots
- * (orr_slot_count()) to be freed by its last backward task; where B and W are one task (orr_slot_split()), that takes
- * backward + weights. Messages take no time. *makespan is the end of the last task; idle[stages] is the time that a stage's
- * workers do not work between its first and its last task, and span[stages] that time times the workers. ORR_EINVAL where a number is
- * below 1 or a time negative or not finite; ORR_ENOMEM. Any thread. */
+/* One step of a pipeline, event by event: each stage has so many workers, and each worker takes the most urgent task
+ * that is ready (B before F before W, then the lowest microbatch). F of microbatch i waits for the slot of microbatch i
+ * - slots (orr_slot_count()) to be freed by its last backward task; where B and W are one task (orr_slot_split()), that
+ * takes backward + weights. Messages take no time. *makespan is the end of the last task; idle[stages] is the time that
+ * a stage's workers do not work between its first and its last task, and span[stages] that time times the workers.
+ * ORR_EINVAL where a number is below 1 or a time negative or not finite; ORR_ENOMEM. Any thread. */
 struct orr_pipeline {
     int stages, microbatches, workers;
     struct orr_slot_policy slots;

@@ -72,8 +72,8 @@ struct orri_span orri_trace_span(const struct orr_trace *trace, int rank, int64_
 /* ORR_EINVAL unless there are such steps. */
 int orri_trace_check_steps(const struct orr_trace *trace, int64_t from, int64_t to);
 
-/* The pipeline coordinates first .. last that a rank holds; stage s is at coordinate s mod pp. Without run.json each rank
- * is a stage. */
+/* The pipeline coordinates first .. last that a rank holds; stage s is at coordinate s mod pp. Without run.json each
+ * rank is a stage. */
 struct orri_place {
     int first, last;
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reading what starpu_fxt_tool writes. tasks.rec and comms.rec are records of "Name: value" lines, each ended by an empty line
- * (the format of GNU recutils); paje.trace is Paje's, of which only the states of workers are looked at. */
+/* Reading what starpu_fxt_tool writes. tasks.rec and comms.rec are records of "Name: value" lines, each ended by an
+ * empty line (the format of GNU recutils); paje.trace is Paje's, of which only the states of workers are looked at. */
 #include "report/trace.h"
 
 #include <ctype.h>
@@ -51,7 +51,7 @@ enum orr_trace_kind orr_trace_classify(const char *name, size_t length)
     return is(pass, "P") ? ORR_TRACE_FORWARD : ORR_TRACE_OTHER;
 }
 
-/* ---- lines and fields --------------------------------------------------------------------------------------------- */
+/* ---- lines and fields -------------------------------------------------------------------------------------------- */
 
 struct reader {
     char where[512];                /* file, and the line once it has been read */
@@ -63,7 +63,8 @@ struct reader {
 static int fail(struct reader *r, const char *what, struct orri_text text)
 {
     snprintf(r->where, sizeof(r->where), "%.440s:%ld", r->name, r->line);
-    return orri_remedy(orri_fail(ORR_EFORMAT, r->where, "%s: '%.*s'", what, text.size < 60 ? (int)text.size : 60, text.at),
+    int shown = text.size < 60 ? (int)text.size : 60;
+    return orri_remedy(orri_fail(ORR_EFORMAT, r->where, "%s: '%.*s'", what, shown, text.at),
                        "the trace is damaged: record it again");
 }
 
@@ -160,7 +161,7 @@ static void *grow(void *array, int count, size_t size)
         (array)[(count)++] = (value);                                   \
     } while (0)
 
-/* ---- records -------------------------------------------------------------------------------------------------------- */
+/* ---- records ----------------------------------------------------------------------------------------------------- */
 
 struct task_record {
     struct orri_task task;
@@ -221,7 +222,8 @@ static int add_task(struct reader *r, struct orr_trace *trace, const struct task
 
 static int read_tasks(struct orr_trace *trace, struct reader *r)
 {
-    const struct task_record none = {.task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0}}};
+    const struct task_record none = {
+        .task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0}}};
     struct task_record record = none;
     struct orri_text line, field, value;
     bool more, open = false;
@@ -264,7 +266,8 @@ static int message_field(struct reader *r, struct orri_message *m, struct orri_t
 static int add_message(struct reader *r, struct orr_trace *trace, const struct orri_message *m)
 {
     if (m->from < 0 || m->to < 0 || isnan(m->sent) || isnan(m->received) || m->bytes < 0)
-        return fail(r, "is the end of a record without Src, Dst, SendTime, RecvTime or Size", (struct orri_text){"", 0});
+        return fail(r, "is the end of a record without Src, Dst, SendTime, RecvTime or Size",
+                    (struct orri_text){"", 0});
     APPEND(trace->message, trace->messages, *m);
     if (m->from >= trace->ranks)
         trace->ranks = m->from + 1;
@@ -296,7 +299,7 @@ static int read_messages(struct orr_trace *trace, struct reader *r)
     return open ? fail(r, "the file ends in the middle of a record", line) : ORR_OK;
 }
 
-/* ---- states of workers ------------------------------------------------------------------------------------------------ */
+/* ---- states of workers ------------------------------------------------------------------------------------------- */
 
 /* The next word of a line of Paje, without its quotes. */
 static struct orri_text word_of(struct orri_text *line)
@@ -362,7 +365,8 @@ static bool asleep(struct orri_text state)
 }
 
 /* A worker that falls asleep opens a pause without an end; its next state ends it. */
-static int change_state(struct reader *r, struct orr_trace *trace, int *open, int row, double time, struct orri_text state)
+static int change_state(struct reader *r, struct orr_trace *trace, int *open, int row, double time,
+                        struct orri_text state)
 {
     if (open[row] >= 0 && time < trace->pause[open[row]].begin)
         return fail(r, "is a time before the one of the worker's last state", state);
@@ -423,7 +427,7 @@ static int read_states(struct orr_trace *trace, struct reader *r)
     return status;
 }
 
-/* ---- order -------------------------------------------------------------------------------------------------------------- */
+/* ---- order ------------------------------------------------------------------------------------------------------- */
 
 #define ORDER(x, y) (((x) > (y)) - ((x) < (y)))
 
@@ -462,6 +466,12 @@ static int by_start(const void *a, const void *b, void *all)
     return x->row != y->row ? ORDER(x->row, y->row) : ORDER(x->start, y->start);
 }
 
+static void sort(void *array, int count, size_t size, int (*order)(const void *, const void *))
+{
+    if (count > 1)
+        qsort(array, (size_t)count, size, order);
+}
+
 /* Rows by rank and worker; what refers to them follows. */
 static int sort_rows(struct orr_trace *trace)
 {
@@ -471,7 +481,7 @@ static int sort_rows(struct orr_trace *trace)
         return ORR_ENOMEM;
     for (int i = 0; i < trace->rows; i++)
         trace->row[i].first_task = i;
-    qsort(trace->row, (size_t)trace->rows, sizeof(*trace->row), by_worker);
+    sort(trace->row, trace->rows, sizeof(*trace->row), by_worker);
     for (int i = 0; i < trace->rows; i++)
         place[trace->row[i].first_task] = i;
     for (int i = 0; i < trace->pauses; i++)
@@ -520,7 +530,8 @@ static int place_tasks(const char *directory, struct orr_trace *trace)
         const struct orri_row *row = bsearch(&(struct orri_row){.rank = task->rank, .worker = task->worker}, trace->row,
                                              (size_t)trace->rows, sizeof(*trace->row), by_worker);
         if (!row)
-            return orri_fail(ORR_EFORMAT, directory, "paje.trace has no worker %d of rank %d, on which tasks.rec has tasks",
+            return orri_fail(ORR_EFORMAT, directory,
+                             "paje.trace has no worker %d of rank %d, on which tasks.rec has tasks",
                              task->worker, task->rank);
         task->row = (int)(row - trace->row);
         trace->by_row[ran++] = i;
@@ -537,7 +548,7 @@ static int place_tasks(const char *directory, struct orr_trace *trace)
     return ran > 0 ? ORR_OK : orri_fail(ORR_EFORMAT, directory, "no task of the trace ran");
 }
 
-/* ---- steps ---------------------------------------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------------------------------- */
 
 static bool is_report(const struct orri_task *task)
 {
@@ -624,7 +635,7 @@ struct orri_span orri_trace_span(const struct orr_trace *trace, int rank, int64_
     return span;
 }
 
-/* ---- run.json ------------------------------------------------------------------------------------------------------------- */
+/* ---- run.json ---------------------------------------------------------------------------------------------------- */
 
 static int read_run(const char *path, struct orr_trace_run *run)
 {
@@ -662,8 +673,8 @@ static int read_run(const char *path, struct orr_trace_run *run)
     }
     json_decref(object);
     if (status == 0 && (orr_mesh_check(&run->mesh) != 0 || run->stages % run->mesh.pp != 0))
-        status = orri_fail(ORR_EFORMAT, path, "dp %d x pp %d x tp %d with %d ranks and %d stages is no layout", run->mesh.dp,
-                           run->mesh.pp, run->mesh.tp, run->mesh.ranks, run->stages);
+        status = orri_fail(ORR_EFORMAT, path, "dp %d x pp %d x tp %d with %d ranks and %d stages is no layout",
+                           run->mesh.dp, run->mesh.pp, run->mesh.tp, run->mesh.ranks, run->stages);
     return status;
 }
 
@@ -677,7 +688,7 @@ struct orri_place orri_trace_place(const struct orr_trace *trace, int rank)
     return (struct orri_place){orr_mesh_coord(mesh, rank * each).p, orr_mesh_coord(mesh, (rank + 1) * each - 1).p};
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static int read_file(struct orr_trace *trace, const char *directory, const char *name, struct orri_map *map,
                      int (*read)(struct orr_trace *, struct reader *))
@@ -727,9 +738,9 @@ struct orr_trace *orr_trace_open(const char *directory)
     if (status == 0)
         status = check_ranks(directory, trace);
     if (status == 0) {
-        qsort(trace->task, (size_t)trace->tasks, sizeof(*trace->task), by_job);
-        qsort(trace->message, (size_t)trace->messages, sizeof(*trace->message), by_receive);
-        qsort(trace->pause, (size_t)trace->pauses, sizeof(*trace->pause), by_begin);
+        sort(trace->task, trace->tasks, sizeof(*trace->task), by_job);
+        sort(trace->message, trace->messages, sizeof(*trace->message), by_receive);
+        sort(trace->pause, trace->pauses, sizeof(*trace->pause), by_begin);
         status = place_tasks(directory, trace);
     }
     if (status == 0)

@@ -87,7 +87,7 @@ static int remove_file(const char *directory, const char *name)
     return status;
 }
 
-/* ---- recording -------------------------------------------------------------------------------------------------------- */
+/* ---- recording --------------------------------------------------------------------------------------------------- */
 
 static int remove_old_trace(const char *directory)
 {
@@ -119,8 +119,8 @@ int orr_trace_prepare(const char *directory)
     enum { LONGEST = 900 };     /* bytes; StarPU cuts the whole path off at 1023 */
 
     if (strlen(directory) == 0 || strlen(directory) > LONGEST)
-        return orri_remedy(orri_fail(ORR_EINVAL, "--trace", "a path of 1 to %d bytes is needed, this one has %zu", LONGEST,
-                                     strlen(directory)), "name another directory");
+        return orri_remedy(orri_fail(ORR_EINVAL, "--trace", "a path of 1 to %d bytes is needed, this one has %zu",
+                                     LONGEST, strlen(directory)), "name another directory");
     int status = try_writing(directory);
     if (status == 0 && orr_rank() == 0)
         status = remove_old_trace(directory);
@@ -130,18 +130,19 @@ int orr_trace_prepare(const char *directory)
 int orr_trace_describe(const char *directory, const struct orr_trace_run *run)
 {
     char *path = orri_format("%s/run.json", directory);
-    json_t *object = json_pack("{s:s,s:i,s:i,s:i,s:i,s:i,s:s?,s:i,s:i,s:I}", "model", run->model, "dp", run->mesh.dp, "pp",
-                               run->mesh.pp, "tp", run->mesh.tp, "ranks", run->mesh.ranks, "stages", run->stages, "slots",
-                               run->slots[0] ? run->slots : NULL, "microbatches", run->microbatches, "workers",
-                               run->workers, "steps", (json_int_t)run->steps);
-    int status = !path || !object ? orri_fail(ORR_ENOMEM, directory, "no room for run.json") : orri_json_save(path, object);
+    json_t *object = json_pack(
+        "{s:s,s:i,s:i,s:i,s:i,s:i,s:s?,s:i,s:i,s:I}", "model", run->model, "dp", run->mesh.dp, "pp", run->mesh.pp, "tp",
+        run->mesh.tp, "ranks", run->mesh.ranks, "stages", run->stages, "slots", run->slots[0] ? run->slots : NULL,
+        "microbatches", run->microbatches, "workers", run->workers, "steps", (json_int_t)run->steps);
+    int status = path && object ? orri_json_save(path, object)
+                                : orri_fail(ORR_ENOMEM, directory, "no room for run.json");
 
     json_decref(object);
     free(path);
     return status;
 }
 
-/* ---- translating ------------------------------------------------------------------------------------------------------- */
+/* ---- translating ------------------------------------------------------------------------------------------------- */
 
 static int check_complete(const char *directory, int count)
 {

@@ -53,10 +53,11 @@ static void put_text(FILE *out, struct orri_text text)
 
 static void put_box(const struct canvas *c, double x, double width, int row, const char *class)
 {
-    fprintf(c->out, "<rect x=\"%.2f\" y=\"%d\" width=\"%.2f\" height=\"%d\" class=\"%s\"", x, y_of(c, row), width, ROW, class);
+    fprintf(c->out, "<rect x=\"%.2f\" y=\"%d\" width=\"%.2f\" height=\"%d\" class=\"%s\"", x, y_of(c, row), width, ROW,
+            class);
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
 
 /* Tasks that follow each other and are drawn as one box. */
 struct group {
@@ -143,7 +144,8 @@ static void draw_row(const struct canvas *c, int row)
     const struct orri_row *r = &c->trace->row[row];
     struct orri_span span = c->span[r->rank];
 
-    fprintf(c->out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">rank %d, worker %d</text>\n", LEFT - 6, y_of(c, row) + ROW - 5,
+    fprintf(c->out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">rank %d, worker %d</text>\n", LEFT - 6,
+            y_of(c, row) + ROW - 5,
             r->rank, r->worker);
     put_box(c, x_of(c, span.begin), x_of(c, span.end) - x_of(c, span.begin), row, "runtime");
     fputs("/>\n", c->out);
@@ -151,7 +153,7 @@ static void draw_row(const struct canvas *c, int row)
     draw_tasks(c, row);
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------------ */
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
 
 static int by_way(const void *a, const void *b)
 {
@@ -183,9 +185,9 @@ static void put_message(const struct canvas *c, const struct orri_message *m)
     int from = y_of(c, row_of(c, m->from, down)) + (down ? ROW : 0);
     int to = y_of(c, row_of(c, m->to, !down)) + (down ? 0 : ROW);
 
-    fprintf(c->out, "<line x1=\"%.2f\" y1=\"%d\" x2=\"%.2f\" y2=\"%d\"><title>%lld bytes from rank %d at %.3f ms to rank %d at "
-            "%.3f ms</title></line>\n", x_of(c, m->sent), from, x_of(c, m->received), to, (long long)m->bytes, m->from, m->sent,
-            m->to, m->received);
+    fprintf(c->out, "<line x1=\"%.2f\" y1=\"%d\" x2=\"%.2f\" y2=\"%d\">", x_of(c, m->sent), from, x_of(c, m->received), to);
+    fprintf(c->out, "<title>%lld bytes from rank %d at %.3f ms to rank %d at %.3f ms</title></line>\n",
+            (long long)m->bytes, m->from, m->sent, m->to, m->received);
 }
 
 static int draw_messages(const struct canvas *c)
@@ -203,7 +205,8 @@ static int draw_messages(const struct canvas *c)
     qsort(order, (size_t)count, sizeof(*order), by_way);
     for (int i = 0; i < count; i++) {
         const struct orri_message *m = order[i];
-        bool covered = last && last->from == m->from && last->to == m->to && x_of(c, m->sent) - x_of(c, last->sent) < NARROW &&
+        bool same_way = last && last->from == m->from && last->to == m->to;
+        bool covered = same_way && x_of(c, m->sent) - x_of(c, last->sent) < NARROW &&
                        fabs(x_of(c, m->received) - x_of(c, last->received)) < NARROW;
         if (covered)
             continue;
@@ -214,7 +217,7 @@ static int draw_messages(const struct canvas *c)
     return ORR_OK;
 }
 
-/* ---- axis and legend -------------------------------------------------------------------------------------------------- */
+/* ---- axis and legend --------------------------------------------------------------------------------------------- */
 
 static void draw_axis(const struct canvas *c, int bottom)
 {
@@ -249,7 +252,7 @@ static void draw_legend(const struct canvas *c)
     fprintf(c->out, "<path d=\"M%d 48l14 -14\" stroke=\"#333\"/><text x=\"%d\" y=\"45\">message</text>\n", x, x + 19);
 }
 
-/* ---- the picture ------------------------------------------------------------------------------------------------------- */
+/* ---- the picture ------------------------------------------------------------------------------------------------- */
 
 static int draw(const struct canvas *c)
 {
@@ -257,15 +260,18 @@ static int draw(const struct canvas *c)
     int bottom = y_of(c, trace->rows - 1) + ROW + GAP, width = LEFT + WIDTH + RIGHT, height = bottom + BOTTOM;
 
     fprintf(c->out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" "
-            "height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"12\">\n<style>\n", width, height, width, height);
+            "height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"12\">\n<style>\n", width,
+                height, width, height);
     for (int k = 0; k < ORR_TRACE_KINDS; k++)
         fprintf(c->out, ".k%d{fill:#%06x}\n", k, colors[k]);
     fprintf(c->out, ".runtime{fill:#dcdcdc}.idle{fill:#fff;stroke:#ccc;stroke-width:0.3}.axis{stroke:#333;fill:none}\n"
-            "line{stroke:#333;stroke-width:0.5}\n</style>\n<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n", width, height);
+            "line{stroke:#333;stroke-width:0.5}\n</style>\n<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n", width,
+                height);
     fprintf(c->out, "<text x=\"%d\" y=\"22\" font-size=\"14\">", LEFT);
     put_text(c->out, (struct orri_text){trace->run.model, strlen(trace->run.model)});
     if (trace->described)
-        fprintf(c->out, ", dp %d x pp %d x tp %d, %d microbatches", trace->run.mesh.dp, trace->run.mesh.pp, trace->run.mesh.tp,
+        fprintf(c->out, ", dp %d x pp %d x tp %d, %d microbatches", trace->run.mesh.dp, trace->run.mesh.pp,
+                trace->run.mesh.tp,
                 trace->run.microbatches);
     fprintf(c->out, "</text>\n");
     draw_legend(c);

@@ -29,7 +29,7 @@ static double overlap(double begin, double end, struct orri_span span)
     return to > from ? to - from : 0;
 }
 
-/* ---- stages ------------------------------------------------------------------------------------------------------- */
+/* ---- stages ------------------------------------------------------------------------------------------------------ */
 
 static bool same_stages(const struct orr_trace *trace, int a, int b)
 {
@@ -95,7 +95,7 @@ static int make_stages(struct sums *s)
     return ORR_OK;
 }
 
-/* ---- what a worker waited for --------------------------------------------------------------------------------------- */
+/* ---- what a worker waited for ------------------------------------------------------------------------------------ */
 
 static const struct orri_message *find_receive(const struct orr_trace *trace, int rank, int64_t job)
 {
@@ -172,7 +172,8 @@ static void last_cause(const struct orr_trace *trace, const struct orri_task *ta
     }
 }
 
-/* The rank whose message the worker slept for: the task that ended its pause became ready by it during the pause. -1: none. */
+/* The rank whose message the worker slept for: the task that ended its pause became ready by it during the pause.
+ * -1: none. */
 static int waited_for(const struct orr_trace *trace, const struct orri_pause *pause, const struct orri_task *next)
 {
     struct cause last = {next ? next->submitted : 0, NULL};
@@ -184,7 +185,7 @@ static int waited_for(const struct orr_trace *trace, const struct orri_pause *pa
     return last.message && last.time > pause->begin ? last.message->from : -1;
 }
 
-/* ---- sums ------------------------------------------------------------------------------------------------------------- */
+/* ---- sums -------------------------------------------------------------------------------------------------------- */
 
 static void sum_row(struct sums *s, const struct orri_row *row)
 {
@@ -207,7 +208,8 @@ static void sum_row(struct sums *s, const struct orri_row *row)
             continue;
         while (next < row->tasks && trace->task[trace->by_row[row->first_task + next]].start < pause->end)
             next++;
-        int source = waited_for(trace, pause, next < row->tasks ? &trace->task[trace->by_row[row->first_task + next]] : NULL);
+        bool any = next < row->tasks;
+        int source = waited_for(trace, pause, any ? &trace->task[trace->by_row[row->first_task + next]] : NULL);
         *(source >= 0 ? &stage->waiting[s->stage_of[source]] : &stage->idle) += time;
         known += time;
     }
@@ -252,7 +254,7 @@ static int sum_traffic(struct sums *s)
     return ORR_OK;
 }
 
-/* ---- the bubble --------------------------------------------------------------------------------------------------------- */
+/* ---- the bubble -------------------------------------------------------------------------------------------------- */
 
 /* From a step's first forward to its last backward task on a rank. begin > end: there are none. */
 static void find_passes(const struct sums *s, struct orri_span *passes, int64_t steps)
@@ -360,7 +362,7 @@ static int model_bubble(struct sums *s)
     return status;
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------------------ */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static int sum_up(struct sums *s)
 {
@@ -405,7 +407,7 @@ void orr_trace_table_free(struct orr_trace_table *table)
     *table = (struct orr_trace_table){0};
 }
 
-/* ---- printing ---------------------------------------------------------------------------------------------------------------- */
+/* ---- printing ---------------------------------------------------------------------------------------------------- */
 
 /* Columns of the table: kinds that never occur are left out, but for the first three. */
 static bool shown(const struct orr_trace_table *t, int kind)
@@ -464,7 +466,8 @@ static void print_title(const struct orr_trace_table *t, FILE *out)
     else
         fprintf(out, "steps %lld to %lld of %lld", (long long)t->from, (long long)(t->to < 0 ? t->steps : t->to),
                 (long long)t->steps);
-    fprintf(out, ", %d %s, %d %s\n", t->ranks, t->ranks == 1 ? "rank" : "ranks", t->workers, t->workers == 1 ? "worker" : "workers");
+    fprintf(out, ", %d rank%s, %d worker%s\n", t->ranks, t->ranks == 1 ? "" : "s", t->workers,
+            t->workers == 1 ? "" : "s");
     if (t->unfinished)
         fprintf(out, "the trace is cut short: %lld tasks do not end\n", (long long)t->unfinished);
 }
@@ -486,8 +489,8 @@ int orr_trace_print(const struct orr_trace_table *t, FILE *out)
         fprintf(out, "\n");
     }
     print_waiting(t, out);
-    fprintf(out, "\nbubble: asleep from the first forward to the last backward task of a step\n%-12s %9s %9s\n", "stage",
-            "measured", "model");
+    fprintf(out, "\nbubble: asleep from the first forward to the last backward task of a step\n%-12s %9s %9s\n",
+            "stage", "measured", "model");
     for (int i = 0; i < t->stages; i++) {
         fprintf(out, "%-12s", t->stage[i].name);
         print_share(t->stage[i].bubble, out);
@@ -501,7 +504,7 @@ int orr_trace_print(const struct orr_trace_table *t, FILE *out)
     if (t->pairs == 0)
         fprintf(out, "  nothing\n");
     if (t->early)
-        fprintf(out, "  %lld of them come before they were sent, by up to %.3f ms: the clocks of the ranks differ by that\n",
+        fprintf(out, "  %lld of them come before they were sent, by up to %.3f ms: so far are the clocks apart\n",
                 (long long)t->early, t->early_ms);
     return ferror(out) ? orri_fail(ORR_EIO, "trace", "the table cannot be written") : ORR_OK;
 }

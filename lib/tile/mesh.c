@@ -2,6 +2,7 @@
 #include <orrery/mesh.h>
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,48 +89,70 @@ struct orr_part orr_split(int64_t n, int64_t unit, int parts, int i)
     return (struct orr_part){first, last - first};
 }
 
-/* best[s][i] is the least possible cost of the dearest of s + 1 runs that cover blocks i..n-1. Working
- * from the end makes the forward walk below find the earliest cuts. */
+/* best[s][i] is the least possible cost of the dearest of s + 1 runs that cover blocks i..n-1. */
+static void find_dearest(int n, const double *sum, int stages, double (*best)[n + 1])
+{
+    for (int i = 0; i <= n; i++)
+        best[0][i] = sum[n] - sum[i];
+    for (int s = 1; s < stages; s++) {
+        for (int i = 0; i + s < n; i++) {
+            best[s][i] = INFINITY;
+            for (int cut = i + 1; cut + s - 1 < n; cut++) {
+                double here = sum[cut] - sum[i], rest = best[s - 1][cut];
+                best[s][i] = fmin(best[s][i], here > rest ? here : rest);
+            }
+        }
+    }
+}
+
+/* even[s][i] becomes the least sum of the squares of the costs of those runs, none of them above `most`. */
+static void find_even(int n, const double *sum, int stages, double most, double (*even)[n + 1])
+{
+    for (int i = 0; i <= n; i++) {
+        double here = sum[n] - sum[i];
+        even[0][i] = here <= most ? here * here : INFINITY;
+    }
+    for (int s = 1; s < stages; s++) {
+        for (int i = 0; i + s < n; i++) {
+            even[s][i] = INFINITY;
+            for (int cut = i + 1; cut + s - 1 < n && sum[cut] - sum[i] <= most; cut++) {
+                double here = sum[cut] - sum[i];
+                even[s][i] = fmin(even[s][i], here * here + even[s - 1][cut]);
+            }
+        }
+    }
+}
+
 int orr_partition(int n, const double *cost, int stages, int *first)
 {
     if (stages < 1 || n < stages)
         return orri_remedy(orri_fail(ORR_EINVAL, "mesh", "%d blocks cannot fill %d pipeline stages", n, stages),
                            "choose --pp and --stages of at most %d", n);
 
-    double(*best)[n + 1] = orri_alloc((size_t)stages * sizeof(*best));
+    double(*table)[n + 1] = orri_alloc((size_t)stages * sizeof(*table));
     double *sum = orri_alloc((size_t)(n + 1) * sizeof(*sum));
-    if (!best || !sum) {
-        free(best);
+    if (!table || !sum) {
+        free(table);
         free(sum);
         return ORR_ENOMEM;
     }
     sum[0] = 0;
     for (int i = 0; i < n; i++)
         sum[i + 1] = sum[i] + cost[i];
-    for (int i = 0; i <= n; i++)
-        best[0][i] = sum[n] - sum[i];
-    for (int s = 1; s < stages; s++) {
-        for (int i = 0; i + s < n; i++) {
-            best[s][i] = -1;
-            for (int cut = i + 1; cut + s - 1 < n; cut++) {
-                double here = sum[cut] - sum[i], rest = best[s - 1][cut];
-                double worst = here > rest ? here : rest;
-                if (best[s][i] < 0 || worst < best[s][i])
-                    best[s][i] = worst;
-            }
-        }
-    }
+    find_dearest(n, sum, stages, table);
+    find_even(n, sum, stages, table[stages - 1][0], table);
     first[0] = 0;
     for (int s = 1; s < stages; s++) {
-        int left = stages - s;      /* runs after this cut */
-        int cut = first[s - 1] + 1;
-        while (cut + left < n && (sum[cut] - sum[first[s - 1]] > best[stages - 1][0] ||
-                                  best[left - 1][cut] > best[stages - 1][0]))
-            cut++;
+        int left = stages - s, from = first[s - 1], cut = from + 1;      /* left: runs after this cut */
+        for (; cut + left < n; cut++) {
+            double here = sum[cut] - sum[from];
+            if (here * here + table[left - 1][cut] <= table[left][from])
+                break;
+        }
         first[s] = cut;
     }
     first[stages] = n;
-    free(best);
+    free(table);
     free(sum);
     return ORR_OK;
 }

@@ -166,6 +166,8 @@ void orr_training_destroy(struct orr_training *t)
     if (!t)
         return;
     wait_for_reports(t, 0);
+    if (t->model->mesh.pretended)
+        starpu_task_wait_for_all();     /* no answer from other ranks tells that this one's summaries were made */
     orr_slots_destroy(t->slots);
     for (int i = 0; i < t->model->parameters * t->copies; i++) {
         if (t->state)

@@ -17,7 +17,8 @@ static struct orr_slot_policy policy(const char *text)
 }
 
 /* The makespan with the same times in every stage; idle and span of each. */
-static double run(const char *slots, int stages, int microbatches, struct orr_stage_times time, double *idle, double *span)
+static double run(const char *slots, int stages, int microbatches, struct orr_stage_times time, double *idle,
+                  double *span)
 {
     struct orr_stage_times times[MOST];
     struct orr_pipeline pipeline = {stages, microbatches, 1, policy(slots), times};
@@ -57,7 +58,8 @@ START_TEST(test_count)
 
     ck_assert_double_eq(run("8", 8, 64, unit, idle, span), 201);
     ck_assert_double_eq(run("1f1b", 8, 64, unit, idle, span), 213);
-    ck_assert_double_eq(run("1", 4, 3, unit, idle, span), 3 * (4 + 4 + 1));   /* one at a time: F and B of all, W of the first */
+    /* One at a time: F and B of all stages, W of the first. */
+    ck_assert_double_eq(run("1", 4, 3, unit, idle, span), 3 * (4 + 4 + 1));
 }
 END_TEST
 
@@ -102,7 +104,7 @@ START_TEST(test_workers)
     ck_assert_double_eq(makespan, 12);
     ck_assert_double_eq(idle[0], 0);
     ck_assert_double_eq(span[0], 24);
-    pipeline.slots = policy("1");       /* one microbatch at a time: B and W of it do not overlap, the second worker idles */
+    pipeline.slots = policy("1");       /* F, B and W of one microbatch do not overlap: the second worker idles */
     ck_assert_int_eq(orr_pipeline_model(&pipeline, &makespan, idle, span), 0);
     ck_assert_double_eq(makespan, 24);
     ck_assert_double_eq(idle[0], 24);

@@ -12,7 +12,7 @@
 
 #include "core/core.h"
 
-/* ---- a trace in the making ---------------------------------------------------------------------------------------- */
+/* ---- a trace in the making --------------------------------------------------------------------------------------- */
 
 struct text {
     char *at;
@@ -75,13 +75,17 @@ static void between(int rank, int job, const char *depends)
         prefix(rank), job, depends, ranks > 1 ? rank : -1);
 }
 
+static double submitted = 1;
+
 static void task(int rank, int number, int job, const char *name, double start, double end, const char *depends)
 {
-    say(&tasks, "Name: %s\nModel: x\nJobId: %s%d\nSubmitOrder: %d\nPriority: 3\nDependsOn:%s\nTag: 0\nWorkerId: %d\n", name,
+    say(&tasks, "Name: %s\nModel: x\nJobId: %s%d\nSubmitOrder: %d\nPriority: 3\nDependsOn:%s\nTag: 0\nWorkerId: %d\n",
+        name,
         prefix(rank), job, job, depends, number);
-    say(&tasks, "SubmitTime: 1.000000\nStartTime: %f\nEndTime: %f\nFootprint: 0\nMPIRank: %d\n\n", start, end,
+    say(&tasks, "SubmitTime: %f\nStartTime: %f\nEndTime: %f\nFootprint: 0\nMPIRank: %d\n\n", submitted, start, end,
         ranks > 1 ? rank : -1);
-    say(&paje, "10\t%.9f\t%sw%d\tWS\t\"x\"\n10\t%.9f\t%sw%d\tWS\t\"B\"\n", start, prefix(rank), number, end, prefix(rank), number);
+    say(&paje, "10\t%.9f\t%sw%d\tWS\t\"x\"\n10\t%.9f\t%sw%d\tWS\t\"B\"\n", start, prefix(rank), number, end,
+        prefix(rank), number);
 }
 
 static void message(int from, int to, double sent, double received, int bytes, int job)
@@ -97,8 +101,8 @@ static void save(void)
     put(at("paje.trace"), paje.at, paje.size);
 }
 
-/* One step of two ranks with a worker each, 100 ms after the step before. Stage 0 waits for stage 1 from 31 to 52, stage 1
- * for stage 0 until 23, through one of StarPU's own tasks. */
+/* One step of two ranks with a worker each, 100 ms after the step before. Stage 0 waits for stage 1 from 31 to 52,
+ * stage 1 for stage 0 until 23, through one of StarPU's own tasks. */
 static void step(int number)
 {
     double t = 100 * number;
@@ -171,28 +175,29 @@ static void summed(const struct orr_trace *trace, int64_t from, int64_t to, stru
 
 #define near(a, b) ck_assert_double_eq_tol((a), (b), 1e-6)
 
-/* ---- kinds ---------------------------------------------------------------------------------------------------------- */
+/* ---- kinds ------------------------------------------------------------------------------------------------------- */
 
 START_TEST(test_kinds)
 {
     static const struct {
         const char *name;
         enum orr_trace_kind kind;
-    } names[] = {{"orrery_mlp_F", ORR_TRACE_FORWARD},   {"mlp_F", ORR_TRACE_FORWARD},      {"mlp_N_F", ORR_TRACE_FORWARD},
-                 {"orrery_a_S_B", ORR_TRACE_BACKWARD},  {"mlp_W", ORR_TRACE_WEIGHTS},      {"mlp_BW", ORR_TRACE_BOTH},
-                 {"orrery_head_FBW", ORR_TRACE_WHOLE},  {"head_P", ORR_TRACE_FORWARD},     {"update", ORR_TRACE_UPDATE},
-                 {"orrery_update", ORR_TRACE_UPDATE},   {"orrery_reduce", ORR_TRACE_REDUCE}, {"reduce", ORR_TRACE_REDUCE},
-                 {"squares", ORR_TRACE_OTHER},          {"control", ORR_TRACE_OTHER},      {"input", ORR_TRACE_OTHER},
-                 {"F", ORR_TRACE_OTHER},                {"mlp_f", ORR_TRACE_OTHER},        {"mlp_FB", ORR_TRACE_OTHER},
-                 {"", ORR_TRACE_OTHER},                 {"_", ORR_TRACE_OTHER},            {"_starpu_sync_task", ORR_TRACE_OTHER},
-                 {"orrery_", ORR_TRACE_OTHER},          {"orrery_F", ORR_TRACE_OTHER}};
+    } names[] = {
+        {"orrery_mlp_F", ORR_TRACE_FORWARD},   {"mlp_F", ORR_TRACE_FORWARD},      {"mlp_N_F", ORR_TRACE_FORWARD},
+        {"orrery_a_S_B", ORR_TRACE_BACKWARD},  {"mlp_W", ORR_TRACE_WEIGHTS},      {"mlp_BW", ORR_TRACE_BOTH},
+        {"orrery_head_FBW", ORR_TRACE_WHOLE},  {"head_P", ORR_TRACE_FORWARD},     {"update", ORR_TRACE_UPDATE},
+        {"orrery_update", ORR_TRACE_UPDATE},   {"reduce", ORR_TRACE_REDUCE},      {"orrery_reduce", ORR_TRACE_REDUCE},
+        {"squares", ORR_TRACE_OTHER},          {"control", ORR_TRACE_OTHER},      {"input", ORR_TRACE_OTHER},
+        {"F", ORR_TRACE_OTHER},                {"mlp_f", ORR_TRACE_OTHER},        {"mlp_FB", ORR_TRACE_OTHER},
+        {"", ORR_TRACE_OTHER},                 {"_", ORR_TRACE_OTHER},            {"_starpu_sync", ORR_TRACE_OTHER},
+        {"orrery_", ORR_TRACE_OTHER},          {"orrery_F", ORR_TRACE_OTHER}};
 
     for (size_t i = 0; i < ORRI_COUNT(names); i++)
         ck_assert_msg(orr_trace_classify(names[i].name, strlen(names[i].name)) == names[i].kind, "%s", names[i].name);
 }
 END_TEST
 
-/* ---- sums ------------------------------------------------------------------------------------------------------------- */
+/* ---- sums -------------------------------------------------------------------------------------------------------- */
 
 START_TEST(test_sums)
 {
@@ -232,8 +237,10 @@ START_TEST(test_sums)
     near(s[1].runtime, 3.5);
     near(s[1].bubble, 0);
     ck_assert_int_eq(t.pairs, 2);
-    ck_assert(t.traffic[0].from == 0 && t.traffic[0].to == 1 && t.traffic[0].messages == 1 && t.traffic[0].bytes == 1000);
-    ck_assert(t.traffic[1].from == 1 && t.traffic[1].to == 0 && t.traffic[1].messages == 1 && t.traffic[1].bytes == 500);
+    ck_assert(t.traffic[0].from == 0 && t.traffic[0].to == 1 && t.traffic[0].messages == 1 &&
+              t.traffic[0].bytes == 1000);
+    ck_assert(t.traffic[1].from == 1 && t.traffic[1].to == 0 && t.traffic[1].messages == 1 &&
+              t.traffic[1].bytes == 500);
     ck_assert_int_eq(t.early, 0);
     ck_assert_int_eq(t.unfinished, 0);
     orr_trace_table_free(&t);
@@ -348,14 +355,19 @@ START_TEST(test_other_causes)
     task(1, 0, 5, "a_B", 50, 60, " 1_4 1_3");   /* 1_4 was received at 45 */
     asleep(1, 0, 60, 70);
     task(1, 0, 6, "a_W", 70, 80, "");           /* something was received at 65 that it does not need */
+    asleep(1, 0, 80, 90);
+    submitted = 89;
+    task(1, 0, 8, "a_F", 90, 91, " 1_7");       /* 1_7 was received at 85, before the task was submitted */
+    submitted = 1;
     message(0, 1, 12, 15, 1, 2);
+    message(0, 1, 81, 85, 1, 7);
     message(0, 1, 41, 45, 1, 4);
     message(0, 1, 66, 65, 1, 9);
     save();
     struct orr_trace *trace = opened();
     summed(trace, 0, -1, &t);
     near(t.stage[1].waiting[0], 10);
-    near(t.stage[1].idle, 20);
+    near(t.stage[1].idle, 30);
     ck_assert_int_eq(t.pairs, 1);
     ck_assert_int_eq(t.traffic[0].messages, 1);     /* sent while rank 0 was traced, until 20 */
     orr_trace_table_free(&t);
@@ -404,7 +416,7 @@ START_TEST(test_early)
 }
 END_TEST
 
-/* ---- the picture --------------------------------------------------------------------------------------------------------- */
+/* ---- the picture ------------------------------------------------------------------------------------------------- */
 
 /* A file's text, freed by the caller. */
 static char *text_of(const char *path, size_t *size)
@@ -573,10 +585,10 @@ START_TEST(test_open_pause)
 }
 END_TEST
 
-/* ---- damaged files ---------------------------------------------------------------------------------------------------------- */
+/* ---- damaged files ----------------------------------------------------------------------------------------------- */
 
-/* Opens what is there, and does everything with it that can be done. Tasks of a damaged file may overlap: the sums then need
- * not add up. */
+/* Opens what is there, and does everything with it that can be done. Tasks of a damaged file may overlap: the sums then
+ * need not add up. */
 static int use(void)
 {
     struct orr_trace_table t;
@@ -586,7 +598,8 @@ static int use(void)
     ck_assert_ptr_nonnull(sink);
     if (!trace) {
         fclose(sink);
-        ck_assert_msg(orr_error_code() == ORR_EFORMAT || (orr_error_code() == ORR_ENOENT && strstr(orr_error(), "is missing")),
+        bool missing = orr_error_code() == ORR_ENOENT && strstr(orr_error(), "is missing");
+        ck_assert_msg(orr_error_code() == ORR_EFORMAT || missing,
                       "%d: %s", orr_error_code(), orr_error());
         ck_assert_msg(strncmp(orr_error(), folder, strlen(folder)) == 0, "%s", orr_error());
         return orr_error_code();
@@ -641,7 +654,8 @@ static size_t draw(size_t n)
 START_TEST(test_mutated)
 {
     static const char *const names[] = {"tasks.rec", "comms.rec", "paje.trace", "run.json"};
-    static const char *const pieces[] = {"\n", "\n\n", ": ", "_", "-1", "99999999999999999999", "1e308", "nan", "4095", "Src: 4095\n",
+    static const char *const pieces[] = {"\n", "\n\n", ": ", "_", "-1", "99999999999999999999", "1e308", "nan", "4095",
+                                         "Src: 4095\n",
                                          "JobId: 0_1\n", "\t", "\"", "DependsOn: 1_3 1_2\n", "report"};
     int taken = 0, refused = 0;
     size_t size;
@@ -691,16 +705,19 @@ START_TEST(test_refused)
                {"tasks.rec", "Name: x\nJobId: 1\nWorkerId: 0\nStartTime: 5\nEndTime: 4\n\n", "ends before it starts"},
                {"tasks.rec", "Name: x\n\n", "without a JobId"},
                {"tasks.rec", "JobId: 1\nStartTime: nan\n\n", "is no time"},
-               {"tasks.rec", "JobId: 1\nWorkerId: 9\nStartTime: 1\nEndTime: 2\nMPIRank: 1\n\n", "no worker 9 of rank 1"},
+               {"tasks.rec", "JobId: 1\nWorkerId: 9\nStartTime: 1\nEndTime: 2\nMPIRank: 1\n\n",
+                "no worker 9 of rank 1"},
                {"tasks.rec", "", "no task of the trace ran"},
                {"comms.rec", "Src: 0\nDst: 1\n\n", "without Src, Dst"},
                {"comms.rec", "Src: 0\nDst: 7\nSendTime: 1\nRecvTime: 2\nSize: 1\n\n", "no worker of rank 2"},
                {"paje.trace", "7 1 2 3\n", "no beginning of a Paje trace"},
                {"paje.trace", "%EventDef\n10\t1.0\t0_w0\tWS\t\"Sl\"\n", "was not created"},
-               {"paje.trace", "%EventDef\n7\t0.0\t0_w0\tW\tx\ty\n10\t2.0\t0_w0\tWS\tSl\n10\t1.0\t0_w0\tWS\tB\n", "before the one"},
+               {"paje.trace", "%EventDef\n7\t0.0\t0_w0\tW\tx\ty\n10\t2.0\t0_w0\tWS\tSl\n10\t1.0\t0_w0\tWS\tB\n",
+                "before the one"},
                {"run.json", "{", "run.json"},
                {"run.json", "{\"model\": \"x\", \"dp\": 3, \"pp\": 1, \"tp\": 1, \"ranks\": 3, \"stages\": 1, \"slots\": null,"
-                            " \"microbatches\": 2, \"workers\": 1, \"steps\": 2}", "run.json tells of 3 ranks, the trace has 2"}};
+                            " \"microbatches\": 2, \"workers\": 1, \"steps\": 2}",
+                                "run.json tells of 3 ranks, the trace has 2"}};
 
     for (size_t i = 0; i < ORRI_COUNT(bad); i++) {
         two_steps();
@@ -715,7 +732,7 @@ START_TEST(test_refused)
 }
 END_TEST
 
-/* ---- the folder --------------------------------------------------------------------------------------------------------------- */
+/* ---- the folder -------------------------------------------------------------------------------------------------- */
 
 START_TEST(test_prepare)
 {

@@ -193,7 +193,20 @@ static double dearest(int n, const double *cost, int stages, const int *first)
     return most;
 }
 
-/* Every set of cuts, as bits between the blocks, in the order of the earliest cuts. */
+static double squares(const double *cost, int stages, const int *first)
+{
+    double sum = 0;
+
+    for (int s = 0; s < stages; s++) {
+        double here = 0;
+        for (int i = first[s]; i < first[s + 1]; i++)
+            here += cost[i];
+        sum += here * here;
+    }
+    return sum;
+}
+
+/* Every set of cuts, as bits between the blocks: the cheapest, of those the most even, of those the earliest. */
 static double best_by_hand(int n, const double *cost, int stages, int *best_first)
 {
     double best = -1;
@@ -208,9 +221,10 @@ static double best_by_hand(int n, const double *cost, int stages, int *best_firs
             if (cuts >> (i - 1) & 1)
                 first[s++] = i;
         first[stages] = n;
-        double here = dearest(n, cost, stages, first);
-        bool earlier = false;
-        for (int k = 1; here == best && k < stages && !earlier; k++) {
+        double here = dearest(n, cost, stages, first), uneven = squares(cost, stages, first);
+        bool earlier = best >= 0 && here == best && uneven < squares(cost, stages, best_first);
+        bool alike = best >= 0 && here == best && uneven == squares(cost, stages, best_first);
+        for (int k = 1; alike && k < stages && !earlier; k++) {
             if (first[k] > best_first[k])
                 break;
             earlier = first[k] < best_first[k];
