@@ -12,6 +12,7 @@ EXTRA_DIST += \
 	docs/io.md \
 	docs/models.md \
 	docs/parallel.md \
+	docs/pipeline.md \
 	docs/report.md \
 	docs/text.md \
 	docs/tile.md \

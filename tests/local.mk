@@ -86,6 +86,9 @@ tests_test_placement_SOURCES = tests/graph/test_placement.c tests/graph/toys.h t
 check_PROGRAMS += tests/test_slots
 tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
+check_PROGRAMS += tests/test_balance
+tests_test_balance_SOURCES = tests/graph/test_balance.c tests/graph/toys.h tests/check_main.h tests/files.h
+
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 

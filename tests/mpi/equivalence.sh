@@ -21,6 +21,7 @@ compared()
 
 compared 'layouts in one process' 200 "$program" "$work/results"
 if [ "$failures" -eq 0 ]; then
+    [ -z "${ORRERY_WITHOUT_RANKS:-}" ] || { echo "skipped: ORRERY_WITHOUT_RANKS is set"; exit 77; }
     command -v mpiexec > /dev/null || { echo "skipped: there is no mpiexec"; exit 77; }
     "$orrery" --version | grep -q StarPU-MPI || { echo "skipped: built without MPI"; exit 77; }
     export STARPU_NCPU=1

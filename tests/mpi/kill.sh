@@ -1,14 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# SIGKILL for a random rank at a random moment, KILLS times (20) in a row: every time the run ends and says which rank was
+# SIGKILL for a random rank at a random moment, KILLS times (10) in a row: every time the run ends and says which rank was
 # lost, is resumed, and in the end has the losses and parameters of a run that was left alone. SEED repeats the moments.
-# shellcheck disable=SC2086,SC2016    # lists of options; what another shell is to expand
+# shellcheck disable=SC2034,SC2086,SC2016,SC2154    # common.sh; lists of options; what another shell is to expand
 . "${srcdir:-.}/tests/mpi/common.sh"
 command -v pgrep > /dev/null || { echo "skipped: there is no pgrep"; exit 77; }
 cd "$work" || exit 99
 export orrery
 
-kills=${KILLS:-20}
+kills=${KILLS:-10}
 seed=${SEED:-$(date +%s)}
 echo "KILLS=$kills SEED=$seed"
 train="train $tiny --seq 32 --batch 4 --micro-batch 1 --data text --warmup 2 --schedule constant --min-lr 0 --dropout 0.1 \
@@ -53,7 +53,7 @@ killed()
     fi
     ran="mpiexec -n 2 orrery $train $resume, and SIGKILL for rank $victim"
     status=
-    timeout 100 mpiexec --oversubscribe -n 2 sh -c \
+    timeout -k 10 100 mpiexec --oversubscribe -n 2 sh -c \
         'echo $$ > pid.new.$OMPI_COMM_WORLD_RANK; mv pid.new.$OMPI_COMM_WORLD_RANK pid.$OMPI_COMM_WORLD_RANK
         exec "$orrery" "$@"' sh $train $resume --steps 1000000 --out run --metrics metrics > out 2> all < /dev/null &
     job=$!
@@ -134,7 +134,7 @@ trainer()
 
 ran="mpiexec -n 2 orrery $train --max-restarts 9, and SIGKILL for some ranks"
 longer=$((steps + 40))
-timeout 150 mpiexec --oversubscribe -n 2 "$orrery" $train --steps $longer --out=itself --metrics itself.metrics \
+timeout -k 10 150 mpiexec --oversubscribe -n 2 "$orrery" $train --steps $longer --out=itself --metrics itself.metrics \
     --max-restarts 9 > out 2> all < /dev/null &
 job=$!
 restarts=0

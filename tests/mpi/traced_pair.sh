@@ -3,6 +3,7 @@
 # Two ranks trace themselves; orrery trace puts their files together.
 # shellcheck source=tests/cli/common.sh
 . "${srcdir:-.}/tests/cli/common.sh"
+[ -z "${ORRERY_WITHOUT_RANKS:-}" ] || { echo "skipped: ORRERY_WITHOUT_RANKS is set"; exit 77; }
 program=$here/tests/mpi/traced_pair
 cd "$work" || exit 99
 
