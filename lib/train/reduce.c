@@ -94,7 +94,8 @@ static struct orr_tile *tile_of(const struct sum *sum, int level, int g)
     return sum->term(sum, g);
 }
 
-/* What comes from elsewhere passes through two tiles, one after the other. */
+/* What comes from elsewhere passes through two tiles, one after the other: a sum that is not yet at home goes into the newer
+ * one, since the next term takes the other. */
 static int node_submit(const struct sum *sum, int level, int g)
 {
     struct orr_model *model = sum->t->model;
@@ -108,13 +109,12 @@ static int node_submit(const struct sum *sum, int level, int g)
             continue;
         struct orr_tile *here =
             orri_receive_submit(model, &model->gradients, tile_of(sum, level - 1, i), from, at, sum->t->run);
-        bool first_at_home = !home && from == at;
         if (!here)
             return orr_error_code();
-        home = home || first_at_home;
         if (so_far && at == model->rank)
-            ORR_TRY(add_submit(sum->t, sum->parameter, first_at_home ? here : so_far, first_at_home ? so_far : here));
-        so_far = !so_far || first_at_home ? here : so_far;
+            ORR_TRY(add_submit(sum->t, sum->parameter, home ? so_far : here, home ? here : so_far));
+        so_far = home ? so_far : here;
+        home = home || from == at;
     }
     return ORR_OK;
 }
