@@ -64,7 +64,7 @@ static const struct layout layouts[] = {
     {.dp = 2, .pp = 1, .tp = 2, .zero = 3},
     {.dp = 2, .pp = 1, .tp = 2, .zero = 1, .sequence_parallel = true},
     {.dp = 2, .pp = 1, .tp = 2, .zero = 3, .sequence_parallel = true},
-    {.dp = 4, .pp = 1, .tp = 1, .zero = 1},
+    {.dp = 4, .pp = 1, .tp = 1, .zero = 1, .shared = true},
     {.dp = 4, .pp = 1, .tp = 1, .zero = 3, .shared = true},
     {.dp = 1, .pp = 4, .tp = 1, .zero = 1, .shared = true},
     {.dp = 1, .pp = 4, .tp = 1, .zero = 3},
