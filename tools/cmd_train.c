@@ -324,6 +324,7 @@ int cmd_train(int argc, char **argv)
         t.save_every = save_every;
         t.keep = (int)keep;
         t.resume = directory;
+        t.restarted = getenv("ORRERY_RESTART") != NULL;
         t.metrics = metrics;
         t.tensorboard = tensorboard;
         t.arguments = arguments.item;

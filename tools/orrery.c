@@ -166,6 +166,9 @@ int main(int argc, char **argv)
     }
     if (supervision_wanted(argc, argv)) {
         int status = report(supervise_train(argc - 1, argv + 1, &ended));
+        /* Without MPI nothing else holds a launcher back from ending rank 0 before it has told why. */
+        if (status && !prints())
+            sleep(1);
         return status ? status : ended;
     }
     int code = start_ranks(argc, argv);

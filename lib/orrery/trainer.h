@@ -28,6 +28,7 @@ struct orr_trainer {
     int64_t save_every;                         /* steps (0: at the end only)                            */
     int keep;                                   /* checkpoints (0: all)                                 */
     const char *resume;                         /* a checkpoint's directory, or NULL                    */
+    bool restarted;                             /* it may be the run's last: there is nothing left to do then */
     const char *metrics;                        /* a file, or NULL                                      */
     const char *tensorboard;                    /* a directory for an event file, or NULL               */
     const char *const *arguments;               /* saved in trainer.json                                */

@@ -206,6 +206,7 @@ struct run {
     int64_t saved;                  /* the last step in a checkpoint                          */
     int64_t evaluated;
     int in_flight;                  /* steps whose reports have not been taken               */
+    bool complete;                  /* a run that is started anew had ended                   */
     bool stop;                      /* the last report said so                                */
     int code;                       /* of the first failure to tell, with its message         */
     char message[1024], remedy[512];
@@ -235,7 +236,8 @@ static int resume(struct run *r)
     ORR_TRY(meet(r, check_resumable(r)));
     ORR_TRY(orr_checkpoint_load(r->t.resume, r->training));
     r->saved = orr_training_steps(r->training);
-    if (r->saved >= r->t.options.schedule.steps)
+    r->complete = r->t.restarted && r->saved == r->t.options.schedule.steps;
+    if (r->saved >= r->t.options.schedule.steps && !r->complete)
         return orri_remedy(orri_fail(ORR_EINVAL, r->t.resume, "has %lld steps already, of %lld", (long long)r->saved,
                                      (long long)r->t.options.schedule.steps),
                            "ask for more with --steps");
@@ -283,6 +285,8 @@ static int start(struct run *r)
     ORR_TRY(meet(r, prepare(r)));
     if (t->resume)
         ORR_TRY(resume(r));
+    if (r->complete)
+        return ORR_OK;
     if (t->out)
         ORR_TRY(orr_checkpoint_prepare(t->out));    /* fails before hours of training, not after them */
     if (t->out && t->options.partition == ORR_PARTITION_DYNAMIC)
@@ -475,12 +479,13 @@ int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result
     }
     *result = (struct orr_trainer_result){.loss = NAN, .validation_loss = NAN};
     int status = start(&r);
-    if (status == 0)
+    if (status == 0 && !r.complete)
         status = steps(&r);
-    if (status == 0)
+    if (status == 0 && !r.complete)
         status = finish(&r);
     if (status != 0 && status != ORR_EINTR)
         status = meet(&r, status);
+    result->steps = r.complete ? r.saved : result->steps;
     if (r.seconds)
         summarise(&r);
     /* What follows must not replace the message of a failure. */
