@@ -59,7 +59,7 @@ starts run $supervised
 reaches run 00000050
 kills KILL
 reaches run 00000200
-kills SEGV
+kills ABRT
 ends
 same 'exit status after two crashes' $status 0
 same 'lines on standard error' "$(wc -l < err)" 2
