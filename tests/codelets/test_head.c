@@ -394,7 +394,9 @@ START_TEST(stops_at_a_loss_that_is_not_finite)
     ck_assert_int_eq(orr_model_write(model, orr_model_find(model, "beta"), bad), 0);
     struct orr_training *training = orr_training_create(model, &options);
     ck_assert_msg(training != NULL, "%s", orr_error());
-    ck_assert_int_eq(orr_training_submit(training, &source), 0);
+    /* The first microbatch may fail before the last has been submitted. */
+    int submitted = orr_training_submit(training, &source);
+    ck_assert(submitted == 0 || submitted == ORR_ENONFINITE);
     ck_assert_int_eq(orr_training_next(training, &report, true), ORR_ENONFINITE);
     ck_assert_msg(strstr(orr_error(), "head of layer 0, microbatch ") &&
                       strstr(orr_error(), ", step 1: the loss is not a finite number"),
