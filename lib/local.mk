@@ -27,6 +27,7 @@ liborri_la_SOURCES += \
 	lib/core/error.c \
 	lib/core/fxt.c \
 	lib/core/fxt.h \
+	lib/core/hash.c \
 	lib/core/memory.c \
 	lib/core/ranks.c \
 	lib/core/ranks.h \

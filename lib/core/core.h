@@ -37,6 +37,10 @@ void orri_scratch_free_all(void);
 /* y[k] += x[k], k = 0..count-1. */
 void orri_add(size_t count, const float *x, float *y);
 
+/* FNV-1a of 64 bits (Fowler, Noll, Vo), going on from `hash`, at first ORRI_HASH. */
+#define ORRI_HASH UINT64_C(0xcbf29ce484222325)
+uint64_t orri_hash(uint64_t hash, const void *data, size_t bytes);
+
 /* Monotonic seconds. */
 double orri_seconds(void);
 

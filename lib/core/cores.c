@@ -76,7 +76,7 @@ static int count_sharers(hwloc_const_bitmap_t mine, int *place)
     struct mask own, *all = calloc((size_t)orri_ranks_on_host(), sizeof(*all));
     int sharers = 0;
 
-    if (orri_ranks_settle(all ? ORR_OK : orri_fail(ORR_ENOMEM, "memory", "no room for the cores' masks")) != 0) {
+    if (orr_ranks_settle(all ? ORR_OK : orri_fail(ORR_ENOMEM, "memory", "no room for the cores' masks")) != 0) {
         free(all);
         return 0;
     }
@@ -197,7 +197,7 @@ int orri_cores_share(struct starpu_conf *conf)
         status = orri_fail(ORR_EDEVICE, "hwloc", "the cores of this process cannot be read");
         hwloc_topology_destroy(topology);
     }
-    status = orri_ranks_settle(status);
+    status = orr_ranks_settle(status);
     if (status == 0) {
         status = share(topology, mine, conf);
         hwloc_topology_destroy(topology);

@@ -46,8 +46,7 @@ static uint64_t hash_file(const char *path, uint64_t hash)
     size_t n;
 
     while (f && (n = fread(buffer, 1, sizeof(buffer), f)) > 0)
-        for (size_t i = 0; i < n; i++)
-            hash = (hash ^ buffer[i]) * 0x100000001b3u;
+        hash = orri_hash(hash, buffer, n);
     if (f)
         fclose(f);
     return hash;
@@ -64,9 +63,9 @@ static int agree_on_build(void)
     Dl_info library;
 
     starpu_get_version(&build.starpu[0], &build.starpu[1], &build.starpu[2]);
-    build.program = hash_file("/proc/self/exe", 0xcbf29ce484222325u);
+    build.program = hash_file("/proc/self/exe", ORRI_HASH);
     if (dladdr((void *)(uintptr_t)orr_version, &library) != 0 && library.dli_fname)
-        build.library = hash_file(library.dli_fname, 0xcbf29ce484222325u);
+        build.library = hash_file(library.dli_fname, ORRI_HASH);
     int status = orri_ranks_agree("build", &build, sizeof(build));
     return status ? orri_remedy(status, "install the same program, liborrery and StarPU on every host") : ORR_OK;
 }
@@ -89,7 +88,7 @@ int orr_ranks_start(void)
     MPI_Comm_size(ranks.host, &ranks.on_host);
     int status = given == MPI_THREAD_MULTIPLE ? ORR_OK
                                               : orri_fail(ORR_EDEVICE, "MPI", "this MPI has no MPI_THREAD_MULTIPLE");
-    ORR_TRY(orri_ranks_settle(status));
+    ORR_TRY(orr_ranks_settle(status));
     return agree_on_build();
 }
 
@@ -186,7 +185,7 @@ static int tell(int status, int failed)
     return orr_error_set(first.status, all_alike ? first.message : message, first.remedy);
 }
 
-int orri_ranks_settle(int status)
+int orr_ranks_settle(int status)
 {
     if (ranks.count == 1)
         return status;
@@ -200,12 +199,12 @@ int orri_ranks_settle(int status)
 
 int orri_ranks_barrier(void)
 {
-    return orri_ranks_settle(ORR_OK);
+    return orr_ranks_settle(ORR_OK);
 }
 
 int orri_ranks_broadcast(void *data, size_t bytes, int root)
 {
-    ORR_TRY(orri_ranks_settle(ORR_OK));
+    ORR_TRY(orr_ranks_settle(ORR_OK));
     if (ranks.count > 1)
         send_to_all(data, bytes, root);
     return ORR_OK;
@@ -213,7 +212,7 @@ int orri_ranks_broadcast(void *data, size_t bytes, int root)
 
 int orri_ranks_merge(void *data, size_t bytes)
 {
-    ORR_TRY(orri_ranks_settle(ORR_OK));
+    ORR_TRY(orr_ranks_settle(ORR_OK));
     for (size_t done = 0; ranks.count > 1 && done < bytes;) {
         MPI_Request request;
         int n = bytes - done < MERGE_SIZE ? (int)(bytes - done) : MERGE_SIZE;
@@ -226,7 +225,7 @@ int orri_ranks_merge(void *data, size_t bytes)
 
 int orri_ranks_least(int *value)
 {
-    ORR_TRY(orri_ranks_settle(ORR_OK));
+    ORR_TRY(orr_ranks_settle(ORR_OK));
     if (ranks.count > 1)
         *value = least(*value);
     return ORR_OK;
@@ -236,7 +235,7 @@ int orri_ranks_gather_on_host(const void *mine, size_t bytes, void *all)
 {
     MPI_Request request;
 
-    ORR_TRY(orri_ranks_settle(ORR_OK));
+    ORR_TRY(orr_ranks_settle(ORR_OK));
     if (ranks.on_host == 1) {
         memcpy(all, mine, bytes);
         return ORR_OK;
@@ -250,7 +249,7 @@ int orri_ranks_shift(const void *mine, void *previous, size_t bytes)
     int next = (ranks.rank + 1) % ranks.count, before = (ranks.rank + ranks.count - 1) % ranks.count;
     MPI_Request request[2];
 
-    ORR_TRY(orri_ranks_settle(ORR_OK));
+    ORR_TRY(orr_ranks_settle(ORR_OK));
     MPI_Irecv(previous, (int)bytes, MPI_BYTE, before, 0, ranks.all, &request[0]);
     MPI_Isend(mine, (int)bytes, MPI_BYTE, next, 0, ranks.all, &request[1]);
     finish(&request[0]);
@@ -271,7 +270,7 @@ static char *from_first(const void *data, size_t *bytes)
     if (orri_ranks_broadcast(&size, sizeof(size), 0) != 0)
         return NULL;
     char *copy = orri_alloc(size + 1);
-    if (orri_ranks_settle(copy ? ORR_OK : ORR_ENOMEM) != 0) {
+    if (orr_ranks_settle(copy ? ORR_OK : ORR_ENOMEM) != 0) {
         free(copy);
         return NULL;
     }
@@ -294,7 +293,7 @@ int orri_ranks_agree(const char *what, const void *data, size_t bytes)
         return ranks.settled;
     bool same = size == bytes && memcmp(first, data, size) == 0;
     free(first);
-    return orri_ranks_settle(same ? ORR_OK : orri_fail(ORR_EINVAL, what, "differs from that of rank 0"));
+    return orr_ranks_settle(same ? ORR_OK : orri_fail(ORR_EINVAL, what, "differs from that of rank 0"));
 }
 
 /* The first line in which two texts differ; where one has ended, "nothing". */
@@ -326,7 +325,7 @@ int orr_ranks_agree(const char *what, const char *text)
         return ranks.settled;
     int status = strcmp(text, first) == 0 ? ORR_OK : tell_difference(what, text, first);
     free(first);
-    return orri_ranks_settle(status);
+    return orr_ranks_settle(status);
 }
 
 #else
@@ -400,7 +399,7 @@ void orri_ranks_abort(int status)
     (void)status;
 }
 
-int orri_ranks_settle(int status)
+int orr_ranks_settle(int status)
 {
     return status;
 }
@@ -418,8 +417,3 @@ int orr_ranks_agree(const char *what, const char *text)
 }
 
 #endif
-
-int orr_ranks_settle(int status)
-{
-    return orri_ranks_settle(status);
-}

@@ -3,7 +3,7 @@
  * that no message of StarPU-MPI is ever met. Without MPI, without a launcher or with one rank all of it is trivial.
  *
  * Every function below is collective where it does not say otherwise: the main thread of every rank calls it, in the
- * same order, and each begins by settling: where one rank has failed and went to orri_ranks_settle() with that, all
+ * same order, and each begins by settling: where one rank has failed and went to orr_ranks_settle() with that, all
  * others fail likewise in whatever they call next, and from then on nothing is exchanged any more. So a rank that fails
  * need not follow the others through what they still had in mind; only StarPU-MPI's work must not wait for it.
  * A rank that waits for others sleeps between looks and leaves the core to them. */
@@ -30,8 +30,7 @@ int orri_ranks_merge(void *data, size_t bytes);
 /* *value becomes the least of all ranks'. */
 int orri_ranks_least(int *value);
 
-/* orr_ranks_settle() and orr_ranks_agree(), the latter of any bytes. */
-int orri_ranks_settle(int status);
+/* orr_ranks_agree() of any bytes. */
 int orri_ranks_agree(const char *what, const void *data, size_t bytes);
 
 /* mine[bytes] to the next rank, and previous[bytes] from the one before, around the ring. */

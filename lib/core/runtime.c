@@ -82,8 +82,8 @@ int orr_init(const struct orr_runtime_options *options)
     if (runtime.running)
         return orri_fail(ORR_EINVAL, "orr_init", "already started");
     ORR_TRY(orr_ranks_start());
-    ORR_TRY(orri_ranks_settle(check_scheduler()));
-    ORR_TRY(orri_ranks_settle(orri_fxt_start(options ? options->trace : NULL)));
+    ORR_TRY(orr_ranks_settle(check_scheduler()));
+    ORR_TRY(orr_ranks_settle(orri_fxt_start(options ? options->trace : NULL)));
     openblas_set_num_threads(1);
     keep_freed_memory();
     starpu_conf_init(&conf);
@@ -99,9 +99,9 @@ int orr_init(const struct orr_runtime_options *options)
     }
     if (orr_rank_count() > 1)
         ORR_TRY(orri_cores_share(&conf));
-    int status = orri_ranks_settle(start_starpu(&conf));
+    int status = orr_ranks_settle(start_starpu(&conf));
     if (status == 0)
-        status = orri_ranks_settle(orri_watch_start(options));
+        status = orr_ranks_settle(orri_watch_start(options));
     if (status != 0) {
         /* StarPU-MPI ends on all ranks together, and one of them has none. */
         if (!runtime.starpu_mpi_running)

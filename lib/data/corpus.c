@@ -439,17 +439,10 @@ int orr_corpus_split(const struct orr_corpus *corpus, double fraction, struct or
     return 0;
 }
 
-static uint64_t fnv(uint64_t hash, uint64_t value, int bytes)
-{
-    for (int i = 0; i < bytes; i++)
-        hash = (hash ^ (value >> (8 * i) & 255)) * 0x100000001b3u;
-    return hash;
-}
-
 uint64_t orr_corpus_fingerprint(const struct orr_corpus *corpus)
 {
     const bool all = corpus->size <= FINGERPRINT_RUNS * FINGERPRINT_RUN;
-    uint64_t hash = fnv(0xcbf29ce484222325u, (uint64_t)corpus->size, 8);
+    uint64_t hash = orri_hash(ORRI_HASH, &corpus->size, sizeof(corpus->size));
     int32_t run[FINGERPRINT_RUN];
 
     for (int64_t i = 0; i < FINGERPRINT_RUNS; i++) {
@@ -458,8 +451,7 @@ uint64_t orr_corpus_fingerprint(const struct orr_corpus *corpus)
         if (n <= 0)
             break;
         orr_corpus_read(corpus, start, n, run);
-        for (int64_t k = 0; k < n; k++)
-            hash = fnv(hash, (uint32_t)run[k], 4);
+        hash = orri_hash(hash, run, (size_t)n * sizeof(*run));
     }
     return hash;
 }

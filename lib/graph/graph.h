@@ -86,7 +86,6 @@ struct orr_model {
     int rank;                                   /* this process'                                         */
     int stages, chunks;
     int replicas_here, *replica_here;           /* replicas that have a coordinate on this rank, ascending */
-    int workers;                                /* of the rank that has fewest                           */
     int blocks, capacity;
     struct orr_block **block;                   /* the tape                                              */
     int *first_block;                           /* [stages + 1] of each stage                            */
@@ -164,7 +163,8 @@ struct orri_microbatch {
 /* The rank of shard (or chunk) t of the stage of a block. */
 int orri_place(const struct orr_block *block, int replica, int t);
 
-/* Is any coordinate of a replica on this rank? Listed once. */
+/* Is any coordinate of a replica on this rank? Listed once, and then found in the list. */
+bool orri_has_coordinate(const struct orr_model *model, int replica);
 int orri_list_replicas(struct orr_model *model);
 bool orri_replica_here(const struct orr_model *model, int replica);
 

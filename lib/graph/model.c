@@ -26,7 +26,6 @@ struct orr_model *orr_model_create(const struct orr_mesh *mesh)
     model->rank = mesh->pretended ? mesh->pretended - 1 : orr_rank();
     model->stages = orr_mesh_stages(mesh);
     model->chunks = orr_mesh_chunks(mesh);
-    model->workers = orr_worker_count_least();
     model->failed_run = INT64_MAX;
     pthread_mutex_init(&model->failure_lock, NULL);
     return model;
@@ -358,7 +357,7 @@ int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, 
     }
     if (model->mesh.ranks == 1)
         return status;
-    ORR_TRY(orri_ranks_settle(status));
+    ORR_TRY(orr_ranks_settle(status));
     return orri_ranks_merge(values, bytes);
 }
 
@@ -451,7 +450,7 @@ int orri_model_check(const struct orr_model *model)
 
 int orri_model_settle(const struct orr_model *model, int status)
 {
-    return model->mesh.ranks == 1 ? status : orri_ranks_settle(status);
+    return model->mesh.ranks == 1 ? status : orr_ranks_settle(status);
 }
 
 int orri_model_failure(const struct orr_model *model, char *message, size_t size)

@@ -22,7 +22,7 @@ bool orri_stage_here(const struct orr_model *model, int replica, int stage)
            model->rank <= orr_mesh_place(mesh, replica, stage, mesh->tp - 1);
 }
 
-static bool has_coordinate_here(const struct orr_model *model, int replica)
+bool orri_has_coordinate(const struct orr_model *model, int replica)
 {
     for (int p = 0; p < model->mesh.pp; p++)
         if (orri_stage_here(model, replica, p))
@@ -36,7 +36,7 @@ int orri_list_replicas(struct orr_model *model)
     if (!model->replica_here)
         return ORR_ENOMEM;
     for (int d = 0; d < model->mesh.dp; d++)
-        if (has_coordinate_here(model, d))
+        if (orri_has_coordinate(model, d))
             model->replica_here[model->replicas_here++] = d;
     return ORR_OK;
 }

@@ -40,7 +40,7 @@ bool orri_runs_whole(const struct orr_slots_options *o, const struct orr_block *
 static int ring_size(const struct orr_model *model, const struct orr_slots_options *o, int stage)
 {
     int per_replica = (o->microbatches + model->mesh.dp - 1) / model->mesh.dp;
-    int at_once = model->workers * model->mesh.ranks, serving = model->mesh.dp * model->mesh.tp;
+    int at_once = orr_worker_count_least() * model->mesh.ranks, serving = model->mesh.dp * model->mesh.tp;
     int workers = (at_once + serving - 1) / serving;
 
     return orr_slot_count(&o->policy, stage, model->stages, per_replica, workers < 1 ? 1 : workers);
@@ -300,9 +300,7 @@ static int make_rings(struct orr_slots *slots)
     if (!slots->ring)
         return ORR_ENOMEM;
     for (int d = 0; d < model->mesh.dp; d++) {
-        bool here = false;
-        for (int p = 0; p < model->mesh.pp && !here; p++)
-            here = orri_stage_here(model, d, p);
+        bool here = orri_has_coordinate(model, d);
         for (int s = 0; s < model->stages; s++) {
             struct orri_ring *ring = &slots->ring[d * model->stages + s];
             ring->count = ring_size(model, &slots->options, s);

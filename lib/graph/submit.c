@@ -141,16 +141,16 @@ static void pass_cpu(void *buffers[], void *argument)
     if (orri_model_stopped(task->slots->model, task->mb.run))
         return;
     decode(task, buffers, &o);
-    double begin = orri_seconds();
+    int64_t *busy = task->slots->model->busy;
+    double begin = busy ? orri_seconds() : 0;
     if (is_both(task->pass)) {
         cls->cpu[both[task->pass].first](&o);
         cls->cpu[both[task->pass].second](&o);
     } else {
         cls->cpu[task->pass](&o);
     }
-    if (task->slots->model->busy)
-        __atomic_fetch_add(&task->slots->model->busy[task->mb.replica], (int64_t)(1e9 * (orri_seconds() - begin)),
-                           __ATOMIC_RELAXED);
+    if (busy)
+        __atomic_fetch_add(&busy[task->mb.replica], (int64_t)(1e9 * (orri_seconds() - begin)), __ATOMIC_RELAXED);
 }
 
 void orr_task_fail(const struct orr_operands *o, int code, const char *what)

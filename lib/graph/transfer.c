@@ -123,40 +123,42 @@ static int check(int status, const char *what)
     return status == 0 ? ORR_OK : orri_fail(ORR_EDEVICE, "StarPU-MPI", "%s was refused: %s", what, strerror(-status));
 }
 
-static int send_submit(struct orr_model *model, struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
+static int mpi_send(starpu_data_handle_t handle, int to, int64_t tag, bool wait_for_receiver, void *pending)
 {
-    starpu_data_handle_t handle = tile->handle;
-
-    model->messages++;
-    if (model->mesh.pretended)
-        return pretend_submit(model, tile, STARPU_R);
-    void *pending = orri_watch_transfer(false, to, name_of(model, tag / RUNS), tag);
-
     return check(wait_for_receiver ? starpu_mpi_issend_detached(handle, to, tag, MPI_COMM_WORLD, done, pending)
                                    : starpu_mpi_isend_detached(handle, to, tag, MPI_COMM_WORLD, done, pending),
                  "a send");
 }
 
-static int receive_submit(struct orr_model *model, struct orr_tile *tile, int from, int64_t tag)
+static int mpi_receive(starpu_data_handle_t handle, int from, int64_t tag, void *pending)
 {
-    model->messages++;
-    if (model->mesh.pretended)
-        return pretend_submit(model, tile, STARPU_W);
-    void *pending = orri_watch_transfer(true, from, name_of(model, tag / RUNS), tag);
-
-    return check(starpu_mpi_irecv_detached(tile->handle, from, tag, MPI_COMM_WORLD, done, pending), "a receive");
+    return check(starpu_mpi_irecv_detached(handle, from, tag, MPI_COMM_WORLD, done, pending), "a receive");
 }
 
 #else
 
+/* Never reached: without MPI there is one rank, and a mesh of more is refused or pretended. */
+static int mpi_send(starpu_data_handle_t handle, int to, int64_t tag, bool wait_for_receiver, void *pending)
+{
+    (void)handle, (void)tag, (void)wait_for_receiver, (void)pending;
+    return orri_fail(ORR_EDEVICE, "MPI", "a tile is to be sent to rank %d, but this build has no MPI", to);
+}
+
+static int mpi_receive(starpu_data_handle_t handle, int from, int64_t tag, void *pending)
+{
+    (void)handle, (void)tag, (void)pending;
+    return orri_fail(ORR_EDEVICE, "MPI", "a tile is to be received from rank %d, but this build has no MPI", from);
+}
+
+#endif
+
 static int send_submit(struct orr_model *model, struct orr_tile *tile, int to, int64_t tag, bool wait_for_receiver)
 {
-    (void)wait_for_receiver;
     model->messages++;
     if (model->mesh.pretended)
         return pretend_submit(model, tile, STARPU_R);
-    return orri_fail(ORR_EDEVICE, "MPI", "the %s is to be sent to rank %d, but this build has no MPI",
-                     name_of(model, tag / RUNS), to);
+    return mpi_send(tile->handle, to, tag, wait_for_receiver,
+                    orri_watch_transfer(false, to, name_of(model, tag / RUNS), tag));
 }
 
 static int receive_submit(struct orr_model *model, struct orr_tile *tile, int from, int64_t tag)
@@ -164,11 +166,8 @@ static int receive_submit(struct orr_model *model, struct orr_tile *tile, int fr
     model->messages++;
     if (model->mesh.pretended)
         return pretend_submit(model, tile, STARPU_W);
-    return orri_fail(ORR_EDEVICE, "MPI", "the %s is to be received from rank %d, but this build has no MPI",
-                     name_of(model, tag / RUNS), from);
+    return mpi_receive(tile->handle, from, tag, orri_watch_transfer(true, from, name_of(model, tag / RUNS), tag));
 }
-
-#endif
 
 int orri_transfer_between_submit(struct orr_model *model, struct orr_tile *source, int from, struct orr_tile *target, int to,
                                  int64_t run)

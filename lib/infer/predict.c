@@ -124,5 +124,5 @@ int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int r
     }
     orr_tile_release(tile);
     int status = orr_model_status(p->model);
-    return p->model->mesh.ranks > 1 ? orri_ranks_settle(status) : status;
+    return p->model->mesh.ranks > 1 ? orr_ranks_settle(status) : status;
 }

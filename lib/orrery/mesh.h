@@ -56,9 +56,6 @@ struct orr_coord orr_mesh_coord(const struct orr_mesh *mesh, int64_t index);
 /* The rank that holds a coordinate: index ranks / size, so that each rank holds an equal run. */
 int orr_mesh_rank(const struct orr_mesh *mesh, struct orr_coord at);
 
-/* The replica that computes microbatch m: m mod dp. */
-int orr_mesh_replica(const struct orr_mesh *mesh, int64_t microbatch);
-
 /* Part i of n things in `parts` parts that differ by at most `unit` things: first..first+count-1.
  * Parts are made of whole units, a last unit may be short; the first parts get the extra ones. */
 struct orr_part {

@@ -27,7 +27,7 @@ static int total_of_host(const struct orr_memory_need *need, int64_t *total)
 {
     int64_t *all = orri_calloc((size_t)orri_ranks_on_host(), sizeof(*all));
 
-    ORR_TRY(orri_ranks_settle(all ? ORR_OK : ORR_ENOMEM));
+    ORR_TRY(orr_ranks_settle(all ? ORR_OK : ORR_ENOMEM));
     int status = orri_ranks_gather_on_host(&need->total, sizeof(need->total), all);
     *total = 0;
     for (int i = 0; status == 0 && i < orri_ranks_on_host(); i++)
@@ -43,10 +43,10 @@ int orr_memory_check(const struct orr_memory_need *need)
 
     ORR_TRY(total_of_host(need, &total));
     if (total <= have)
-        return orri_ranks_settle(ORR_OK);
+        return orr_ranks_settle(ORR_OK);
     if (orri_ranks_on_host() > 1)
         snprintf(ranks, sizeof(ranks), ", with %d ranks on this host %lld MiB", orri_ranks_on_host(), mib(total));
-    return orri_ranks_settle(
+    return orr_ranks_settle(
         orri_remedy(orri_fail(ORR_ENOFIT, "memory", "this run needs %s%s; the machine has %lld MiB",
                               orr_memory_describe(need, text, sizeof(text)), ranks, mib(have)),
                     "lower --micro-batch, --slots or --seq, choose --optimizer sgd, --zero 3, more --pp or --tp over more hosts, "

@@ -70,11 +70,6 @@ int orr_mesh_rank(const struct orr_mesh *mesh, struct orr_coord at)
     return (int)(orr_mesh_index(mesh, at) * mesh->ranks / orr_mesh_size(mesh));
 }
 
-int orr_mesh_replica(const struct orr_mesh *mesh, int64_t microbatch)
-{
-    return (int)(microbatch % mesh->dp);
-}
-
 struct orr_part orr_split(int64_t n, int64_t unit, int parts, int i)
 {
     int64_t units = (n + unit - 1) / unit;

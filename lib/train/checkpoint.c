@@ -586,7 +586,7 @@ static int prepared(int status)
 {
     if (status == ORR_EIO)
         status = orri_remedy(ORR_EINVAL, "name a directory that can be written with --out");
-    return orri_ranks_settle(status);
+    return orr_ranks_settle(status);
 }
 
 int orr_checkpoint_prepare(const char *out)

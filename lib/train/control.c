@@ -52,7 +52,7 @@ struct summarise {
     int children;
 };
 
-static void fail_gradient(struct orr_model *model, int64_t run, const struct orri_parameter *parameter, int64_t step)
+void orri_gradient_fail(struct orr_model *model, int64_t run, const struct orri_parameter *parameter, int64_t step)
 {
     orri_model_fail(model, run, ORR_ENONFINITE, "%s of layer %d, step %lld: a gradient is not a finite number",
                     parameter->group->block->cls->name, parameter->group->block->layer, (long long)step + 1);
@@ -78,7 +78,7 @@ static double sum_of_squares(const struct summarise *s, const double *squares, i
 
     for (int p = 0; p < model->parameters; p++) {
         if (!isfinite(squares[p * stride]) && !orri_model_stopped(model, s->run))
-            fail_gradient(model, s->run, model->parameter[p], s->step);
+            orri_gradient_fail(model, s->run, model->parameter[p], s->step);
         sum += squares[p * stride];
     }
     return sum;

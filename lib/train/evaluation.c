@@ -105,7 +105,7 @@ int orr_evaluation_run(struct orr_evaluation *e, const struct orr_source *source
     *result = (struct orr_result){0};
     int status = part ? run_groups(e, source, count, part) : ORR_ENOMEM;
     if (e->model->mesh.ranks > 1)
-        status = orri_ranks_settle(status);
+        status = orr_ranks_settle(status);
     if (status == 0 && e->model->mesh.ranks > 1)
         status = orri_ranks_merge(part, (size_t)n * sizeof(*part));
     for (int i = 0; status == 0 && i < n; i++) {

@@ -89,7 +89,7 @@ static int spread(struct orri_record *r)
     r->count = known[1];
     if (r->training->model->rank > 0 && r->count > 0)
         r->share = orri_alloc((size_t)r->count * dp * sizeof(*r->share));
-    ORR_TRY(orri_ranks_settle(r->share || r->count == 0 ? ORR_OK : ORR_ENOMEM));
+    ORR_TRY(orr_ranks_settle(r->share || r->count == 0 ? ORR_OK : ORR_ENOMEM));
     return r->count == 0 ? ORR_OK : orri_ranks_broadcast(r->share, (size_t)r->count * dp * sizeof(*r->share), 0);
 }
 
@@ -98,9 +98,9 @@ int orri_record_open(struct orr_training *t, const char *out, int64_t after, str
     struct orri_record *r = orri_calloc(1, sizeof(*r));
 
     *record = r;
-    ORR_TRY(orri_ranks_settle(r ? ORR_OK : ORR_ENOMEM));
+    ORR_TRY(orr_ranks_settle(r ? ORR_OK : ORR_ENOMEM));
     r->training = t;
-    ORR_TRY(orri_ranks_settle(t->model->rank == 0 ? open_file(r, out, after) : ORR_OK));
+    ORR_TRY(orr_ranks_settle(t->model->rank == 0 ? open_file(r, out, after) : ORR_OK));
     return spread(r);
 }
 

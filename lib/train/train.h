@@ -102,6 +102,8 @@ int orri_control_submit(struct orr_training *t);
 int orri_report_submit(struct orr_training *t, double lr);
 /* Is a task of this run to do nothing? What another rank found is a failure here too. */
 bool orri_control_stopped(struct orr_model *model, int64_t run, const struct orri_control *control);
+/* A gradient of a parameter is not finite. */
+void orri_gradient_fail(struct orr_model *model, int64_t run, const struct orri_parameter *parameter, int64_t step);
 
 /* update.c: the rank that updates a copy of a parameter; the updates; the synchronisation of copies. */
 int orri_update_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy);

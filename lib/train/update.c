@@ -28,9 +28,7 @@ static void update_cpu(void *buffers[], void *argument)
     if (orri_control_stopped(update->model, update->run, control))
         return;
     if (!isfinite(*(const double *)orri_pointer(buffers[4]))) {
-        orri_model_fail(update->model, update->run, ORR_ENONFINITE,
-                        "%s of layer %d, step %lld: a gradient is not a finite number", parameter->group->block->cls->name,
-                        parameter->group->block->layer, (long long)update->step + 1);
+        orri_gradient_fail(update->model, update->run, parameter, update->step);
         return;
     }
     for (int v = 0; v < parameter->views; v++) {
@@ -159,7 +157,9 @@ static void mean_cpu(void *buffers[], void *argument)
     const struct outer *o = argument;
     float *sum = orri_pointer(buffers[0]), scale = 1 / (float)o->terms;
 
-    for (int64_t i = 0; i < orri_length(buffers[0]) && !orri_model_stopped(o->model, o->run); i++)
+    if (orri_model_stopped(o->model, o->run))
+        return;
+    for (int64_t i = 0; i < orri_length(buffers[0]); i++)
         sum[i] *= scale;
 }
 

@@ -128,15 +128,6 @@ START_TEST(test_mesh_errors)
 }
 END_TEST
 
-START_TEST(test_replica)
-{
-    struct orr_mesh mesh = MESH(3, 2, 1);
-
-    for (int64_t m = 0; m < 20; m++)
-        ck_assert_int_eq(orr_mesh_replica(&mesh, m), m % 3);
-}
-END_TEST
-
 /* ---- cutting ------------------------------------------------------------------------------------------------- */
 
 static void check_split(int64_t n, int64_t unit, int parts)
@@ -526,7 +517,6 @@ Suite *suite(void)
     tcase_add_test(c, test_grid);
     tcase_add_test(c, test_places);
     tcase_add_test(c, test_mesh_errors);
-    tcase_add_test(c, test_replica);
     tcase_add_test(c, test_split);
     tcase_add_test(c, test_partition);
     tcase_add_test(c, test_partition_of_fractions);
