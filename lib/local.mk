@@ -75,6 +75,7 @@ liborri_la_SOURCES += \
 	lib/train/control.c \
 	lib/train/deal.c \
 	lib/train/evaluation.c \
+	lib/train/exchange.c \
 	lib/train/optimizer.c \
 	lib/train/record.c \
 	lib/train/reduce.c \

@@ -89,6 +89,9 @@ tests_test_slots_SOURCES = tests/graph/test_slots.c tests/graph/toys.h tests/che
 check_PROGRAMS += tests/test_balance
 tests_test_balance_SOURCES = tests/graph/test_balance.c tests/graph/toys.h tests/check_main.h tests/files.h
 
+check_PROGRAMS += tests/test_exchange
+tests_test_exchange_SOURCES = tests/train/test_exchange.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
@@ -153,12 +156,14 @@ tests_cli_read_events_LDADD =
 mpi_tests = \
 	tests/mpi/checkpoint.sh \
 	tests/mpi/equivalence.sh \
+	tests/mpi/exchange.sh \
 	tests/mpi/hosts.sh \
 	tests/mpi/kill.sh \
 	tests/mpi/pipeline.sh \
 	tests/mpi/restart.sh \
 	tests/mpi/start.sh \
 	tests/mpi/traced_pair.sh \
+	tests/mpi/volume.sh \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
 EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh

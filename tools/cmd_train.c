@@ -61,7 +61,7 @@ static struct setting table[] = {
      1e3, true),
     SETTING("outer-momentum", "M", "with --sync parameters, Nesterov momentum of the outer step (0; DiLoCo 0.9)", OPTION_REAL,
      &outer_momentum, 0, 0.999999, true),
-    SETTING("staleness", "S", "steps that a replica may be ahead of the others, on parameters so much older (0 to 4; default 0)",
+    SETTING("staleness", "S", "asynchronous replicas, at most S + 1 steps ahead of each other (0 to 4; default 0: they wait)",
      OPTION_INT, &staleness, 0, 4, true),
     SETTING("quiet", NULL, "no progress", OPTION_FLAG, &quiet, 0, 0, false),
     SETTING("json", NULL, "print a summary as a JSON object, last", OPTION_FLAG, &json, 0, 0, false),

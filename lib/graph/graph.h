@@ -15,7 +15,7 @@ struct starpu_codelet;
 
 enum {
     ORRI_MAX_USERS = 4,     /* blocks that share one parameter group                          */
-    ORRI_PARITIES = 2,      /* steps in flight, each with results of its own                  */
+    ORRI_MOST_STEPS = 6,    /* in flight, each with results of its own                        */
     ORRI_FAN = 8,           /* children of a node, in the trees that sum up and spread         */
     ORRI_MAX_BUFFERS = 16 + 4 * ORR_MAX_SHARDS      /* of a task                              */
 };
@@ -46,9 +46,8 @@ struct orri_parameter {
     int64_t count;
     int owner;                                  /* replica                                               */
     struct orr_tile value;
-    struct orr_tile *read;                      /* [reads] what microbatches in training read instead of value: each
-                                                   replica its own, or a version for each step in flight  */
-    int reads;
+    struct orr_tile *read;                      /* [dp] what microbatches in training read instead of value where each
+                                                   replica has parameters of its own, else NULL           */
     int copies;                                 /* gradients of a user and replica: one, or one of every chunk */
     struct orr_tile *gradient;                  /* [users][dp][copies], summed up in this order          */
     int places, *place;                         /* ranks that read it, the owner's first, each once      */
@@ -96,7 +95,6 @@ struct orr_model {
     int parameters;
     struct orri_parameter **parameter;
     int views;
-    bool apart;                                 /* read[] is by replica, not by step                     */
     int64_t *busy;                              /* [dp] atomic: nanoseconds in passes of each replica, or NULL */
     char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
@@ -139,7 +137,7 @@ struct orr_slots {
     struct orr_slots_options options;
     bool split;                     /* B and W are tasks of their own                          */
     struct orri_ring *ring;         /* [dp][stages]                                            */
-    struct orr_tile *result;        /* [ORRI_PARITIES][dp][chunks]                             */
+    struct orr_tile *result;        /* [ORRI_MOST_STEPS][dp][chunks]                           */
     struct orr_tile prediction;     /* on every rank, when predicting                          */
     bool counting;                  /* nothing is created, only `bytes` added up               */
     double bytes;
@@ -149,7 +147,7 @@ struct orr_slots {
  * evaluated microbatches, a prediction. A failed run stops itself and those behind it; the ones before end well. */
 struct orri_microbatch {
     int64_t run;
-    int64_t step;                   /* chooses parity and dropout                             */
+    int64_t step;                   /* chooses results and dropout                             */
     int index;                      /* in the step                                             */
     uint64_t first_sample;          /* its first sequence, counted from the step's first      */
     int count;                      /* sequences; fewer than there is room for in a last one   */
@@ -292,11 +290,11 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* The tiles that training reads parameters from instead of `value`: as many as `reads`, filled with it. */
-int orri_make_reads(struct orr_model *model, int reads, bool apart);
+/* The tiles that each replica reads parameters from in training instead of `value`, filled with it. */
+int orri_make_reads(struct orr_model *model);
 void orri_destroy_reads(struct orr_model *model);
-/* Where a replica's own parameters, or a version of them, are read. */
-bool orri_is_read_at(const struct orri_parameter *parameter, int read, bool apart, int rank);
+/* Does a block or chunk of a replica read a parameter on a rank? */
+bool orri_is_read_at(const struct orri_parameter *parameter, int replica, int rank);
 
 /* The code of the failure, with its message; 0 where there is none. */
 int orri_model_failure(const struct orr_model *model, char *message, size_t size);

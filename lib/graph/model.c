@@ -163,31 +163,28 @@ int orr_model_allocate(struct orr_model *model)
     return ORR_OK;
 }
 
-bool orri_is_read_at(const struct orri_parameter *parameter, int read, bool apart, int rank)
+bool orri_is_read_at(const struct orri_parameter *parameter, int replica, int rank)
 {
     const struct orri_group *group = parameter->group;
 
-    for (int u = 0; apart && u < group->users; u++)
+    for (int u = 0; u < group->users; u++)
         for (int c = 0; c < parameter->copies; c++)
-            if (orri_place(group->user[u], read, parameter->shard < 0 ? c : parameter->shard) == rank)
+            if (orri_place(group->user[u], replica, parameter->shard < 0 ? c : parameter->shard) == rank)
                 return true;
-    return !apart && orri_place_of(parameter, rank) >= 0;
+    return false;
 }
 
-int orri_make_reads(struct orr_model *model, int reads, bool apart)
+int orri_make_reads(struct orr_model *model)
 {
-    model->apart = apart;
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
-        parameter->read = orri_calloc((size_t)reads, sizeof(*parameter->read));
+        parameter->read = orri_calloc((size_t)model->mesh.dp, sizeof(*parameter->read));
         if (!parameter->read)
             return ORR_ENOMEM;
-        parameter->reads = reads;
-        for (int i = 0; i < reads; i++) {
-            struct orr_tile *read = &parameter->read[i];
-            int home = apart ? orri_place(parameter->group->block, i, parameter->shard < 0 ? 0 : parameter->shard)
-                             : parameter->place[0];
-            if (orri_is_read_at(parameter, i, apart, model->rank)) {
+        for (int r = 0; r < model->mesh.dp; r++) {
+            struct orr_tile *read = &parameter->read[r];
+            int home = orri_place(parameter->group->block, r, parameter->shard < 0 ? 0 : parameter->shard);
+            if (orri_is_read_at(parameter, r, model->rank)) {
                 ORR_TRY(orr_tile_create(read, ORR_PARAMETER, ORR_F32, parameter->count, home, true));
                 ORR_TRY(orri_copy_submit(&parameter->value, read));
             }
@@ -195,7 +192,7 @@ int orri_make_reads(struct orr_model *model, int reads, bool apart)
             read->dtype = ORR_F32;
             read->count = parameter->count;
             read->rank = home;
-            read->tag = orri_tag(model, ORRI_PARAMETER_READ, apart ? i : 0, p, apart ? 0 : i, 0, 0);
+            read->tag = orri_tag(model, ORRI_PARAMETER_READ, r, p, 0, 0, 0);
         }
     }
     return ORR_OK;
@@ -205,11 +202,10 @@ void orri_destroy_reads(struct orr_model *model)
 {
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
-        for (int i = 0; i < parameter->reads; i++)
-            orr_tile_destroy(&parameter->read[i]);
+        for (int r = 0; parameter->read && r < model->mesh.dp; r++)
+            orr_tile_destroy(&parameter->read[r]);
         free(parameter->read);
         parameter->read = NULL;
-        parameter->reads = 0;
     }
 }
 

@@ -260,7 +260,7 @@ static int make_gradients(struct orr_slots *slots)
 static int make_results(struct orr_slots *slots)
 {
     const struct orr_model *model = slots->model;
-    size_t count = (size_t)(ORRI_PARITIES * model->mesh.dp * model->chunks);
+    size_t count = (size_t)(ORRI_MOST_STEPS * model->mesh.dp * model->chunks);
 
     slots->result = orri_calloc(count, sizeof(*slots->result));
     if (!slots->result)
@@ -371,7 +371,7 @@ static void free_slots(struct orr_slots *slots)
             destroy_slot(model, &slots->ring[i].slot[k], model->first_block[s + 1] - model->first_block[s]);
         free(slots->ring[i].slot);
     }
-    for (int i = 0; slots->result && i < ORRI_PARITIES * model->mesh.dp * model->chunks; i++)
+    for (int i = 0; slots->result && i < ORRI_MOST_STEPS * model->mesh.dp * model->chunks; i++)
         orr_tile_destroy(&slots->result[i]);
     orr_tile_destroy(&slots->prediction);
     free(slots->ring);
@@ -401,7 +401,7 @@ struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int re
 {
     const struct orr_model *model = slots->model;
 
-    return &slots->result[(step % ORRI_PARITIES * model->mesh.dp + replica) * model->chunks + chunk];
+    return &slots->result[(step % ORRI_MOST_STEPS * model->mesh.dp + replica) * model->chunks + chunk];
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------- */

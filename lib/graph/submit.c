@@ -441,8 +441,8 @@ static int add_parameters(struct list *list, struct orr_block *block, enum orr_p
         if (!parameter)
             continue;
         struct orr_tile *tile = &parameter->value;
-        if (parameter->reads && list->slots->options.training)
-            tile = &parameter->read[model->apart ? list->mb->replica : list->mb->step % parameter->reads];
+        if (parameter->read && list->slots->options.training)
+            tile = &parameter->read[list->mb->replica];
         if (orri_is_lent(model, parameter)) {
             if (!again)
                 block->lent[g] = orri_receive_submit(model, &model->values, tile, parameter->place[0], at, list->mb->run);

@@ -11,9 +11,10 @@
 #include "core/watch.h"
 #include "graph/graph.h"
 
-/* A message must not be taken for one of the same tile that is still under way: at most six steps are in flight, and what
- * one of them sends has arrived before the seventh after it begins. */
+/* A message must not be taken for one of the same tile that is still under way: what a step sends has arrived before as
+ * many as can be in flight have begun behind it. */
 enum { RUNS = 8 };
+_Static_assert((int)ORRI_MOST_STEPS < (int)RUNS, "");
 
 /* ---- tags ---------------------------------------------------------------------------------------------- */
 

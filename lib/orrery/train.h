@@ -74,6 +74,10 @@ enum orr_partition { ORR_PARTITION_STATIC, ORR_PARTITION_DYNAMIC };
  * itself), the optimizer's state becomes the mean, and every replica goes on from these. */
 enum orr_sync { ORR_SYNC_GRADIENTS, ORR_SYNC_PARAMETERS };
 
+/* Staleness S > 0 lets replicas go their own way (stale synchronous parallel: Ho et al. 2013). With its share of a step done
+ * each pushes its gradient (the mean over its own labels, clipped by its own norm) to the owners of the parameters; each of
+ * these is an update of its own, made when it comes; and the replica pulls the parameters as they are then. Only updates of
+ * all replicas up to step n - 1 - S are waited for before step n. So no two runs are equal. */
 struct orr_training_options {
     int batch, micro_batch, seq;        /* sequences of a step and of a microbatch; tokens of a sequence */
     struct orr_slot_policy slots;
@@ -84,9 +88,7 @@ struct orr_training_options {
     enum orr_sync sync;
     int sync_every;                     /* steps, with parameters in common; 0: 1                           */
     double outer_lr, outer_momentum;    /* with parameters in common; both 0: the mean                      */
-    int staleness;                      /* 0..4: a step reads the parameters of so many steps before the last, so that
-                                           replicas need not wait for each other (stale synchronous parallel: Ho et al.
-                                           2013); only with gradients in common                              */
+    int staleness;                      /* 0..4; see above; only with gradients in common, and not with ZeRO-3 */
     const volatile sig_atomic_t *stop;  /* set by a signal handler of any rank; see orr_step. NULL: never */
 };
 
@@ -115,8 +117,8 @@ void orr_training_destroy(struct orr_training *training);
  * finite leaves its own parameters alone but may find others updated. */
 int orr_training_submit(struct orr_training *training, const struct orr_source *source);
 
-/* Makes the replicas' parameters equal, where they are not: before a checkpoint is written or parameters are read, outside
- * the turn of sync_every. */
+/* Before a checkpoint is written, a model is evaluated or its parameters are read: makes those of the replicas equal outside the
+ * turn of sync_every; with staleness gives all ranks those of the owners, and changes nothing else. Collective. */
 int orr_training_synchronise(struct orr_training *training);
 
 /* How many microbatches of a step, counted from 0, each replica has: share[dp]. Known of the last steps submitted. And

@@ -430,9 +430,8 @@ static char *state_name(void *self, const struct orri_group *group, int v, int c
 static struct orr_tile *state_tile(void *self, const struct orri_parameter *parameter)
 {
     const struct state *state = self;
-    struct orr_training *t = state->training;
 
-    return &t->state[parameter->index * t->copies + (t->copies == 1 ? 0 : state->replica < 0 ? parameter->owner : state->replica)];
+    return orri_state_tile(state->training, parameter, state->replica < 0 ? parameter->owner : state->replica);
 }
 
 static struct tiles states_of(struct state *state)
@@ -456,7 +455,7 @@ static const char OUTER[] = "outer.safetensors";
 
 static bool has_outer(const struct orr_training *t)
 {
-    return t->copies > 1 && t->options.outer_momentum > 0;
+    return t->states > 1 && t->options.outer_momentum > 0;
 }
 
 static int json_beside(const struct orr_config *config, const char *directory, const char *name)
@@ -653,7 +652,7 @@ static int optimizer_load(struct orr_training *t, const char *directory)
 
     if (status != 0)
         return status;
-    for (int r = 0; status == 0 && r < t->copies; r++) {
+    for (int r = 0; status == 0 && r < t->states; r++) {
         struct state replica = {t, r};
         struct tiles states = states_of(&replica);
         status = read_tiles(t->model, &states, &shards);

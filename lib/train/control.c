@@ -47,9 +47,10 @@ static size_t control_bytes(const struct orr_training *t)
 
 struct summarise {
     struct orr_training *training;
-    const struct orri_tree *tree;
+    struct orri_tree *tree;
     int64_t run, step;
     int children;
+    int part;
 };
 
 void orri_gradient_fail(struct orr_model *model, int64_t run, const struct orri_parameter *parameter, int64_t step)
@@ -138,54 +139,85 @@ static void decide(const struct summarise *s, const struct orri_summary *all, st
         orri_deal(t, s->step, all->figures + 2 * f.results + f.squares, out->share);
 }
 
-static bool has_result(const struct orr_training *t, const struct figures *f, int64_t step, int i, struct orr_tile **tile)
+static bool is_of_part(const struct summarise *s, int replica)
 {
-    int chunks = t->model->chunks;
-
-    *tile = orri_slots_result(t->slots, step, f->first + i / chunks, i % chunks);
-    return (*tile)->rank == t->model->rank;
+    return s->tree->parts == 1 || s->training->model->replica_here[s->part] == replica;
 }
 
-static bool has_squares(const struct orr_training *t, const struct orri_tree *tree, int i, struct orr_tile **tile)
+/* Result number i of a tree, where it is of this part. */
+static bool has_result(const struct summarise *s, const struct figures *f, int i, struct orr_tile **tile)
 {
-    int copies = tree->replica < 0 ? t->copies : 1, p = i / copies, r = tree->replica < 0 ? i % copies : tree->replica;
+    const struct orr_model *model = s->training->model;
+    int replica = f->first + i / model->chunks;
+
+    *tile = orri_slots_result(s->training->slots, s->step, replica, i % model->chunks);
+    return (*tile)->rank == model->rank && is_of_part(s, replica);
+}
+
+static bool has_squares(const struct summarise *s, int i, struct orr_tile **tile)
+{
+    const struct orr_training *t = s->training;
+    bool all = s->tree->replica < 0;
+    int copies = all ? t->copies : 1, p = i / copies, r = all ? i % copies : s->tree->replica;
 
     *tile = &t->squares[p * t->copies + r];
-    return orri_update_rank(t, t->model->parameter[p], r) == t->model->rank;
+    return orri_sum_rank(t, t->model->parameter[p], r) == t->model->rank && is_of_part(s, r);
 }
 
-/* Buffers: the summary; at the root control; own results; own sums of squares; summaries of the children. */
-static void summarise_cpu(void *buffers[], void *argument)
+static struct orr_tile *part_of(const struct summarise *s, int part)
+{
+    return &s->tree->part[s->step % ORRI_MOST_STEPS * s->tree->parts + part];
+}
+
+/* Buffers: a part of what this rank knows; results; sums of squares. */
+static void part_cpu(void *buffers[], void *argument)
 {
     const struct summarise *s = argument;
     struct orr_training *t = s->training;
-    struct orr_model *model = t->model;
     struct figures f = figures_of(t, s->tree);
-    bool root = s->tree->here == 0;
     struct orri_summary *out = orri_pointer(buffers[0]);
     struct orr_tile *tile;
-    int b = 1 + root;
+    int b = 1;
 
     memset(out, 0, summary_bytes(&f));
     out->stop = t->options.stop && *t->options.stop;
     for (int i = 0; i < f.results; i++) {
-        if (!has_result(t, &f, s->step, i, &tile))
+        if (!has_result(s, &f, i, &tile))
             continue;
         const struct orr_result *result = orri_pointer(buffers[b++]);
         out->figures[i] = result->loss;
         out->figures[f.results + i] = (double)result->labels;
     }
     for (int i = 0; i < f.squares; i++)
-        if (has_squares(t, s->tree, i, &tile))
+        if (has_squares(s, i, &tile))
             out->figures[2 * f.results + i] = *(const double *)orri_pointer(buffers[b++]);
-    for (int d = 0; d < f.busy; d++)
+    for (int d = 0; d < f.busy && s->part == 0; d++)
         out->figures[2 * f.results + f.squares + d] = orri_busy_seconds(t, d);
-    if (orri_model_stopped(model, s->run))
-        out->code = orri_model_failure(model, out->message, sizeof(out->message));
-    for (int i = 0; i < s->children; i++)
-        add_summary(orri_pointer(buffers[b++]), 2 * f.results + f.squares + f.busy, out);
-    if (root)
-        decide(s, out, orri_pointer(buffers[1]));
+    if (orri_model_stopped(t->model, s->run))
+        out->code = orri_model_failure(t->model, out->message, sizeof(out->message));
+}
+
+static struct starpu_codelet part_codelet = {
+    .cpu_funcs = {part_cpu},
+    .nbuffers = STARPU_VARIABLE_NBUFFERS,
+    .name = "summary",
+    .color = ORRI_COLOR_UPDATE,
+};
+
+/* Buffers: the summary; the parts of what this rank knows; summaries of the children; at the root control. */
+static void summarise_cpu(void *buffers[], void *argument)
+{
+    const struct summarise *s = argument;
+    struct figures f = figures_of(s->training, s->tree);
+    struct orri_summary *out = orri_pointer(buffers[0]);
+
+    int terms = s->tree->parts + s->children;
+
+    memcpy(out, orri_pointer(buffers[1]), summary_bytes(&f));
+    for (int i = 1; i < terms; i++)
+        add_summary(orri_pointer(buffers[1 + i]), 2 * f.results + f.squares + f.busy, out);
+    if (s->tree->here == 0)
+        decide(s, out, orri_pointer(buffers[1 + terms]));
 }
 
 static struct starpu_codelet control_codelet = {
@@ -230,6 +262,12 @@ static int create_tree(struct orr_training *t, struct orri_tree *tree, int numbe
     struct figures f = figures_of(t, tree);
     int64_t bytes = (int64_t)summary_bytes(&f);
     int first = tree->here * ORRI_FAN + 1, d = tree->replica < 0 ? 0 : tree->replica;
+    tree->parts = t->copies > 1 && tree->replica < 0 ? model->replicas_here : 1;
+    tree->part = orri_calloc((size_t)(ORRI_MOST_STEPS * tree->parts), sizeof(*tree->part));
+    if (!tree->part)
+        return ORR_ENOMEM;
+    for (int i = 0; i < ORRI_MOST_STEPS * tree->parts; i++)
+        ORR_TRY(orr_tile_create(&tree->part[i], ORR_SCALAR, ORR_U8, bytes, model->rank, true));
     ORR_TRY(orr_tile_create(&tree->summary, ORR_SCALAR, ORR_U8, bytes, model->rank, true));
     ORR_TRY(orr_tile_create(&tree->control, ORR_SCALAR, ORR_U8, (int64_t)control_bytes(t), model->rank, true));
     tree->summary.tag = orri_tag(model, ORRI_SUMMARY, d, 0, number, 0, 0);
@@ -261,6 +299,9 @@ int orri_trees_create(struct orr_training *t)
 
 static void destroy_tree(struct orri_tree *tree)
 {
+    for (int i = 0; tree->part && i < ORRI_MOST_STEPS * tree->parts; i++)
+        orr_tile_destroy(&tree->part[i]);
+    free(tree->part);
     orr_tile_destroy(&tree->summary);
     orr_tile_destroy(&tree->control);
     for (int i = 0; i < ORRI_FAN; i++)
@@ -276,27 +317,43 @@ void orri_trees_destroy(struct orr_training *t)
     free(t->tree);
 }
 
-/* The buffers of the summary of this rank; NULL: no room. */
-static struct orri_buffer *summary_buffers(struct orr_training *t, struct orri_tree *tree, int children, int *count)
+static int part_submit(struct orr_training *t, const struct summarise *s)
 {
-    struct figures f = figures_of(t, tree);
-    struct orri_buffer *buffer = orri_alloc((size_t)(2 + f.results + f.squares + ORRI_FAN) * sizeof(*buffer));
+    struct figures f = figures_of(t, s->tree);
+    struct orri_buffer *buffer = orri_alloc((size_t)(1 + f.results + f.squares) * sizeof(*buffer));
     struct orr_tile *tile;
+    int count = 0;
+
+    if (!buffer)
+        return ORR_ENOMEM;
+    buffer[count++] = (struct orri_buffer){part_of(s, s->part), STARPU_W};
+    for (int i = 0; i < f.results; i++)
+        if (has_result(s, &f, i, &tile))
+            buffer[count++] = (struct orri_buffer){tile, STARPU_R};
+    for (int i = 0; i < f.squares; i++)
+        if (has_squares(s, i, &tile))
+            buffer[count++] = (struct orri_buffer){tile, STARPU_R};
+    int status = orri_task_submit(t->model, &part_codelet, count, buffer, s, sizeof(*s), ORRI_PRIORITY_UPDATE, 0, 0);
+    free(buffer);
+    return status;
+}
+
+/* The buffers of the summary of this rank; NULL: no room. */
+static struct orri_buffer *summary_buffers(const struct summarise *s, int *count)
+{
+    struct orri_tree *tree = s->tree;
+    struct orri_buffer *buffer = orri_alloc((size_t)(2 + tree->parts + ORRI_FAN) * sizeof(*buffer));
 
     *count = 0;
     if (!buffer)
         return NULL;
     buffer[(*count)++] = (struct orri_buffer){&tree->summary, STARPU_W};
+    for (int i = 0; i < tree->parts; i++)
+        buffer[(*count)++] = (struct orri_buffer){part_of(s, i), STARPU_R};
+    for (int i = 0; i < s->children; i++)
+        buffer[(*count)++] = (struct orri_buffer){&tree->child[i], STARPU_R};
     if (tree->here == 0)
         buffer[(*count)++] = (struct orri_buffer){&tree->control, STARPU_W};
-    for (int i = 0; i < f.results; i++)
-        if (has_result(t, &f, t->steps, i, &tile))
-            buffer[(*count)++] = (struct orri_buffer){tile, STARPU_R};
-    for (int i = 0; i < f.squares; i++)
-        if (has_squares(t, tree, i, &tile))
-            buffer[(*count)++] = (struct orri_buffer){tile, STARPU_R};
-    for (int i = 0; i < children; i++)
-        buffer[(*count)++] = (struct orri_buffer){&tree->child[i], STARPU_R};
     return buffer;
 }
 
@@ -308,9 +365,11 @@ static int tree_submit(struct orr_training *t, struct orri_tree *tree)
 
     if (tree->here < 0)
         return ORR_OK;
-    for (int i = 0; i < ORRI_FAN && first + i < tree->places; i++, s.children++)
-        ORR_TRY(orri_transfer_submit(model, &tree->child[i], tree->place[first + i], rank, t->run));
-    struct orri_buffer *buffer = summary_buffers(t, tree, s.children, &count);
+    for (; s.part < tree->parts; s.part++)
+        ORR_TRY(part_submit(t, &s));
+    for (; s.children < ORRI_FAN && first + s.children < tree->places; s.children++)
+        ORR_TRY(orri_transfer_submit(model, &tree->child[s.children], tree->place[first + s.children], rank, t->run));
+    struct orri_buffer *buffer = summary_buffers(&s, &count);
     int status = !buffer ? ORR_ENOMEM
                          : orri_task_submit(model, &control_codelet, count, buffer, &s, sizeof(s), ORRI_PRIORITY_UPDATE, 0, 0);
     free(buffer);

@@ -175,7 +175,7 @@ static struct orr_tile *term_value(const struct sum *sum, int i)
 
 static struct orr_tile *term_state(const struct sum *sum, int i)
 {
-    return &sum->t->state[sum->parameter * sum->t->copies + i];
+    return orri_state_tile(sum->t, sum->t->model->parameter[sum->parameter], i);
 }
 
 struct orr_tile *orri_sum_copies_submit(struct orr_training *t, int p, bool states)
@@ -226,7 +226,7 @@ int orri_reduce_submit(struct orr_training *t, int p)
         if (!t->sum[i])
             return orr_error_code();
         struct orri_buffer buffers[] = {{t->sum[i], STARPU_R}, {&t->squares[i], STARPU_W}};
-        if (orri_update_rank(t, model->parameter[p], r) == model->rank)
+        if (orri_sum_rank(t, model->parameter[p], r) == model->rank)
             ORR_TRY(orri_task_submit(model, &squares_codelet, 2, buffers, &squares, sizeof(squares), ORRI_PRIORITY_UPDATE, p,
                                      0));
     }

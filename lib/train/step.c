@@ -40,39 +40,45 @@ static int check_options(const struct orr_model *model, const struct orr_trainin
     return check_modes(model, o);
 }
 
+static int create_state(struct orr_training *t, const struct orri_parameter *parameter, int copy)
+{
+    int64_t count = orr_optimizer_state_count(t->options.optimizer.kind) * parameter->count;
+    int home = orri_state_rank(t, parameter, copy);
+    struct orr_tile *state = orri_state_tile(t, parameter, copy);
+
+    if (home == t->model->rank)
+        ORR_TRY(orr_tile_create(state, ORR_STATE, ORR_F32, count, home, true));
+    state->role = ORR_STATE;
+    state->dtype = ORR_F32;
+    state->count = count;
+    state->rank = home;
+    state->tag = orri_tag(t->model, ORRI_OPTIMIZER_STATE, copy, parameter->index, 0, 0, 0);
+    return ORR_OK;
+}
+
 static int create_tiles(struct orr_training *t)
 {
     struct orr_model *model = t->model;
-    int states = orr_optimizer_state_count(t->options.optimizer.kind);
+    size_t parameters = (size_t)model->parameters, copies = (size_t)t->copies;
 
-    size_t copies = (size_t)t->copies, count = (size_t)model->parameters * copies;
-
-    t->state = orri_calloc(count, sizeof(*t->state));
-    t->squares = orri_calloc(count, sizeof(*t->squares));
-    t->sum = orri_calloc(count, sizeof(*t->sum));
-    t->outer = orri_calloc((size_t)model->parameters, sizeof(*t->outer));
+    t->state = orri_calloc(parameters * (size_t)t->states, sizeof(*t->state));
+    t->squares = orri_calloc(parameters * copies, sizeof(*t->squares));
+    t->sum = orri_calloc(parameters * copies, sizeof(*t->sum));
+    t->outer = orri_calloc(parameters, sizeof(*t->outer));
     if (!t->state || !t->squares || !t->sum || !t->outer)
         return ORR_ENOMEM;
-    for (size_t i = 0; i < count; i++) {
-        const struct orri_parameter *parameter = model->parameter[i / copies];
-        int r = (int)(i % copies), home = orri_update_rank(t, parameter, r);
-        if (home == model->rank) {
-            ORR_TRY(orr_tile_create(&t->state[i], ORR_STATE, ORR_F32, states * parameter->count, home, true));
-            ORR_TRY(orr_tile_create(&t->squares[i], ORR_SCALAR, ORR_F64, 1, home, true));
-        }
-        t->state[i].role = ORR_STATE;
-        t->state[i].dtype = ORR_F32;
-        t->state[i].count = states * parameter->count;
-        t->state[i].rank = home;
-        t->state[i].tag = orri_tag(model, ORRI_OPTIMIZER_STATE, r, parameter->index, 0, 0, 0);
-    }
-    for (int p = 0; copies > 1 && p < model->parameters; p++)
+    for (size_t i = 0; i < parameters * copies; i++)
+        if (orri_sum_rank(t, model->parameter[i / copies], (int)(i % copies)) == model->rank)
+            ORR_TRY(orr_tile_create(&t->squares[i], ORR_SCALAR, ORR_F64, 1, model->rank, true));
+    for (int i = 0; i < model->parameters * t->states; i++)
+        ORR_TRY(create_state(t, model->parameter[i / t->states], i % t->states));
+    for (int p = 0; t->states > 1 && p < model->parameters; p++)
         if (model->parameter[p]->here == 0)
             ORR_TRY(orr_tile_create(&t->outer[p], ORR_STATE, ORR_F32, model->parameter[p]->count, model->rank, true));
-    if (copies > 1)
-        ORR_TRY(orri_make_reads(model, t->copies, true));
-    else if (t->options.staleness > 0)
-        ORR_TRY(orri_make_reads(model, t->options.staleness + 1, false));
+    if (t->copies > 1)
+        ORR_TRY(orri_make_reads(model));
+    if (t->copies > t->states)
+        ORR_TRY(orri_exchange_create(t));
     ORR_TRY(orri_deals_create(t));
     return orri_trees_create(t);
 }
@@ -89,25 +95,27 @@ static struct orr_slots_options slots_options(const struct orr_training_options 
     };
 }
 
-/* What replicas with parameters of their own, or versions of the parameters, add. */
+/* What replicas with parameters of their own add. */
 static void add_reads(const struct orr_model *model, const struct orr_training_options *o, int rank,
                       struct orr_memory_need *need)
 {
     bool apart = o->sync == ORR_SYNC_PARAMETERS;
-    int reads = apart ? model->mesh.dp : o->staleness > 0 ? o->staleness + 1 : 0;
-    int states = orr_optimizer_state_count(o->optimizer.kind);
+    int dp = model->mesh.dp, states = orr_optimizer_state_count(o->optimizer.kind);
 
-    for (int i = 0; i < model->parameters * reads; i++) {
-        const struct orri_parameter *parameter = model->parameter[i / reads];
+    for (int i = 0; dp > 1 && (apart || o->staleness > 0) && i < model->parameters * dp; i++) {
+        const struct orri_parameter *parameter = model->parameter[i / dp];
         int64_t bytes = parameter->count * (int64_t)sizeof(float);
         bool owner = orri_place_of(parameter, rank) == 0;
-        if (orri_is_read_at(parameter, i % reads, apart, rank))
+        bool here = orri_place(parameter->group->block, i % dp, parameter->shard < 0 ? 0 : parameter->shard) == rank;
+        if (orri_is_read_at(parameter, i % dp, rank))
             need->parameters += bytes;
         /* Each replica has a state; the owner's has been counted, and it has the momentum of all. */
-        if (apart && i % reads == parameter->owner)
+        if (apart && i % dp == parameter->owner)
             need->state += owner ? bytes : 0;
-        else if (apart && orri_place(parameter->group->block, i % reads, parameter->shard < 0 ? 0 : parameter->shard) == rank)
+        else if (apart && here)
             need->state += bytes * states;
+        else if (!apart && owner && !here)
+            need->gradients += bytes;
     }
     orri_memory_total(need);
 }
@@ -134,7 +142,8 @@ struct orr_training *orr_training_create(struct orr_model *model, const struct o
     t->options = *options;
     t->microbatches = microbatches_of(options);
     t->failed = INT64_MAX;
-    t->copies = options->sync == ORR_SYNC_PARAMETERS ? model->mesh.dp : 1;
+    t->states = options->sync == ORR_SYNC_PARAMETERS ? model->mesh.dp : 1;
+    t->copies = options->staleness > 0 ? model->mesh.dp : t->states;
     t->in_flight = ORRI_IN_FLIGHT + options->staleness;
     if (t->options.sync_every == 0)
         t->options.sync_every = 1;
@@ -169,14 +178,13 @@ void orr_training_destroy(struct orr_training *t)
     if (t->model->mesh.pretended)
         starpu_task_wait_for_all();     /* no answer from other ranks tells that this one's summaries were made */
     orr_slots_destroy(t->slots);
-    for (int i = 0; i < t->model->parameters * t->copies; i++) {
-        if (t->state)
-            orr_tile_destroy(&t->state[i]);
-        if (t->squares)
-            orr_tile_destroy(&t->squares[i]);
-    }
+    for (int i = 0; t->state && i < t->model->parameters * t->states; i++)
+        orr_tile_destroy(&t->state[i]);
+    for (int i = 0; t->squares && i < t->model->parameters * t->copies; i++)
+        orr_tile_destroy(&t->squares[i]);
     for (int p = 0; t->outer && p < t->model->parameters; p++)
         orr_tile_destroy(&t->outer[p]);
+    orri_exchange_destroy(t);
     orri_destroy_reads(t->model);
     orri_deals_destroy(t);
     free(t->outer);
@@ -254,7 +262,7 @@ static int updates_submit(struct orr_training *t, double lr)
 {
     for (int p = 0; p < t->model->parameters; p++)
         ORR_TRY(orri_update_submit(t, p, lr));
-    if (t->copies == 1 || ((t->steps + 1) % t->options.sync_every != 0 && t->steps + 1 != t->options.schedule.steps))
+    if (t->states == 1 || ((t->steps + 1) % t->options.sync_every != 0 && t->steps + 1 != t->options.schedule.steps))
         return ORR_OK;
     t->synchronised = t->steps + 1;
     return orri_synchronise_submit(t);
@@ -386,10 +394,8 @@ static struct orr_tile *state_of(void *self, const struct orri_parameter *parame
 {
     const struct state *state = self;
 
-    int copy = state->copy >= 0 ? state->copy : state->training->copies > 1 ? parameter->owner : 0;
-
     *offset = state->which * parameter->count;
-    return &state->training->state[parameter->index * state->training->copies + copy];
+    return orri_state_tile(state->training, parameter, state->copy < 0 ? parameter->owner : state->copy);
 }
 
 int orr_training_read_state(struct orr_training *t, int index, int which, float *values)
@@ -403,7 +409,7 @@ int orr_training_write_state(struct orr_training *t, int index, int which, const
 {
     struct state state = {t, which, 0};
 
-    for (; state.copy < t->copies; state.copy++)
+    for (; state.copy < t->states; state.copy++)
         ORR_TRY(orri_view_scatter(t->model, index, state_of, &state, values));
     return ORR_OK;
 }
@@ -412,10 +418,11 @@ int orr_training_resume(struct orr_training *t, int64_t steps, int64_t samples)
 {
     for (int p = 0; p < t->model->parameters; p++) {
         struct orri_parameter *parameter = t->model->parameter[p];
-        for (int i = 0; i < parameter->reads; i++)
-            if (parameter->read[i].handle)
-                ORR_TRY(orri_copy_submit(&parameter->value, &parameter->read[i]));
+        for (int r = 0; parameter->read && r < t->model->mesh.dp; r++)
+            if (parameter->read[r].handle)
+                ORR_TRY(orri_copy_submit(&parameter->value, &parameter->read[r]));
     }
+    orri_exchange_resume(t, steps);
     t->steps = t->synchronised = steps;
     t->samples = samples;
     return ORR_OK;

@@ -11,7 +11,7 @@
 
 enum {
     ORRI_IN_FLIGHT = 2,     /* steps, where no staleness is allowed   */
-    ORRI_MOST_STALE = 4,
+    ORRI_MOST_STALE = ORRI_MOST_STEPS - ORRI_IN_FLIGHT,
     ORRI_DEALS = 16
 };
 
@@ -33,6 +33,9 @@ struct orri_tree {
     int replica;                        /* whose ranks; -1: all                                        */
     bool squares, deals;                /* it carries sums of squares, and what replicas needed        */
     int places, *place, here;           /* ranks, the root first; this rank's place, or -1             */
+    int parts;
+    struct orr_tile *part;              /* [ORRI_MOST_STEPS][parts] what this rank knows: all; or of each replica here, so
+                                           that none of them needs to wait for another                 */
     struct orr_tile summary;            /* of this rank and those below it: struct orri_summary        */
     struct orr_tile child[ORRI_FAN];    /* theirs, as received                                         */
     struct orr_tile control;            /* struct orri_control                                         */
@@ -48,7 +51,8 @@ struct orr_training {
     struct orr_training_options options;
     struct orr_slots *slots;
     int microbatches;
-    int copies;                         /* of the parameters: one, or one of each replica       */
+    int copies;                         /* of gradients and what reads parameters: one, or one of each replica */
+    int states;                         /* of the optimizer's state: likewise                   */
     int in_flight;                      /* steps, at most                                      */
     int64_t steps;                      /* made so far, those before a resumed checkpoint too   */
     int64_t samples;                    /* read so far: the number of the next                 */
@@ -56,11 +60,12 @@ struct orr_training {
     int64_t synchronised;               /* the last step behind which the copies were equal    */
     int64_t run;                        /* of the step being submitted                         */
     struct orr_submission submission;   /* of the last step                                    */
-    /* [parameters][copies], where this rank updates them: */
-    struct orr_tile *state;
-    struct orr_tile *squares;           /* sum of squares of a gradient, double                */
-    struct orr_tile **sum;              /* the gradient that has been summed up                */
-    struct orr_tile *outer;             /* [parameters] momentum of the shared parameters, with copies */
+    struct orr_tile *state;             /* [parameters][states] where they are updated         */
+    /* [parameters][copies] where the gradient is summed up: */
+    struct orr_tile *squares;           /* their sum, double                                   */
+    struct orr_tile **sum;              /* the gradient                                        */
+    struct orr_tile *outer;             /* [parameters] momentum of the shared parameters, with local SGD */
+    struct orri_exchange *exchange;     /* with staleness                                      */
     struct orri_tree *tree;             /* [copies]                                            */
     bool reports_apart;                 /* the report does not wait for what the updates do    */
     struct orri_tree total;             /* for the report then                                 */
@@ -105,10 +110,25 @@ bool orri_control_stopped(struct orr_model *model, int64_t run, const struct orr
 /* A gradient of a parameter is not finite. */
 void orri_gradient_fail(struct orr_model *model, int64_t run, const struct orri_parameter *parameter, int64_t step);
 
-/* update.c: the rank that updates a copy of a parameter; the updates; the synchronisation of copies. */
-int orri_update_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy);
+/* update.c: the ranks where a copy of a gradient is summed up and where a state is; the updates; the synchronisation of
+ * copies. */
+int orri_sum_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy);
+int orri_state_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy);
+struct orr_tile *orri_state_tile(const struct orr_training *t, const struct orri_parameter *parameter, int copy);
 int orri_update_submit(struct orr_training *t, int parameter, double lr);
 int orri_synchronise_submit(struct orr_training *t);
+/* From the owner of a tile to all who read it; from a replica's rank to its others. */
+int orri_publish_submit(struct orr_training *t, const struct orri_parameter *parameter, struct orr_tile *tile);
+int orri_publish_copy_submit(struct orr_training *t, const struct orri_parameter *parameter, int copy);
+/* The optimizer on a whole tile; step from 1. */
+void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter, double lr, int64_t step,
+                       float scale, const float *g, float *p, float *state);
+
+/* exchange.c: updates where replicas do not wait for each other. */
+int orri_exchange_create(struct orr_training *t);
+void orri_exchange_destroy(struct orr_training *t);
+void orri_exchange_resume(struct orr_training *t, int64_t steps);
+int orri_exchange_submit(struct orr_training *t, int parameter, double lr);
 
 /* deal.c */
 int orri_deals_create(struct orr_training *t);

@@ -376,7 +376,7 @@ static int evaluate(struct run *r)
     struct orr_result result;
 
     ORR_TRY(take_reports(r, 0));
-    ORR_TRY(meet(r, ORR_OK));
+    ORR_TRY(meet(r, t->options.staleness > 0 ? orr_training_synchronise(r->training) : ORR_OK));
     ORR_TRY(orr_evaluate(t->model, t->validation_corpus, t->validation, t->options.seq, t->options.micro_batch,
                          t->eval_samples, &result));
     r->evaluated = orr_training_steps(r->training);

@@ -17,6 +17,16 @@ struct update {
     int64_t step;
 };
 
+void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter, double lr, int64_t step,
+                       float scale, const float *g, float *p, float *state)
+{
+    for (int v = 0; v < parameter->views; v++) {
+        const struct orr_view *view = &parameter->view[v];
+        orri_optimizer_update(optimizer, view->ndim == 2, lr, step, scale, orri_view_count(view), g + view->offset,
+                              p + view->offset, state + view->offset, parameter->count);
+    }
+}
+
 static void update_cpu(void *buffers[], void *argument)
 {
     const struct update *update = argument;
@@ -31,12 +41,7 @@ static void update_cpu(void *buffers[], void *argument)
         orri_gradient_fail(update->model, update->run, parameter, update->step);
         return;
     }
-    for (int v = 0; v < parameter->views; v++) {
-        const struct orr_view *view = &parameter->view[v];
-        orri_optimizer_update(&update->optimizer, view->ndim == 2, update->lr, update->step + 1, (float)control->scale,
-                              orri_view_count(view), g + view->offset, p + view->offset, state + view->offset,
-                              parameter->count);
-    }
+    orri_update_apply(&update->optimizer, parameter, update->lr, update->step + 1, (float)control->scale, g, p, state);
 }
 
 static struct starpu_perfmodel update_model = {.type = STARPU_HISTORY_BASED, .symbol = "orrery_update"};
@@ -49,10 +54,25 @@ static struct starpu_codelet update_codelet = {
     .color = ORRI_COLOR_UPDATE,
 };
 
-int orri_update_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy)
+/* The rank that a replica has what all its shards share on. */
+static int replica_rank(const struct orri_parameter *parameter, int replica)
 {
-    return t->copies == 1 ? parameter->place[0]
-                          : orri_place(parameter->group->block, copy, parameter->shard < 0 ? 0 : parameter->shard);
+    return orri_place(parameter->group->block, replica, parameter->shard < 0 ? 0 : parameter->shard);
+}
+
+int orri_sum_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy)
+{
+    return t->copies == 1 ? parameter->place[0] : replica_rank(parameter, copy);
+}
+
+int orri_state_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy)
+{
+    return t->states == 1 ? parameter->place[0] : replica_rank(parameter, copy);
+}
+
+struct orr_tile *orri_state_tile(const struct orr_training *t, const struct orri_parameter *parameter, int copy)
+{
+    return &t->state[parameter->index * t->states + (t->states == 1 ? 0 : copy)];
 }
 
 static int one_submit(struct orr_training *t, struct orri_parameter *parameter, int copy, struct orr_tile *value, double lr)
@@ -61,20 +81,20 @@ static int one_submit(struct orr_training *t, struct orri_parameter *parameter, 
     int i = parameter->index * t->copies + copy;
     struct orri_buffer buffers[] = {
         {value, STARPU_RW},
-        {&t->state[i], STARPU_RW},
+        {orri_state_tile(t, parameter, copy), STARPU_RW},
         {t->sum[i], STARPU_R},
         {&t->tree[copy].control, STARPU_R},
         {&t->squares[i], STARPU_R},
     };
 
-    return orri_update_rank(t, parameter, copy) != t->model->rank
+    return orri_state_rank(t, parameter, copy) != t->model->rank
                ? ORR_OK
                : orri_task_submit(t->model, &update_codelet, 5, buffers, &update, sizeof(update), ORRI_PRIORITY_UPDATE,
                                   parameter->index, 0);
 }
 
 /* From the owner to all who read it, along a tree of their ranks. */
-static int publish_submit(struct orr_training *t, struct orri_parameter *parameter, struct orr_tile *tile)
+int orri_publish_submit(struct orr_training *t, const struct orri_parameter *parameter, struct orr_tile *tile)
 {
     int here = parameter->here;
 
@@ -88,10 +108,10 @@ static int publish_submit(struct orr_training *t, struct orri_parameter *paramet
 }
 
 /* Within a replica, to the ranks of the other blocks and chunks that read it. */
-static int publish_copy_submit(struct orr_training *t, struct orri_parameter *parameter, int copy)
+int orri_publish_copy_submit(struct orr_training *t, const struct orri_parameter *parameter, int copy)
 {
     struct orr_tile *tile = &parameter->read[copy];
-    int from = orri_update_rank(t, parameter, copy), before = from;
+    int from = orri_sum_rank(t, parameter, copy), before = from;
 
     for (int u = 0; u < parameter->group->users; u++) {
         for (int c = 0; c < parameter->copies; c++) {
@@ -108,19 +128,16 @@ int orri_update_submit(struct orr_training *t, int p, double lr)
 {
     struct orri_parameter *parameter = t->model->parameter[p];
 
-    for (int r = 0; t->copies > 1 && r < t->copies; r++) {
+    if (t->exchange)
+        return orri_exchange_submit(t, p, lr);
+    for (int r = 0; t->states > 1 && r < t->states; r++) {
         ORR_TRY(one_submit(t, parameter, r, &parameter->read[r], lr));
-        ORR_TRY(publish_copy_submit(t, parameter, r));
+        ORR_TRY(orri_publish_copy_submit(t, parameter, r));
     }
-    if (t->copies > 1)
+    if (t->states > 1)
         return ORR_OK;
     ORR_TRY(one_submit(t, parameter, 0, &parameter->value, lr));
-    if (parameter->reads == 0)
-        return orri_is_lent(t->model, parameter) ? ORR_OK : publish_submit(t, parameter, &parameter->value);
-    struct orr_tile *version = &parameter->read[t->steps % parameter->reads];
-    if (parameter->here == 0)
-        ORR_TRY(orri_copy_submit(&parameter->value, version));
-    return publish_submit(t, parameter, version);
+    return orri_is_lent(t->model, parameter) ? ORR_OK : orri_publish_submit(t, parameter, &parameter->value);
 }
 
 /* ---- replicas with parameters of their own ------------------------------------------------------------- */
@@ -175,12 +192,12 @@ static struct starpu_codelet mean_codelet = {
 static int deal_out_submit(struct orr_training *t, const struct orri_parameter *parameter, struct orr_tile *from,
                            struct orr_tile *(*tile_of)(struct orr_training *, const struct orri_parameter *, int))
 {
-    int dp = t->copies;
+    int dp = t->states;
 
     for (int i = 0; i < dp; i++) {
         int to = (parameter->owner + i) % dp, parent = (parameter->owner + (i - 1) / ORRI_FAN) % dp;
         struct orr_tile *source = i == 0 ? from : tile_of(t, parameter, parent), *target = tile_of(t, parameter, to);
-        int a = orri_update_rank(t, parameter, i == 0 ? to : parent), b = orri_update_rank(t, parameter, to);
+        int a = orri_state_rank(t, parameter, i == 0 ? to : parent), b = orri_state_rank(t, parameter, to);
         if (a == b && a == t->model->rank && source != target)
             ORR_TRY(orri_copy_submit(source, target));
         else if (a != b)
@@ -197,12 +214,12 @@ static struct orr_tile *value_copy(struct orr_training *t, const struct orri_par
 
 static struct orr_tile *state_copy(struct orr_training *t, const struct orri_parameter *parameter, int copy)
 {
-    return &t->state[parameter->index * t->copies + copy];
+    return orri_state_tile(t, parameter, copy);
 }
 
 static int synchronise_one(struct orr_training *t, struct orri_parameter *parameter)
 {
-    struct outer outer = {t->model, t->run, parameter->count, t->copies, t->options.outer_lr, t->options.outer_momentum};
+    struct outer outer = {t->model, t->run, parameter->count, t->states, t->options.outer_lr, t->options.outer_momentum};
     struct orr_tile *values = orri_sum_copies_submit(t, parameter->index, false);
     struct orr_tile *states = orri_sum_copies_submit(t, parameter->index, true);
     struct orri_buffer buffers[] = {{&parameter->value, STARPU_RW}, {&t->outer[parameter->index], STARPU_RW}, {values, STARPU_R}};
@@ -216,16 +233,18 @@ static int synchronise_one(struct orr_training *t, struct orri_parameter *parame
         ORR_TRY(orri_task_submit(t->model, &mean_codelet, 1, &mean, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
                                  parameter->index, 0));
     }
-    ORR_TRY(publish_submit(t, parameter, &parameter->value));
+    ORR_TRY(orri_publish_submit(t, parameter, &parameter->value));
     ORR_TRY(deal_out_submit(t, parameter, &parameter->value, value_copy));
-    for (int r = 0; r < t->copies; r++)
-        ORR_TRY(publish_copy_submit(t, parameter, r));
+    for (int r = 0; r < t->states; r++)
+        ORR_TRY(orri_publish_copy_submit(t, parameter, r));
     return deal_out_submit(t, parameter, states, state_copy);
 }
 
 int orri_synchronise_submit(struct orr_training *t)
 {
-    for (int p = 0; p < t->model->parameters; p++)
-        ORR_TRY(synchronise_one(t, t->model->parameter[p]));
+    for (int p = 0; p < t->model->parameters; p++) {
+        struct orri_parameter *parameter = t->model->parameter[p];
+        ORR_TRY(t->exchange ? orri_publish_submit(t, parameter, &parameter->value) : synchronise_one(t, parameter));
+    }
     return ORR_OK;
 }

@@ -429,12 +429,12 @@ static void check_tags(struct orr_mesh mesh, enum orr_sync sync, int staleness)
         struct orr_training *training = orr_training_create(model, &options);
         ck_assert_msg(training != NULL, "%s", orr_error());
         note_slots(&tags, training->slots);
-        for (int p = 0; p < model->parameters * training->copies; p++)
+        for (int p = 0; p < model->parameters * training->states; p++)
             note(&tags, training->state[p].tag, what_of(10, 0, p, 0, 0));
         for (int p = 0; p < model->parameters; p++) {
             const struct orri_parameter *parameter = model->parameter[p];
             note(&tags, parameter->value.tag, what_of(7, 0, p, 0, 0));
-            for (int i = 0; i < parameter->reads; i++)
+            for (int i = 0; i < (parameter->read ? mesh.dp : 0); i++)
                 note(&tags, parameter->read[i].tag, what_of(11, 0, p, 0, i));
             for (int i = 0; i < parameter->group->users * mesh.dp * parameter->copies; i++)
                 note(&tags, parameter->gradient[i].tag, what_of(8, 0, p, 0, i));
