@@ -303,6 +303,10 @@ int orri_model_failure(const struct orr_model *model, char *message, size_t size
  * see the failure in the report of its step. */
 int orri_model_check(const struct orr_model *model);
 
+/* What became of submitting something. A rank that could not submit its part would leave the others waiting for it: where
+ * there are several, that ends the job, with the message. */
+int orri_model_submitted(const struct orr_model *model, int status);
+
 /* Collective among the ranks of the mesh: what one failed at, all did. */
 int orri_model_settle(const struct orr_model *model, int status);
 

@@ -9,6 +9,7 @@
 #include <orrery/runtime.h>
 
 #include "core/ranks.h"
+#include "core/watch.h"
 
 struct orr_model *orr_model_create(const struct orr_mesh *mesh)
 {
@@ -442,6 +443,13 @@ bool orri_model_stopped(const struct orr_model *model, int64_t run)
 int orri_model_check(const struct orr_model *model)
 {
     return model->mesh.ranks == 1 ? orr_model_status(model) : ORR_OK;
+}
+
+int orri_model_submitted(const struct orr_model *model, int status)
+{
+    bool alone = model->mesh.ranks == 1 || model->mesh.pretended;
+
+    return status == 0 || alone ? status : orri_watch_fail(status, orr_error());
 }
 
 int orri_model_settle(const struct orr_model *model, int status)

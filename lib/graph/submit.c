@@ -377,7 +377,7 @@ static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, 
         free(copy);
         if (task)
             starpu_task_destroy(task);
-        return ORR_ENOMEM;
+        return task ? ORR_ENOMEM : orri_fail(ORR_ENOMEM, "StarPU", "there is no room for a task");
     }
     memcpy(copy, argument, argument_size);
     task->cl_arg = copy;

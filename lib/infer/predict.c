@@ -70,7 +70,7 @@ static int make_room(struct orr_predictor *p, int count, int rows)
     struct orr_slots_options options = {
         .batch = 1, .seq = seq, .microbatches = 1, .predict_floats = (int64_t)rows * (p->vocab + p->width)};
     p->slots = orr_slots_create(p->model, &options);
-    return p->slots ? ORR_OK : orr_error_code();
+    return orri_model_settle(p->model, p->slots ? ORR_OK : orr_error_code());
 }
 
 static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
@@ -113,7 +113,7 @@ int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int r
     ORR_TRY(make_room(p, count, rows));
     p->tokens = tokens;
     p->count = count;
-    ORR_TRY(submit(p, rows));
+    ORR_TRY(orri_model_submitted(p->model, submit(p, rows)));
     struct orr_tile *tile = &p->slots->prediction;
     const float *out = orr_tile_acquire(tile, false);
     size_t v = (size_t)p->vocab, c = (size_t)p->width;
@@ -123,6 +123,5 @@ int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int r
             memcpy(hidden + (size_t)r * c, out + (size_t)r * (v + c) + v, c * sizeof(*hidden));
     }
     orr_tile_release(tile);
-    int status = orr_model_status(p->model);
-    return p->model->mesh.ranks > 1 ? orr_ranks_settle(status) : status;
+    return orri_model_settle(p->model, orr_model_status(p->model));
 }

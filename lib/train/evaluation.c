@@ -84,7 +84,7 @@ static int run_groups(struct orr_evaluation *e, const struct orr_source *source,
 
     for (int64_t m = 0; m < microbatches; m += GROUP) {
         int n = microbatches - m < GROUP ? (int)(microbatches - m) : GROUP;
-        ORR_TRY(group_submit(e, source, m * batch, n));
+        ORR_TRY(orri_model_submitted(e->model, group_submit(e, source, m * batch, n)));
         if (before)
             collect(e, e->groups - 1, before, result);
         e->groups++;

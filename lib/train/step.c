@@ -274,7 +274,7 @@ int orr_training_synchronise(struct orr_training *t)
         return ORR_OK;
     t->run = t->model->runs++;
     t->synchronised = t->steps;
-    return orri_synchronise_submit(t);
+    return orri_model_submitted(t->model, orri_synchronise_submit(t));
 }
 
 /* Several ranks must make the same steps: all see that a step failed when as many as can be in flight were submitted
@@ -288,20 +288,26 @@ static int check_failed(struct orr_training *t)
     return failed ? orr_model_status(t->model) : ORR_OK;
 }
 
-static int step_submit(struct orr_training *t, const struct orr_source *source, bool update)
+static int tasks_submit(struct orr_training *t, const struct orr_source *source, bool update)
 {
-    int64_t tasks = t->model->tasks, messages = t->model->messages;
     double lr = update ? orr_schedule_rate(&t->options.schedule, t->steps) : 0;
 
-    wait_for_reports(t, t->in_flight - 1);
-    ORR_TRY(check_failed(t));
     ORR_TRY(make_queue_room(t));
-    double begin = orri_seconds();
-    t->run = t->model->runs++;
     ORR_TRY(gradients_submit(t, source));
     if (update)
         ORR_TRY(updates_submit(t, lr));
-    ORR_TRY(orri_report_submit(t, lr));
+    return orri_report_submit(t, lr);
+}
+
+static int step_submit(struct orr_training *t, const struct orr_source *source, bool update)
+{
+    int64_t tasks = t->model->tasks, messages = t->model->messages;
+
+    wait_for_reports(t, t->in_flight - 1);
+    ORR_TRY(check_failed(t));
+    double begin = orri_seconds();
+    t->run = t->model->runs++;
+    ORR_TRY(orri_model_submitted(t->model, tasks_submit(t, source, update)));
     t->submission = (struct orr_submission){t->model->tasks - tasks, t->model->messages - messages, orri_seconds() - begin};
     t->steps++;
     t->samples += t->options.batch;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the scripts of this folder start on several ranks: ranks_program CASE. Its last line, on rank 0, is "done". */
+#include <dlfcn.h>
 #include <signal.h>
 #include <starpu.h>
 #include <stdio.h>
@@ -7,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <codelets/embedding/embedding.h>
+#include <codelets/head/head.h>
 #include <orrery/orrery.h>
 
 #include "core/core.h"
@@ -184,6 +187,53 @@ static int gives_up(void)
     return ORR_OK;
 }
 
+/* Counts down the tasks that this thread can still create; below 0 all. */
+static _Thread_local int tasks_left = -1;
+
+struct starpu_task *starpu_task_create(void)
+{
+    static struct starpu_task *(*create)(void);
+
+    if (!create)
+        create = (struct starpu_task * (*)(void)) dlsym(RTLD_NEXT, "starpu_task_create");
+    if (tasks_left == 0)
+        return NULL;
+    tasks_left -= tasks_left > 0;
+    return create();
+}
+
+static void read_nothing(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+{
+    (void)self, (void)first;
+    memset(tokens, 0, (size_t)count * (size_t)seq * sizeof(*tokens));
+    memset(labels, 0, (size_t)count * (size_t)seq * sizeof(*labels));
+}
+
+/* In its third step rank 1 has no memory for a task any more. */
+static int cannot_submit(void)
+{
+    const struct orr_embedding embedding = {.vocab = 8, .positions = 8, .width = 8, .std = 0.02f};
+    const struct orr_head head = {.vocab = 8, .width = 8, .eps = 1e-5f};
+    const struct orr_source source = {read_nothing, NULL};
+
+    ORR_TRY(orr_init(&(struct orr_runtime_options){.watchdog = 30}));
+    struct orr_model *model = orr_model_create(&(struct orr_mesh){.dp = 2, .pp = 1, .tp = 1, .ranks = 2});
+    if (!model || orr_embedding(model, &embedding) != 0 || orr_head(model, &head, orr_model_block(model, 0)) != 0)
+        return orr_error_code();
+    ORR_TRY(orr_model_build(model, NULL, 0));
+    ORR_TRY(orr_model_randomize(model, 1));
+    struct orr_training *training = orr_training_create(model, &(struct orr_training_options){
+        .batch = 2, .micro_batch = 1, .seq = 8, .optimizer = orr_optimizer_default(ORR_ADAMW)});
+    if (!training)
+        return orr_error_code();
+    for (int s = 0; s < 6; s++) {
+        if (orr_rank() == 1 && s == 2)
+            tasks_left = 3;
+        ORR_TRY(orr_training_submit(training, &source));
+    }
+    return ORR_OK;
+}
+
 static const struct {
     const char *name;
     int (*run)(void);
@@ -191,6 +241,7 @@ static const struct {
     {"alone", fails_alone}, {"alike", fails_alike}, {"elsewhere", fails_elsewhere}, {"disagree", disagrees},
     {"scheduler", one_scheduler}, {"exchange", exchanges}, {"stall", stalls}, {"long", runs_long}, {"busy", is_busy},
     {"killed", is_killed}, {"frozen", freezes}, {"gives-up", gives_up},
+    {"cannot-submit", cannot_submit},
 };
 
 int main(int argc, char **argv)

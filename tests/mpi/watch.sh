@@ -39,5 +39,8 @@ same 'one rank says so' "$(wc -l < "$work/err")" 1
 ranks 3 "$program" gives-up
 ended 1 '^orrery: rank 1: disk: is full$'
 same 'one rank says so' "$(wc -l < "$work/err")" 1
+ranks 2 "$program" cannot-submit
+ended 1 '^orrery: rank 1: StarPU: there is no room for a task'
+same 'one rank says so' "$(wc -l < "$work/err")" 1
 
 finish
