@@ -168,8 +168,43 @@ struct task_record {
     bool begun, ended, control;
 };
 
-static int task_field(struct reader *r, struct task_record *t, struct orri_text field, struct orri_text value)
+union record {
+    struct task_record task;
+    struct orri_message message;
+};
+
+/* What a file has records of: how one begins, takes a field, and ends. */
+struct format {
+    union record none;
+    int (*field)(struct reader *r, union record *record, struct orri_text field, struct orri_text value);
+    int (*add)(struct reader *r, struct orr_trace *trace, const union record *record);
+};
+
+static int read_records(struct orr_trace *trace, struct reader *r, const struct format *format)
 {
+    union record record = format->none;
+    struct orri_text line = {0}, field, value;
+    bool more, open = false;
+
+    for (;;) {
+        ORR_TRY(next_line(r, &line, &more));
+        if (!more)
+            break;
+        if (line.size > 0) {
+            ORR_TRY(split_field(r, line, &field, &value));
+            ORR_TRY(format->field(r, &record, field, value));
+        } else if (open) {
+            ORR_TRY(format->add(r, trace, &record));
+            record = format->none;
+        }
+        open = line.size > 0;
+    }
+    return open ? fail(r, "the file ends in the middle of a record", line) : ORR_OK;
+}
+
+static int task_field(struct reader *r, union record *record, struct orri_text field, struct orri_text value)
+{
+    struct task_record *t = &record->task;
     int64_t n;
 
     if (is(field, "Name")) {
@@ -199,8 +234,9 @@ static int task_field(struct reader *r, struct task_record *t, struct orri_text 
     return ORR_OK;
 }
 
-static int add_task(struct reader *r, struct orr_trace *trace, const struct task_record *t)
+static int add_task(struct reader *r, struct orr_trace *trace, const union record *record)
 {
+    const struct task_record *t = &record->task;
     struct orri_task task = t->task;
     bool ran = t->begun && t->ended && task.worker >= 0;
 
@@ -222,30 +258,15 @@ static int add_task(struct reader *r, struct orr_trace *trace, const struct task
 
 static int read_tasks(struct orr_trace *trace, struct reader *r)
 {
-    const struct task_record none = {
-        .task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0}}};
-    struct task_record record = none;
-    struct orri_text line, field, value;
-    bool more, open = false;
+    static const struct format format = {
+        {.task.task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0}}}, task_field, add_task};
 
-    for (;;) {
-        ORR_TRY(next_line(r, &line, &more));
-        if (!more)
-            break;
-        if (line.size > 0) {
-            ORR_TRY(split_field(r, line, &field, &value));
-            ORR_TRY(task_field(r, &record, field, value));
-        } else if (open) {
-            ORR_TRY(add_task(r, trace, &record));
-            record = none;
-        }
-        open = line.size > 0;
-    }
-    return open ? fail(r, "the file ends in the middle of a record", line) : ORR_OK;
+    return read_records(trace, r, &format);
 }
 
-static int message_field(struct reader *r, struct orri_message *m, struct orri_text field, struct orri_text value)
+static int message_field(struct reader *r, union record *record, struct orri_text field, struct orri_text value)
 {
+    struct orri_message *m = &record->message;
     int64_t n;
 
     if (is(field, "Src") || is(field, "Dst")) {
@@ -263,8 +284,10 @@ static int message_field(struct reader *r, struct orri_message *m, struct orri_t
     return ORR_OK;
 }
 
-static int add_message(struct reader *r, struct orr_trace *trace, const struct orri_message *m)
+static int add_message(struct reader *r, struct orr_trace *trace, const union record *record)
 {
+    const struct orri_message *m = &record->message;
+
     if (m->from < 0 || m->to < 0 || isnan(m->sent) || isnan(m->received) || m->bytes < 0)
         return fail(r, "is the end of a record without Src, Dst, SendTime, RecvTime or Size",
                     (struct orri_text){"", 0});
@@ -278,25 +301,9 @@ static int add_message(struct reader *r, struct orr_trace *trace, const struct o
 
 static int read_messages(struct orr_trace *trace, struct reader *r)
 {
-    const struct orri_message none = {-1, -1, NAN, NAN, -1, -1};
-    struct orri_message record = none;
-    struct orri_text line, field, value;
-    bool more, open = false;
+    static const struct format format = {{.message = {-1, -1, NAN, NAN, -1, -1}}, message_field, add_message};
 
-    for (;;) {
-        ORR_TRY(next_line(r, &line, &more));
-        if (!more)
-            break;
-        if (line.size > 0) {
-            ORR_TRY(split_field(r, line, &field, &value));
-            ORR_TRY(message_field(r, &record, field, value));
-        } else if (open) {
-            ORR_TRY(add_message(r, trace, &record));
-            record = none;
-        }
-        open = line.size > 0;
-    }
-    return open ? fail(r, "the file ends in the middle of a record", line) : ORR_OK;
+    return read_records(trace, r, &format);
 }
 
 /* ---- states of workers ------------------------------------------------------------------------------------------- */
