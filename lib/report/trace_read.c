@@ -259,7 +259,8 @@ static int add_task(struct reader *r, struct orr_trace *trace, const union recor
 static int read_tasks(struct orr_trace *trace, struct reader *r)
 {
     static const struct format format = {
-        {.task.task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0}}}, task_field, add_task};
+        {.task.task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0}}},
+        task_field, add_task};
 
     return read_records(trace, r, &format);
 }
@@ -640,6 +641,13 @@ struct orri_span orri_trace_span(const struct orr_trace *trace, int rank, int64_
     if (span.end < span.begin)
         span.end = span.begin;
     return span;
+}
+
+double orri_trace_common(double begin, double end, struct orri_span span)
+{
+    double from = fmax(begin, span.begin), to = fmin(end, span.end);
+
+    return to > from ? to - from : 0;
 }
 
 /* ---- run.json ---------------------------------------------------------------------------------------------------- */
