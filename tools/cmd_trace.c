@@ -60,11 +60,12 @@ static int print_object(const struct orr_trace_table *t)
                                               (json_int_t)p->messages, "bytes", (json_int_t)p->bytes));
     }
     int64_t last = t->to < 0 ? t->steps : t->to;
+    json_t *picture = json_string(svg);     /* NULL for what is not UTF-8 */
     return print_json(json_pack(
-        "{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:f,s:o,s:o,s:o,s:s}", "from", (json_int_t)t->from, "to", (json_int_t)last, "steps",
-        (json_int_t)t->steps, "ranks", t->ranks, "workers", t->workers, "unfinished", (json_int_t)t->unfinished, "early",
-        (json_int_t)t->early, "early_ms", t->early_ms, "stages", stages, "sent", sent,
-        "overlap", describe_overlap(&t->overlap), "svg", svg));
+        "{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:f,s:o,s:o,s:o,s:o}", "from", (json_int_t)t->from, "to", (json_int_t)last,
+        "steps", (json_int_t)t->steps, "ranks", t->ranks, "workers", t->workers, "unfinished",
+        (json_int_t)t->unfinished, "early", (json_int_t)t->early, "early_ms", t->early_ms, "stages", stages, "sent",
+        sent, "overlap", describe_overlap(&t->overlap), "svg", picture ? picture : json_null()));
 }
 
 /* A step is steady once the one before has warmed caches and memory up. */

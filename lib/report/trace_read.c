@@ -109,7 +109,7 @@ static int read_time(struct reader *r, struct orri_text text, double *value)
     memcpy(copy, text.at, text.size);
     copy[text.size] = '\0';
     *value = strtod(copy, &end);
-    if (*end != '\0' || !(fabs(*value) < LONGEST))
+    if (end != copy + text.size || !(fabs(*value) < LONGEST))
         return fail(r, "is no time", text);
     return ORR_OK;
 }
@@ -248,8 +248,10 @@ static int add_task(struct reader *r, struct orr_trace *trace, const union recor
         return fail(r, "is the end of a task that ends before it starts", task.name);
     if (t->begun && !t->ended)
         trace->unfinished++;
-    if (!ran)
-        task.worker = -1, task.start = task.end = 0;
+    if (!ran) {
+        task.worker = -1;
+        task.start = task.end = 0;
+    }
     if (task.rank >= trace->ranks)
         trace->ranks = task.rank + 1;
     APPEND(trace->task, trace->tasks, task);
@@ -259,7 +261,8 @@ static int add_task(struct reader *r, struct orr_trace *trace, const union recor
 static int read_tasks(struct orr_trace *trace, struct reader *r)
 {
     static const struct format format = {
-        {.task.task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0}}},
+        {.task.task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0},
+                       .depends = {"", 0}}},
         task_field, add_task};
 
     return read_records(trace, r, &format);
@@ -510,17 +513,22 @@ static int check_ranks(const char *directory, const struct orr_trace *trace)
     return ORR_OK;
 }
 
-/* A worker's last state has no end in a trace that was cut short; a task that it ran later tells that it did. */
+/* A worker's last state has no end in a trace that was cut short; a task that it ran later tells that it did. Pauses of
+ * a damaged trace may overlap: no time counts twice. */
 static void bound_pauses(struct orr_trace *trace, const struct orri_row *row)
 {
+    double before = -INFINITY;
     int next = 0;
 
     for (int i = 0; i < row->pauses; i++) {
         struct orri_pause *pause = &trace->pause[row->first_pause + i];
+        pause->begin = fmax(pause->begin, before);
+        pause->end = fmax(pause->end, pause->begin);
         while (next < row->tasks && trace->task[trace->by_row[row->first_task + next]].start < pause->begin)
             next++;
         if (next < row->tasks)
             pause->end = fmin(pause->end, trace->task[trace->by_row[row->first_task + next]].start);
+        before = pause->end;
     }
 }
 
@@ -563,46 +571,69 @@ static bool is_report(const struct orri_task *task)
     return task->row >= 0 && (is(task->name, "report") || is(task->name, "orrery_report"));
 }
 
-/* Tasks are numbered in the order of submission, and a step's report is the last of its tasks. */
-static int number_steps(struct orr_trace *trace)
+/* Tasks are numbered in the order of submission, and a step's report is the last of its tasks. Fills reports[ranks]. */
+static void number_tasks(struct orr_trace *trace, int64_t *reports)
 {
-    int64_t *reports = orri_calloc((size_t)trace->ranks, sizeof(*reports));
-    bool *begun = orri_calloc((size_t)trace->ranks, sizeof(*begun));
-
-    trace->step_end = orri_calloc((size_t)trace->ranks, sizeof(*trace->step_end));
-    if (!reports || !begun || !trace->step_end)
-        goto no_memory;
     for (int i = 0; i < trace->tasks; i++) {
-        trace->task[i].step = reports[trace->task[i].rank] + 1;
-        reports[trace->task[i].rank] += is_report(&trace->task[i]);
+        struct orri_task *task = &trace->task[i];
+        task->step = reports[task->rank] + 1;
+        reports[task->rank] += is_report(task);
     }
     trace->steps = INT64_MAX;
-    for (int r = 0; r < trace->ranks; r++) {
+    for (int r = 0; r < trace->ranks; r++)
         if (reports[r] < trace->steps)
             trace->steps = reports[r];
+}
+
+static int make_step_ends(struct orr_trace *trace, const int64_t *reports)
+{
+    trace->step_end = orri_calloc((size_t)trace->ranks, sizeof(*trace->step_end));
+    if (!trace->step_end)
+        return ORR_ENOMEM;
+    for (int r = 0; r < trace->ranks; r++) {
         trace->step_end[r] = orri_calloc((size_t)reports[r] + 1, sizeof(**trace->step_end));
         if (!trace->step_end[r])
-            goto no_memory;
+            return ORR_ENOMEM;
     }
+    return ORR_OK;
+}
+
+/* What prepares the model comes before the first step's input or first pass. */
+static bool begins_step(const struct orri_task *task)
+{
+    return task->row >= 0 && (task->kind <= ORR_TRACE_WHOLE || is(task->name, "input"));
+}
+
+/* begun[ranks] tells where the first step's begin is known. */
+static void find_step_ends(struct orr_trace *trace, bool *begun)
+{
     for (int i = 0; i < trace->tasks; i++) {
         const struct orri_task *task = &trace->task[i];
         double *end = trace->step_end[task->rank];
         if (is_report(task))
             end[task->step] = task->end;
-        /* What prepares the model comes before the first step's input or first pass. */
-        bool counts = task->row >= 0 && task->step == 1 && (task->kind <= ORR_TRACE_WHOLE || is(task->name, "input"));
-        if (counts && (!begun[task->rank] || task->start < end[0])) {
+        if (task->step == 1 && begins_step(task) && (!begun[task->rank] || task->start < end[0])) {
             end[0] = task->start;
             begun[task->rank] = true;
         }
     }
+}
+
+static int number_steps(struct orr_trace *trace)
+{
+    int64_t *reports = orri_calloc((size_t)trace->ranks, sizeof(*reports));
+    bool *begun = orri_calloc((size_t)trace->ranks, sizeof(*begun));
+    int status = reports && begun ? ORR_OK : ORR_ENOMEM;
+
+    if (status == 0) {
+        number_tasks(trace, reports);
+        status = make_step_ends(trace, reports);
+    }
+    if (status == 0)
+        find_step_ends(trace, begun);
     free(reports);
     free(begun);
-    return ORR_OK;
-no_memory:
-    free(reports);
-    free(begun);
-    return ORR_ENOMEM;
+    return status;
 }
 
 int64_t orr_trace_steps(const struct orr_trace *trace)

@@ -228,7 +228,7 @@ static int sum_traffic(struct sums *s)
         return ORR_ENOMEM;
     for (int i = 0; i < s->trace->messages; i++) {
         const struct orri_message *m = &s->trace->message[i];
-        if (m->sent < s->span[m->from].begin || m->sent > s->span[m->from].end)
+        if (m->from == m->to || m->sent < s->span[m->from].begin || m->sent > s->span[m->from].end)
             continue;
         table->traffic[count++] = (struct orr_trace_traffic){m->from, m->to, 1, m->bytes};
         table->early += m->received < m->sent;
@@ -236,8 +236,8 @@ static int sum_traffic(struct sums *s)
     }
     qsort(table->traffic, (size_t)count, sizeof(*table->traffic), by_pair);
     for (int i = 0; i < count; i++) {
-        struct orr_trace_traffic *last = &table->traffic[table->pairs - (table->pairs > 0)];
-        if (table->pairs > 0 && by_pair(last, &table->traffic[i]) == 0) {
+        struct orr_trace_traffic *last = table->pairs > 0 ? &table->traffic[table->pairs - 1] : NULL;
+        if (last && by_pair(last, &table->traffic[i]) == 0) {
             last->messages++;
             if (__builtin_add_overflow(last->bytes, table->traffic[i].bytes, &last->bytes))
                 last->bytes = INT64_MAX;
@@ -352,7 +352,8 @@ static int model_bubble(struct sums *s)
     const struct orr_trace_run *run = &s->trace->run;
     size_t stages = (size_t)s->table->stages;
     struct orr_stage_times *times = orri_calloc(stages, sizeof(*times));
-    double *idle = orri_calloc(stages, sizeof(*idle)), *span = orri_calloc(stages, sizeof(*span)), makespan;
+    double *idle = orri_calloc(stages, sizeof(*idle)), *span = orri_calloc(stages, sizeof(*span));
+    double makespan;
     struct orr_pipeline pipeline = {.stages = run->stages, .microbatches = run->microbatches / run->mesh.dp,
                                     .workers = s->table->stage[0].workers / s->table->stage[0].ranks, .times = times};
     int status = times && idle && span ? ORR_OK : ORR_ENOMEM;
@@ -461,6 +462,8 @@ static void print_title(const struct orr_trace_table *t, FILE *out)
 {
     if (t->from == 0 && t->to < 0)
         fprintf(out, "the whole trace, of %lld steps", (long long)t->steps);
+    else if (t->from == 0)
+        fprintf(out, "the trace up to step %lld of %lld", (long long)t->to, (long long)t->steps);
     else
         fprintf(out, "steps %lld to %lld of %lld", (long long)t->from, (long long)(t->to < 0 ? t->steps : t->to),
                 (long long)t->steps);

@@ -510,6 +510,7 @@ START_TEST(test_overlap_of_all)
     near(t.stage[0].overlap.computing, 5 + 12 + 3);
     near(t.stage[1].overlap.under_way, 8 + 20 + 3);
     near(t.stage[1].overlap.computing, 8 + 2 + 0);
+    ck_assert_int_eq(t.pairs, 2);
     near(t.overlap.under_way, 46 + 31);
     near(t.overlap.computing, 20 + 10);
     char *text = printed(&t);
@@ -721,6 +722,83 @@ START_TEST(test_open_pause)
 }
 END_TEST
 
+/* Tasks that only touch the step are not drawn, nor messages that leave the picture. */
+START_TEST(test_picture_of_step)
+{
+    size_t size;
+
+    two_steps();
+    message(0, 1, 150, 20, 77, 19);
+    save();
+    struct orr_trace *trace = opened();
+    ck_assert_int_eq(orr_trace_draw(trace, 2, 2, at("picture.svg")), 0);
+    char *text = text_of(at("picture.svg"), &size);
+    check_xml(text);
+    ck_assert_int_eq(count(text, "<title>report, at "), 2);
+    ck_assert_int_eq(count(text, "<line "), 2);
+    free(text);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
+/* So late, a double holds no less than a ten-thousandth of a millisecond. */
+START_TEST(test_picture_of_moment)
+{
+    size_t size;
+
+    begin(1);
+    worker(0, 0);
+    task(0, 0, 1, "a_F", 9e11, 9e11, "");
+    save();
+    struct orr_trace *trace = opened();
+    ck_assert_int_eq(orr_trace_draw(trace, 0, -1, at("picture.svg")), 0);
+    char *text = text_of(at("picture.svg"), &size);
+    check_xml(text);
+    ck_assert_int_eq(count(text, "nan") + count(text, "inf"), 0);
+    ck_assert_int_eq(count(text, "<title>a_F, at 900000000000.000 ms"), 1);
+    free(text);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
+START_TEST(test_overlapping_pauses)
+{
+    struct orr_trace_table t;
+
+    begin(1);
+    worker(0, 0);
+    task(0, 0, 1, "a_F", 10, 20, "");
+    asleep(0, 0, 22, 30);
+    asleep(0, 0, 24, 26);
+    asleep(0, 0, 28, 33);
+    task(0, 0, 2, "a_F", 40, 50, "");
+    save();
+    struct orr_trace *trace = opened();
+    summed(trace, 0, -1, &t);
+    near(t.stage[0].idle, 33 - 22);
+    near(t.stage[0].runtime, 2 + 7);
+    orr_trace_table_free(&t);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
+START_TEST(test_model_of_any_bytes)
+{
+    struct orr_trace_run run = pair;
+    size_t size;
+
+    snprintf(run.model, sizeof(run.model), "mod\xc3\xa8le/\xff");
+    two_steps();
+    ck_assert_int_eq(orr_trace_describe(folder, &run), 0);
+    struct orr_trace *trace = opened();
+    ck_assert_int_eq(orr_trace_draw(trace, 1, 2, at("picture.svg")), 0);
+    char *text = text_of(at("picture.svg"), &size);
+    ck_assert_int_eq(count(text, ">mod??le/?, dp 1 x pp 2"), 1);
+    free(text);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
 /* ---- damaged files ----------------------------------------------------------------------------------------------- */
 
 /* Opens what is there, and does everything with it that can be done. Tasks of a damaged file may overlap: the sums then
@@ -861,6 +939,10 @@ START_TEST(test_refused)
         ck_assert_ptr_null(orr_trace_open(folder));
         expect_error(ORR_EFORMAT, folder, bad[i].what);
     }
+    static const char nul[] = "JobId: 1\nStartTime: 1\0002\n\n";
+    put(at("tasks.rec"), nul, sizeof(nul) - 1);
+    ck_assert_ptr_null(orr_trace_open(folder));
+    expect_error(ORR_EFORMAT, folder, "is no time");
     two_steps();
     unlink(at("tasks.rec"));
     ck_assert_ptr_null(orr_trace_open(folder));
@@ -929,6 +1011,10 @@ Suite *suite(void)
     tcase_add_test(c, test_odd_names);
     tcase_add_test(c, test_many_tasks);
     tcase_add_test(c, test_open_pause);
+    tcase_add_test(c, test_overlapping_pauses);
+    tcase_add_test(c, test_picture_of_step);
+    tcase_add_test(c, test_picture_of_moment);
+    tcase_add_test(c, test_model_of_any_bytes);
     tcase_add_test(c, test_truncated);
     tcase_add_test(c, test_mutated);
     tcase_add_test(c, test_refused);
