@@ -62,6 +62,7 @@ liborri_la_SOURCES += \
 	lib/report/report.h \
 	lib/report/tensorboard.c \
 	lib/report/trace.h \
+	lib/report/trace_overlap.c \
 	lib/report/trace_read.c \
 	lib/report/trace_run.c \
 	lib/report/trace_svg.c \

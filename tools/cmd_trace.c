@@ -27,6 +27,12 @@ static json_t *share(double value)
     return isnan(value) ? json_null() : json_real(value);
 }
 
+static json_t *describe_overlap(const struct orr_trace_overlap *overlap)
+{
+    return json_pack("{s:f,s:f,s:o}", "under_way_ms", overlap->under_way, "computing_ms", overlap->computing, "share",
+                     share(overlap->under_way > 0 ? overlap->computing / overlap->under_way : NAN));
+}
+
 static json_t *describe_stage(const struct orr_trace_table *t, const struct orr_trace_stage *stage)
 {
     json_t *times = json_object(), *waiting = json_object();
@@ -36,10 +42,10 @@ static json_t *describe_stage(const struct orr_trace_table *t, const struct orr_
     for (int i = 0; i < t->stages; i++)
         if (stage->waiting[i] > 0)
             json_object_set_new(waiting, t->stage[i].name, json_real(stage->waiting[i]));
-    return json_pack("{s:s,s:i,s:i,s:f,s:o,s:f,s:o,s:f,s:o,s:o}", "stage", stage->name, "ranks", stage->ranks,
+    return json_pack("{s:s,s:i,s:i,s:f,s:o,s:f,s:o,s:f,s:o,s:o,s:o}", "stage", stage->name, "ranks", stage->ranks,
                      "workers", stage->workers, "total_ms", stage->total, "tasks_ms", times, "runtime_ms",
                      stage->runtime, "waiting_ms", waiting, "idle_ms", stage->idle, "bubble", share(stage->bubble),
-                     "bubble_model", share(stage->model));
+                     "bubble_model", share(stage->model), "overlap", describe_overlap(&stage->overlap));
 }
 
 static int print_object(const struct orr_trace_table *t)
@@ -54,10 +60,12 @@ static int print_object(const struct orr_trace_table *t)
                                               (json_int_t)p->messages, "bytes", (json_int_t)p->bytes));
     }
     int64_t last = t->to < 0 ? t->steps : t->to;
+    json_t *picture = json_string(svg);     /* NULL for what is not UTF-8 */
     return print_json(json_pack(
-        "{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:f,s:o,s:o,s:s}", "from", (json_int_t)t->from, "to", (json_int_t)last, "steps",
-        (json_int_t)t->steps, "ranks", t->ranks, "workers", t->workers, "unfinished", (json_int_t)t->unfinished, "early",
-        (json_int_t)t->early, "early_ms", t->early_ms, "stages", stages, "sent", sent, "svg", svg));
+        "{s:I,s:I,s:I,s:i,s:i,s:I,s:I,s:f,s:o,s:o,s:o,s:o}", "from", (json_int_t)t->from, "to", (json_int_t)last,
+        "steps", (json_int_t)t->steps, "ranks", t->ranks, "workers", t->workers, "unfinished",
+        (json_int_t)t->unfinished, "early", (json_int_t)t->early, "early_ms", t->early_ms, "stages", stages, "sent",
+        sent, "overlap", describe_overlap(&t->overlap), "svg", picture ? picture : json_null()));
 }
 
 /* A step is steady once the one before has warmed caches and memory up. */

@@ -22,10 +22,10 @@ int orri_fxt_start(const char *directory)
 {
     if (!directory)
         return ORR_OK;
-    setenv("STARPU_FXT_TRACE", "1", 1);
-    setenv("STARPU_FXT_PREFIX", directory, 1);
-    setenv("STARPU_FXT_SUFFIX", ORRI_FXT_FILE, 1);
-    setenv("STARPU_GENERATE_TRACE", "0", 1);    /* it would translate the trace of one rank without the others' */
+    /* STARPU_GENERATE_TRACE would translate the trace of one rank without the others'. */
+    if (setenv("STARPU_FXT_TRACE", "1", 1) != 0 || setenv("STARPU_FXT_PREFIX", directory, 1) != 0 ||
+        setenv("STARPU_FXT_SUFFIX", ORRI_FXT_FILE, 1) != 0 || setenv("STARPU_GENERATE_TRACE", "0", 1) != 0)
+        return orri_fail(ORR_ENOMEM, "memory", "no room for the variables of a trace");
     asked = true;
     return ORR_OK;
 }

@@ -7,7 +7,7 @@
 #define ORRI_FXT_FILE "prof_file_"
 
 /* Before StarPU starts: it records into directory/prof_file__RANK, which it writes when it stops. NULL leaves
- * everything to StarPU's own variables. ORR_EINVAL where StarPU has no FxT. Main thread. */
+ * everything to StarPU's own variables. ORR_EINVAL where StarPU has no FxT; ORR_ENOMEM. Main thread. */
 int orri_fxt_start(const char *directory);
 
 /* After StarPU-MPI started, on all ranks: where orri_fxt_start() asked for traces, measures how far the clocks of the

@@ -77,6 +77,17 @@ int64_t orr_trace_steps(const struct orr_trace *trace);
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
+/* How much of the time of messages is hidden. For a rank, with W the time of the steps there, M the union of [sent,
+ * received] over the messages to or from it and C the union of [start, end] over its workers' tasks,
+ *
+ *     under_way = |M and W|,      computing = |M and C and W|,
+ *
+ * and several ranks add up. A message that came before it was sent, since clocks are apart, has no time. */
+struct orr_trace_overlap {
+    double under_way;       /* ms with at least one message under way           */
+    double computing;       /* those of them with at least one worker in a task */
+};
+
 /* The ranks that hold the same stages. Times are summed over their workers: kind[] + runtime + waiting[] + idle =
  * workers x the time from the beginning to the end of the steps on each rank. */
 struct orr_trace_stage {
@@ -91,6 +102,7 @@ struct orr_trace_stage {
                                            forward to the last backward task of a step on their rank; NaN
                                            where there are none                                              */
     double model;                       /* the same of orr_pipeline_model(); NaN where it does not apply     */
+    struct orr_trace_overlap overlap;   /* of its ranks                                                      */
 };
 
 struct orr_trace_traffic {
@@ -105,6 +117,7 @@ struct orr_trace_table {
     struct orr_trace_stage *stage;
     int pairs;
     struct orr_trace_traffic *traffic;  /* messages sent in those steps, by from and to                      */
+    struct orr_trace_overlap overlap;   /* of all ranks                                                      */
     int64_t unfinished;                 /* tasks that began and did not end: the trace is cut short          */
     int64_t early;                      /* messages of those steps that came before they were sent, and by   */
     double early_ms;                    /* how much at most: so far apart are the clocks of the ranks        */

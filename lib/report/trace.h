@@ -69,6 +69,13 @@ struct orri_span {
 };
 struct orri_span orri_trace_span(const struct orr_trace *trace, int rank, int64_t from, int64_t to);
 
+/* How much of the time from begin to end lies in the span. */
+double orri_trace_common(double begin, double end, struct orri_span span);
+
+/* Fills overlap[ranks] of the time in window[ranks], in O(n log n) for n messages and tasks. ORR_ENOMEM. */
+int orri_trace_overlap(const struct orr_trace *trace, const struct orri_span *window,
+                       struct orr_trace_overlap *overlap);
+
 /* ORR_EINVAL unless there are such steps. */
 int orri_trace_check_steps(const struct orr_trace *trace, int64_t from, int64_t to);
 

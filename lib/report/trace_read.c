@@ -109,7 +109,7 @@ static int read_time(struct reader *r, struct orri_text text, double *value)
     memcpy(copy, text.at, text.size);
     copy[text.size] = '\0';
     *value = strtod(copy, &end);
-    if (*end != '\0' || !(fabs(*value) < LONGEST))
+    if (end != copy + text.size || !(fabs(*value) < LONGEST))
         return fail(r, "is no time", text);
     return ORR_OK;
 }
@@ -168,8 +168,43 @@ struct task_record {
     bool begun, ended, control;
 };
 
-static int task_field(struct reader *r, struct task_record *t, struct orri_text field, struct orri_text value)
+union record {
+    struct task_record task;
+    struct orri_message message;
+};
+
+/* What a file has records of: how one begins, takes a field, and ends. */
+struct format {
+    union record none;
+    int (*field)(struct reader *r, union record *record, struct orri_text field, struct orri_text value);
+    int (*add)(struct reader *r, struct orr_trace *trace, const union record *record);
+};
+
+static int read_records(struct orr_trace *trace, struct reader *r, const struct format *format)
 {
+    union record record = format->none;
+    struct orri_text line = {0}, field, value;
+    bool more, open = false;
+
+    for (;;) {
+        ORR_TRY(next_line(r, &line, &more));
+        if (!more)
+            break;
+        if (line.size > 0) {
+            ORR_TRY(split_field(r, line, &field, &value));
+            ORR_TRY(format->field(r, &record, field, value));
+        } else if (open) {
+            ORR_TRY(format->add(r, trace, &record));
+            record = format->none;
+        }
+        open = line.size > 0;
+    }
+    return open ? fail(r, "the file ends in the middle of a record", line) : ORR_OK;
+}
+
+static int task_field(struct reader *r, union record *record, struct orri_text field, struct orri_text value)
+{
+    struct task_record *t = &record->task;
     int64_t n;
 
     if (is(field, "Name")) {
@@ -199,8 +234,9 @@ static int task_field(struct reader *r, struct task_record *t, struct orri_text 
     return ORR_OK;
 }
 
-static int add_task(struct reader *r, struct orr_trace *trace, const struct task_record *t)
+static int add_task(struct reader *r, struct orr_trace *trace, const union record *record)
 {
+    const struct task_record *t = &record->task;
     struct orri_task task = t->task;
     bool ran = t->begun && t->ended && task.worker >= 0;
 
@@ -212,8 +248,10 @@ static int add_task(struct reader *r, struct orr_trace *trace, const struct task
         return fail(r, "is the end of a task that ends before it starts", task.name);
     if (t->begun && !t->ended)
         trace->unfinished++;
-    if (!ran)
-        task.worker = -1, task.start = task.end = 0;
+    if (!ran) {
+        task.worker = -1;
+        task.start = task.end = 0;
+    }
     if (task.rank >= trace->ranks)
         trace->ranks = task.rank + 1;
     APPEND(trace->task, trace->tasks, task);
@@ -222,30 +260,17 @@ static int add_task(struct reader *r, struct orr_trace *trace, const struct task
 
 static int read_tasks(struct orr_trace *trace, struct reader *r)
 {
-    const struct task_record none = {
-        .task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0}}};
-    struct task_record record = none;
-    struct orri_text line, field, value;
-    bool more, open = false;
+    static const struct format format = {
+        {.task.task = {.worker = -1, .row = -1, .job = -1, .kind = ORR_TRACE_OTHER, .name = {"", 0},
+                       .depends = {"", 0}}},
+        task_field, add_task};
 
-    for (;;) {
-        ORR_TRY(next_line(r, &line, &more));
-        if (!more)
-            break;
-        if (line.size > 0) {
-            ORR_TRY(split_field(r, line, &field, &value));
-            ORR_TRY(task_field(r, &record, field, value));
-        } else if (open) {
-            ORR_TRY(add_task(r, trace, &record));
-            record = none;
-        }
-        open = line.size > 0;
-    }
-    return open ? fail(r, "the file ends in the middle of a record", line) : ORR_OK;
+    return read_records(trace, r, &format);
 }
 
-static int message_field(struct reader *r, struct orri_message *m, struct orri_text field, struct orri_text value)
+static int message_field(struct reader *r, union record *record, struct orri_text field, struct orri_text value)
 {
+    struct orri_message *m = &record->message;
     int64_t n;
 
     if (is(field, "Src") || is(field, "Dst")) {
@@ -263,8 +288,10 @@ static int message_field(struct reader *r, struct orri_message *m, struct orri_t
     return ORR_OK;
 }
 
-static int add_message(struct reader *r, struct orr_trace *trace, const struct orri_message *m)
+static int add_message(struct reader *r, struct orr_trace *trace, const union record *record)
 {
+    const struct orri_message *m = &record->message;
+
     if (m->from < 0 || m->to < 0 || isnan(m->sent) || isnan(m->received) || m->bytes < 0)
         return fail(r, "is the end of a record without Src, Dst, SendTime, RecvTime or Size",
                     (struct orri_text){"", 0});
@@ -278,25 +305,9 @@ static int add_message(struct reader *r, struct orr_trace *trace, const struct o
 
 static int read_messages(struct orr_trace *trace, struct reader *r)
 {
-    const struct orri_message none = {-1, -1, NAN, NAN, -1, -1};
-    struct orri_message record = none;
-    struct orri_text line, field, value;
-    bool more, open = false;
+    static const struct format format = {{.message = {-1, -1, NAN, NAN, -1, -1}}, message_field, add_message};
 
-    for (;;) {
-        ORR_TRY(next_line(r, &line, &more));
-        if (!more)
-            break;
-        if (line.size > 0) {
-            ORR_TRY(split_field(r, line, &field, &value));
-            ORR_TRY(message_field(r, &record, field, value));
-        } else if (open) {
-            ORR_TRY(add_message(r, trace, &record));
-            record = none;
-        }
-        open = line.size > 0;
-    }
-    return open ? fail(r, "the file ends in the middle of a record", line) : ORR_OK;
+    return read_records(trace, r, &format);
 }
 
 /* ---- states of workers ------------------------------------------------------------------------------------------- */
@@ -502,17 +513,22 @@ static int check_ranks(const char *directory, const struct orr_trace *trace)
     return ORR_OK;
 }
 
-/* A worker's last state has no end in a trace that was cut short; a task that it ran later tells that it did. */
+/* A worker's last state has no end in a trace that was cut short; a task that it ran later tells that it did. Pauses of
+ * a damaged trace may overlap: no time counts twice. */
 static void bound_pauses(struct orr_trace *trace, const struct orri_row *row)
 {
+    double before = -INFINITY;
     int next = 0;
 
     for (int i = 0; i < row->pauses; i++) {
         struct orri_pause *pause = &trace->pause[row->first_pause + i];
+        pause->begin = fmax(pause->begin, before);
+        pause->end = fmax(pause->end, pause->begin);
         while (next < row->tasks && trace->task[trace->by_row[row->first_task + next]].start < pause->begin)
             next++;
         if (next < row->tasks)
             pause->end = fmin(pause->end, trace->task[trace->by_row[row->first_task + next]].start);
+        before = pause->end;
     }
 }
 
@@ -555,46 +571,69 @@ static bool is_report(const struct orri_task *task)
     return task->row >= 0 && (is(task->name, "report") || is(task->name, "orrery_report"));
 }
 
-/* Tasks are numbered in the order of submission, and a step's report is the last of its tasks. */
-static int number_steps(struct orr_trace *trace)
+/* Tasks are numbered in the order of submission, and a step's report is the last of its tasks. Fills reports[ranks]. */
+static void number_tasks(struct orr_trace *trace, int64_t *reports)
 {
-    int64_t *reports = orri_calloc((size_t)trace->ranks, sizeof(*reports));
-    bool *begun = orri_calloc((size_t)trace->ranks, sizeof(*begun));
-
-    trace->step_end = orri_calloc((size_t)trace->ranks, sizeof(*trace->step_end));
-    if (!reports || !begun || !trace->step_end)
-        goto no_memory;
     for (int i = 0; i < trace->tasks; i++) {
-        trace->task[i].step = reports[trace->task[i].rank] + 1;
-        reports[trace->task[i].rank] += is_report(&trace->task[i]);
+        struct orri_task *task = &trace->task[i];
+        task->step = reports[task->rank] + 1;
+        reports[task->rank] += is_report(task);
     }
     trace->steps = INT64_MAX;
-    for (int r = 0; r < trace->ranks; r++) {
+    for (int r = 0; r < trace->ranks; r++)
         if (reports[r] < trace->steps)
             trace->steps = reports[r];
+}
+
+static int make_step_ends(struct orr_trace *trace, const int64_t *reports)
+{
+    trace->step_end = orri_calloc((size_t)trace->ranks, sizeof(*trace->step_end));
+    if (!trace->step_end)
+        return ORR_ENOMEM;
+    for (int r = 0; r < trace->ranks; r++) {
         trace->step_end[r] = orri_calloc((size_t)reports[r] + 1, sizeof(**trace->step_end));
         if (!trace->step_end[r])
-            goto no_memory;
+            return ORR_ENOMEM;
     }
+    return ORR_OK;
+}
+
+/* What prepares the model comes before the first step's input or first pass. */
+static bool begins_step(const struct orri_task *task)
+{
+    return task->row >= 0 && (task->kind <= ORR_TRACE_WHOLE || is(task->name, "input"));
+}
+
+/* begun[ranks] tells where the first step's begin is known. */
+static void find_step_ends(struct orr_trace *trace, bool *begun)
+{
     for (int i = 0; i < trace->tasks; i++) {
         const struct orri_task *task = &trace->task[i];
         double *end = trace->step_end[task->rank];
         if (is_report(task))
             end[task->step] = task->end;
-        /* What prepares the model comes before the first step's input or first pass. */
-        bool counts = task->row >= 0 && task->step == 1 && (task->kind <= ORR_TRACE_WHOLE || is(task->name, "input"));
-        if (counts && (!begun[task->rank] || task->start < end[0])) {
+        if (task->step == 1 && begins_step(task) && (!begun[task->rank] || task->start < end[0])) {
             end[0] = task->start;
             begun[task->rank] = true;
         }
     }
+}
+
+static int number_steps(struct orr_trace *trace)
+{
+    int64_t *reports = orri_calloc((size_t)trace->ranks, sizeof(*reports));
+    bool *begun = orri_calloc((size_t)trace->ranks, sizeof(*begun));
+    int status = reports && begun ? ORR_OK : ORR_ENOMEM;
+
+    if (status == 0) {
+        number_tasks(trace, reports);
+        status = make_step_ends(trace, reports);
+    }
+    if (status == 0)
+        find_step_ends(trace, begun);
     free(reports);
     free(begun);
-    return ORR_OK;
-no_memory:
-    free(reports);
-    free(begun);
-    return ORR_ENOMEM;
+    return status;
 }
 
 int64_t orr_trace_steps(const struct orr_trace *trace)
@@ -633,6 +672,13 @@ struct orri_span orri_trace_span(const struct orr_trace *trace, int rank, int64_
     if (span.end < span.begin)
         span.end = span.begin;
     return span;
+}
+
+double orri_trace_common(double begin, double end, struct orri_span span)
+{
+    double from = fmax(begin, span.begin), to = fmin(end, span.end);
+
+    return to > from ? to - from : 0;
 }
 
 /* ---- run.json ---------------------------------------------------------------------------------------------------- */

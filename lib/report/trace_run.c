@@ -64,9 +64,12 @@ static int find_traces(const char *directory, struct names *names)
     if (!d)
         return orri_remedy(orri_fail(ORR_ENOENT, directory, "cannot be read as a folder: %s", strerror(errno)),
                            "name the folder that was given to --trace");
+    errno = 0;      /* readdir() tells an error by it alone */
     for (struct dirent *e = readdir(d); e && status == 0; e = readdir(d))
         if (strncmp(e->d_name, "prof_file", 9) == 0)
             status = add_name(names, e->d_name);
+    if (status == 0 && errno)
+        status = orri_fail(ORR_EIO, directory, "cannot be read as a folder: %s", strerror(errno));
     closedir(d);
     if (status == 0 && names->count > 0)
         qsort(names->name, (size_t)names->count, sizeof(*names->name), by_name);
@@ -127,13 +130,29 @@ int orr_trace_prepare(const char *directory)
     return status == ORR_EIO ? orri_remedy(ORR_EINVAL, "name a directory that can be written with --trace") : status;
 }
 
+/* JSON holds no text but UTF-8, and the model may be a path of any bytes, or the beginning of one. */
+static json_t *name_model(const char *model)
+{
+    char name[sizeof(((struct orr_trace_run *)NULL)->model)];
+    json_t *text = json_string(model);
+
+    if (text)
+        return text;
+    snprintf(name, sizeof(name), "%s", model);
+    for (char *c = name; *c; c++)
+        if ((unsigned char)*c > 0x7e)
+            *c = '?';
+    return json_string(name);
+}
+
 int orr_trace_describe(const char *directory, const struct orr_trace_run *run)
 {
     char *path = orri_format("%s/run.json", directory);
     json_t *object = json_pack(
-        "{s:s,s:i,s:i,s:i,s:i,s:i,s:s?,s:i,s:i,s:I}", "model", run->model, "dp", run->mesh.dp, "pp", run->mesh.pp, "tp",
-        run->mesh.tp, "ranks", run->mesh.ranks, "stages", run->stages, "slots", run->slots[0] ? run->slots : NULL,
-        "microbatches", run->microbatches, "workers", run->workers, "steps", (json_int_t)run->steps);
+        "{s:o,s:i,s:i,s:i,s:i,s:i,s:s?,s:i,s:i,s:I}", "model", name_model(run->model), "dp", run->mesh.dp, "pp",
+        run->mesh.pp, "tp", run->mesh.tp, "ranks", run->mesh.ranks, "stages", run->stages, "slots",
+        run->slots[0] ? run->slots : NULL, "microbatches", run->microbatches, "workers", run->workers, "steps",
+        (json_int_t)run->steps);
     int status = path && object ? orri_json_save(path, object)
                                 : orri_fail(ORR_ENOMEM, directory, "no room for run.json");
 
@@ -163,16 +182,26 @@ static int check_complete(const char *directory, int count)
     return status;
 }
 
+/* In the folder, with what it says in the log. */
+static int plan_start(posix_spawn_file_actions_t *actions, const char *directory)
+{
+    int error = posix_spawn_file_actions_addchdir_np(actions, directory);
+
+    if (!error)
+        error = posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    if (!error)
+        error = posix_spawn_file_actions_addopen(actions, STDOUT_FILENO, log_name, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    return error ? error : posix_spawn_file_actions_adddup2(actions, STDOUT_FILENO, STDERR_FILENO);
+}
+
 static int start_tool(const char *directory, char *const argv[], pid_t *pid)
 {
     posix_spawn_file_actions_t actions;
 
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addchdir_np(&actions, directory);
-    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log_name, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
-    int error = posix_spawnp(pid, ORR_FXT_TOOL, &actions, NULL, argv, environ);
+    int error = plan_start(&actions, directory);
+    if (!error)
+        error = posix_spawnp(pid, ORR_FXT_TOOL, &actions, NULL, argv, environ);
     if (error == ENOENT)
         error = posix_spawnp(pid, argv[0], &actions, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&actions);

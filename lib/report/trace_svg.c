@@ -11,7 +11,8 @@
 
 enum { LEFT = 130, WIDTH = 1500, RIGHT = 20, TOP = 60, ROW = 18, GAP = 3, RANK_GAP = 12, BOTTOM = 40 };
 
-#define NARROW 0.25     /* pixels: what is narrower is drawn together with its neighbours */
+#define NARROW 0.25     /* pixels: what is narrower is drawn together with its neighbours           */
+#define NARROWEST 1e-3  /* milliseconds of a picture: enough to change the longest time that is read */
 
 static const unsigned colors[ORR_TRACE_KINDS] = {
     [ORR_TRACE_FORWARD] = ORRI_COLOR_FORWARD, [ORR_TRACE_BACKWARD] = ORRI_COLOR_BACKWARD,
@@ -111,14 +112,14 @@ static void draw_tasks(const struct canvas *c, int row)
     for (int i = 0; i < r->tasks; i++) {
         const struct orri_task *task = &c->trace->task[c->trace->by_row[r->first_task + i]];
         double begin = fmax(task->start, span.begin), end = fmin(task->end, span.end);
-        if (end < begin || task->start > span.end)
+        if (end < begin || (end == begin && task->end > task->start))
             continue;
         if (!joins(c, &g, begin, end)) {
             put_group(c, row, &g);
-            g = (struct group){.begin = begin, .first = task};
+            g = (struct group){.begin = begin, .end = end, .first = task};
         }
         g.tasks++;
-        g.end = end;
+        g.end = fmax(g.end, end);
         g.time[task->kind] += end - begin;
     }
     put_group(c, row, &g);
@@ -145,8 +146,7 @@ static void draw_row(const struct canvas *c, int row)
     struct orri_span span = c->span[r->rank];
 
     fprintf(c->out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">rank %d, worker %d</text>\n", LEFT - 6,
-            y_of(c, row) + ROW - 5,
-            r->rank, r->worker);
+            y_of(c, row) + ROW - 5, r->rank, r->worker);
     put_box(c, x_of(c, span.begin), x_of(c, span.end) - x_of(c, span.begin), row, "runtime");
     fputs("/>\n", c->out);
     draw_pauses(c, row);
@@ -185,7 +185,8 @@ static void put_message(const struct canvas *c, const struct orri_message *m)
     int from = y_of(c, row_of(c, m->from, down)) + (down ? ROW : 0);
     int to = y_of(c, row_of(c, m->to, !down)) + (down ? 0 : ROW);
 
-    fprintf(c->out, "<line x1=\"%.2f\" y1=\"%d\" x2=\"%.2f\" y2=\"%d\">", x_of(c, m->sent), from, x_of(c, m->received), to);
+    fprintf(c->out, "<line x1=\"%.2f\" y1=\"%d\" x2=\"%.2f\" y2=\"%d\">", x_of(c, m->sent), from,
+            x_of(c, m->received), to);
     fprintf(c->out, "<title>%lld bytes from rank %d at %.3f ms to rank %d at %.3f ms</title></line>\n",
             (long long)m->bytes, m->from, m->sent, m->to, m->received);
 }
@@ -199,7 +200,8 @@ static int draw_messages(const struct canvas *c)
         return ORR_ENOMEM;
     for (int i = 0; i < c->trace->messages; i++) {
         const struct orri_message *m = &c->trace->message[i];
-        if (m->sent >= c->begin && m->received <= c->end && m->from != m->to)
+        double first = fmin(m->sent, m->received), later = fmax(m->sent, m->received);
+        if (first >= c->begin && later <= c->end && m->from != m->to)
             order[count++] = m;
     }
     qsort(order, (size_t)count, sizeof(*order), by_way);
@@ -230,8 +232,9 @@ static void draw_axis(const struct canvas *c, int bottom)
     for (int i = 0; i <= 12; i++) {
         double time = (ceil(c->begin / tick) + i) * tick, x = x_of(c, time);
         if (time <= c->end)
-            fprintf(c->out, "<path class=\"axis\" d=\"M%.2f %dv5\"/><text x=\"%.2f\" y=\"%d\" text-anchor=\"middle\">%.*f</text>\n",
-                    x, bottom, x, bottom + 18, digits, time);
+            fprintf(c->out, "<path class=\"axis\" d=\"M%.2f %dv5\"/>"
+                    "<text x=\"%.2f\" y=\"%d\" text-anchor=\"middle\">%.*f</text>\n", x, bottom, x, bottom + 18,
+                    digits, time);
     }
     fprintf(c->out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">ms</text>\n", LEFT - 6, bottom + 18);
 }
@@ -245,8 +248,8 @@ static void draw_legend(const struct canvas *c)
     int x = LEFT;
 
     for (size_t i = 0; i < ORRI_COUNT(entries); i++) {
-        fprintf(c->out, "<rect x=\"%d\" y=\"34\" width=\"14\" height=\"14\" class=\"%s\"/><text x=\"%d\" y=\"45\">%s</text>\n", x,
-                entries[i].class, x + 19, entries[i].text);
+        fprintf(c->out, "<rect x=\"%d\" y=\"34\" width=\"14\" height=\"14\" class=\"%s\"/>"
+                "<text x=\"%d\" y=\"45\">%s</text>\n", x, entries[i].class, x + 19, entries[i].text);
         x += 45 + 7 * (int)strlen(entries[i].text);
     }
     fprintf(c->out, "<path d=\"M%d 48l14 -14\" stroke=\"#333\"/><text x=\"%d\" y=\"45\">message</text>\n", x, x + 19);
@@ -259,9 +262,9 @@ static int draw(const struct canvas *c)
     const struct orr_trace *trace = c->trace;
     int bottom = y_of(c, trace->rows - 1) + ROW + GAP, width = LEFT + WIDTH + RIGHT, height = bottom + BOTTOM;
 
-    fprintf(c->out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" "
-            "height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"12\">\n<style>\n", width,
-                height, width, height);
+    fprintf(c->out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\" "
+            "width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"12\">\n<style>\n",
+            width, height, width, height);
     for (int k = 0; k < ORR_TRACE_KINDS; k++)
         fprintf(c->out, ".k%d{fill:#%06x}\n", k, colors[k]);
     fprintf(c->out, ".runtime{fill:#dcdcdc}.idle{fill:#fff;stroke:#ccc;stroke-width:0.3}.axis{stroke:#333;fill:none}\n"
@@ -271,8 +274,7 @@ static int draw(const struct canvas *c)
     put_text(c->out, (struct orri_text){trace->run.model, strlen(trace->run.model)});
     if (trace->described)
         fprintf(c->out, ", dp %d x pp %d x tp %d, %d microbatches", trace->run.mesh.dp, trace->run.mesh.pp,
-                trace->run.mesh.tp,
-                trace->run.microbatches);
+                trace->run.mesh.tp, trace->run.microbatches);
     fprintf(c->out, "</text>\n");
     draw_legend(c);
     for (int row = 0; row < trace->rows; row++)
@@ -295,8 +297,8 @@ static int draw_all(struct canvas *c, int64_t from, int64_t to)
         c->begin = fmin(c->begin, c->span[rank].begin);
         c->end = fmax(c->end, c->span[rank].end);
     }
-    if (c->end - c->begin < 1e-6)
-        c->end = c->begin + 1e-6;
+    if (c->end - c->begin < NARROWEST)
+        c->end = c->begin + NARROWEST;
     int status = draw(c);
     free(c->span);
     return status;

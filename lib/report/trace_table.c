@@ -16,18 +16,12 @@ struct sums {
     int *stage_of;                  /* [ranks]: the entry of the table that a rank belongs to   */
     struct orri_span *span;         /* [ranks]                                                  */
     struct bubble *bubble;          /* [stages]                                                 */
+    struct orr_trace_overlap *overlap;      /* [ranks]                                          */
 };
 
 struct bubble {
     double asleep, time;
 };
-
-static double overlap(double begin, double end, struct orri_span span)
-{
-    double from = fmax(begin, span.begin), to = fmin(end, span.end);
-
-    return to > from ? to - from : 0;
-}
 
 /* ---- stages ------------------------------------------------------------------------------------------------------ */
 
@@ -197,13 +191,13 @@ static void sum_row(struct sums *s, const struct orri_row *row)
 
     for (int i = 0; i < row->tasks; i++) {
         const struct orri_task *task = &trace->task[trace->by_row[row->first_task + i]];
-        double time = overlap(task->start, task->end, span);
+        double time = orri_trace_common(task->start, task->end, span);
         stage->kind[task->kind] += time;
         known += time;
     }
     for (int i = 0; i < row->pauses; i++) {
         const struct orri_pause *pause = &trace->pause[row->first_pause + i];
-        double time = overlap(pause->begin, pause->end, span);
+        double time = orri_trace_common(pause->begin, pause->end, span);
         if (time == 0)
             continue;
         while (next < row->tasks && trace->task[trace->by_row[row->first_task + next]].start < pause->end)
@@ -234,7 +228,7 @@ static int sum_traffic(struct sums *s)
         return ORR_ENOMEM;
     for (int i = 0; i < s->trace->messages; i++) {
         const struct orri_message *m = &s->trace->message[i];
-        if (m->sent < s->span[m->from].begin || m->sent > s->span[m->from].end)
+        if (m->from == m->to || m->sent < s->span[m->from].begin || m->sent > s->span[m->from].end)
             continue;
         table->traffic[count++] = (struct orr_trace_traffic){m->from, m->to, 1, m->bytes};
         table->early += m->received < m->sent;
@@ -242,14 +236,30 @@ static int sum_traffic(struct sums *s)
     }
     qsort(table->traffic, (size_t)count, sizeof(*table->traffic), by_pair);
     for (int i = 0; i < count; i++) {
-        struct orr_trace_traffic *last = &table->traffic[table->pairs - (table->pairs > 0)];
-        if (table->pairs > 0 && by_pair(last, &table->traffic[i]) == 0) {
+        struct orr_trace_traffic *last = table->pairs > 0 ? &table->traffic[table->pairs - 1] : NULL;
+        if (last && by_pair(last, &table->traffic[i]) == 0) {
             last->messages++;
             if (__builtin_add_overflow(last->bytes, table->traffic[i].bytes, &last->bytes))
                 last->bytes = INT64_MAX;
         } else {
             table->traffic[table->pairs++] = table->traffic[i];
         }
+    }
+    return ORR_OK;
+}
+
+static void add_overlap(struct orr_trace_overlap *sum, const struct orr_trace_overlap *overlap)
+{
+    sum->under_way += overlap->under_way;
+    sum->computing += overlap->computing;
+}
+
+static int sum_overlap(struct sums *s)
+{
+    ORR_TRY(orri_trace_overlap(s->trace, s->span, s->overlap));
+    for (int rank = 0; rank < s->trace->ranks; rank++) {
+        add_overlap(&s->table->stage[s->stage_of[rank]].overlap, &s->overlap[rank]);
+        add_overlap(&s->table->overlap, &s->overlap[rank]);
     }
     return ORR_OK;
 }
@@ -285,7 +295,7 @@ static void measure_row(struct sums *s, const struct orri_row *row, const struct
         while (first < row->pauses && pause[first].end <= span.begin)
             first++;
         for (int i = first; i < row->pauses && pause[i].begin < span.end; i++)
-            bubble->asleep += overlap(pause[i].begin, pause[i].end, span);
+            bubble->asleep += orri_trace_common(pause[i].begin, pause[i].end, span);
     }
 }
 
@@ -342,7 +352,8 @@ static int model_bubble(struct sums *s)
     const struct orr_trace_run *run = &s->trace->run;
     size_t stages = (size_t)s->table->stages;
     struct orr_stage_times *times = orri_calloc(stages, sizeof(*times));
-    double *idle = orri_calloc(stages, sizeof(*idle)), *span = orri_calloc(stages, sizeof(*span)), makespan;
+    double *idle = orri_calloc(stages, sizeof(*idle)), *span = orri_calloc(stages, sizeof(*span));
+    double makespan;
     struct orr_pipeline pipeline = {.stages = run->stages, .microbatches = run->microbatches / run->mesh.dp,
                                     .workers = s->table->stage[0].workers / s->table->stage[0].ranks, .times = times};
     int status = times && idle && span ? ORR_OK : ORR_ENOMEM;
@@ -372,6 +383,7 @@ static int sum_up(struct sums *s)
     for (int i = 0; i < s->trace->rows; i++)
         sum_row(s, &s->trace->row[i]);
     ORR_TRY(sum_traffic(s));
+    ORR_TRY(sum_overlap(s));
     if (s->to < s->from)
         return ORR_OK;
     ORR_TRY(measure_bubble(s));
@@ -389,10 +401,12 @@ int orr_trace_table(const struct orr_trace *trace, int64_t from, int64_t to, str
     s.stage_of = orri_calloc(ranks, sizeof(*s.stage_of));
     s.span = orri_calloc(ranks, sizeof(*s.span));
     s.bubble = orri_calloc(ranks, sizeof(*s.bubble));
-    int status = s.stage_of && s.span && s.bubble ? sum_up(&s) : ORR_ENOMEM;
+    s.overlap = orri_calloc(ranks, sizeof(*s.overlap));
+    int status = s.stage_of && s.span && s.bubble && s.overlap ? sum_up(&s) : ORR_ENOMEM;
     free(s.stage_of);
     free(s.span);
     free(s.bubble);
+    free(s.overlap);
     if (status != 0)
         orr_trace_table_free(table);
     return status;
@@ -444,6 +458,38 @@ static void print_share(double share, FILE *out)
         fprintf(out, " %8.1f%%", 100 * share);
 }
 
+static void print_title(const struct orr_trace_table *t, FILE *out)
+{
+    if (t->from == 0 && t->to < 0)
+        fprintf(out, "the whole trace, of %lld steps", (long long)t->steps);
+    else if (t->from == 0)
+        fprintf(out, "the trace up to step %lld of %lld", (long long)t->to, (long long)t->steps);
+    else
+        fprintf(out, "steps %lld to %lld of %lld", (long long)t->from, (long long)(t->to < 0 ? t->steps : t->to),
+                (long long)t->steps);
+    fprintf(out, ", %d rank%s, %d worker%s\n", t->ranks, t->ranks == 1 ? "" : "s", t->workers,
+            t->workers == 1 ? "" : "s");
+    if (t->unfinished)
+        fprintf(out, "the trace is cut short: %lld tasks do not end\n", (long long)t->unfinished);
+}
+
+static void print_stages(const struct orr_trace_table *t, FILE *out)
+{
+    fprintf(out, "\ntime of the workers in ms, by stage\n%-12s %9s", "stage", "all");
+    for (int kind = 0; kind < ORR_TRACE_KINDS; kind++)
+        if (shown(t, kind))
+            fprintf(out, " %9s", orr_trace_kind_name((enum orr_trace_kind)kind));
+    fprintf(out, " %9s %9s %9s\n", "runtime", "waiting", "idle");
+    for (int i = 0; i < t->stages; i++) {
+        const struct orr_trace_stage *stage = &t->stage[i];
+        fprintf(out, "%-12s %9.1f", stage->name, stage->total);
+        print_times(t, stage, 1, out);
+        fprintf(out, "\n%-12s %9s", "", "%");
+        print_times(t, stage, stage->total > 0 ? 100 / stage->total : 0, out);
+        fprintf(out, "\n");
+    }
+}
+
 static void print_waiting(const struct orr_trace_table *t, FILE *out)
 {
     bool first = true;
@@ -459,36 +505,8 @@ static void print_waiting(const struct orr_trace_table *t, FILE *out)
     }
 }
 
-static void print_title(const struct orr_trace_table *t, FILE *out)
+static void print_bubble(const struct orr_trace_table *t, FILE *out)
 {
-    if (t->from == 0 && t->to < 0)
-        fprintf(out, "the whole trace, of %lld steps", (long long)t->steps);
-    else
-        fprintf(out, "steps %lld to %lld of %lld", (long long)t->from, (long long)(t->to < 0 ? t->steps : t->to),
-                (long long)t->steps);
-    fprintf(out, ", %d rank%s, %d worker%s\n", t->ranks, t->ranks == 1 ? "" : "s", t->workers,
-            t->workers == 1 ? "" : "s");
-    if (t->unfinished)
-        fprintf(out, "the trace is cut short: %lld tasks do not end\n", (long long)t->unfinished);
-}
-
-int orr_trace_print(const struct orr_trace_table *t, FILE *out)
-{
-    print_title(t, out);
-    fprintf(out, "\ntime of the workers in ms, by stage\n%-12s %9s", "stage", "all");
-    for (int kind = 0; kind < ORR_TRACE_KINDS; kind++)
-        if (shown(t, kind))
-            fprintf(out, " %9s", orr_trace_kind_name((enum orr_trace_kind)kind));
-    fprintf(out, " %9s %9s %9s\n", "runtime", "waiting", "idle");
-    for (int i = 0; i < t->stages; i++) {
-        const struct orr_trace_stage *stage = &t->stage[i];
-        fprintf(out, "%-12s %9.1f", stage->name, stage->total);
-        print_times(t, stage, 1, out);
-        fprintf(out, "\n%-12s %9s", "", "%");
-        print_times(t, stage, stage->total > 0 ? 100 / stage->total : 0, out);
-        fprintf(out, "\n");
-    }
-    print_waiting(t, out);
     fprintf(out, "\nbubble: asleep from the first forward to the last backward task of a step\n%-12s %9s %9s\n",
             "stage", "measured", "model");
     for (int i = 0; i < t->stages; i++) {
@@ -497,6 +515,10 @@ int orr_trace_print(const struct orr_trace_table *t, FILE *out)
         print_share(t->stage[i].model, out);
         fprintf(out, "\n");
     }
+}
+
+static void print_traffic(const struct orr_trace_table *t, FILE *out)
+{
     fprintf(out, "\nsent between ranks\n");
     for (int i = 0; i < t->pairs; i++)
         fprintf(out, "  %d to %d: %lld bytes in %lld messages\n", t->traffic[i].from, t->traffic[i].to,
@@ -506,5 +528,34 @@ int orr_trace_print(const struct orr_trace_table *t, FILE *out)
     if (t->early)
         fprintf(out, "  %lld of them come before they were sent, by up to %.3f ms: so far are the clocks apart\n",
                 (long long)t->early, t->early_ms);
+}
+
+static void print_overlap_row(const char *name, const struct orr_trace_overlap *overlap, FILE *out)
+{
+    fprintf(out, "%-12s %9.1f", name, overlap->under_way);
+    print_share(overlap->under_way > 0 ? overlap->computing / overlap->under_way : NAN, out);
+    fprintf(out, "\n");
+}
+
+static void print_overlap(const struct orr_trace_table *t, FILE *out)
+{
+    if (t->overlap.under_way == 0)
+        return;
+    fprintf(out, "\noverlap: time of the ranks in ms with a message under way, and the part of it with a task running\n"
+            "%-12s %9s %9s\n", "stage", "under way", "computing");
+    for (int i = 0; i < t->stages; i++)
+        print_overlap_row(t->stage[i].name, &t->stage[i].overlap, out);
+    if (t->stages > 1)
+        print_overlap_row("all", &t->overlap, out);
+}
+
+int orr_trace_print(const struct orr_trace_table *t, FILE *out)
+{
+    print_title(t, out);
+    print_stages(t, out);
+    print_waiting(t, out);
+    print_bubble(t, out);
+    print_traffic(t, out);
+    print_overlap(t, out);
     return ferror(out) ? orri_fail(ORR_EIO, "trace", "the table cannot be written") : ORR_OK;
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Four hosts, which are network namespaces of this machine, joined by TCP alone: a run over them equals the serial one, and
-# a link that is cut ends it. Everything lies in namespaces of its own, so that no network of the machine is touched.
+# Four hosts, which are network namespaces of this machine, joined by TCP alone: a run over them equals the serial one, its
+# trace tells how messages and tasks overlap, and a link that is cut ends it. Everything lies in namespaces of its own, so that no network of the machine is touched.
 # shellcheck disable=SC2034,SC2086,SC2154    # common.sh; lists of options
 . "${srcdir:-.}/tests/mpi/common.sh"
 cd "$work" || exit 99
@@ -107,6 +107,20 @@ done << 'EOF'
 --dp 2 --pp 2
 --tp 2 --pp 2 --sequence-parallel
 EOF
+
+# --- overlap ---------------------------------------------------------------------------------------------------
+on_hosts $train --pp 4 --steps 3 --val-fraction 0 --trace traced
+if grep -q 'has no FxT' err; then
+    skip 'the overlap: the StarPU of this build has no FxT'
+else
+    same 'exit status of the traced run' "$status" 0
+    works trace traced
+    sed -n '/^overlap: /,/^$/p' out
+    check 'the overlap of each host and of all' awk '
+        /^overlap: / { inside = 1 }
+        inside && NF == 3 && /%$/ { rows = rows $1 " "; if (!($2 > 0 && $3 + 0 >= 0 && $3 + 0 <= 100)) bad = 1 }
+        END { exit bad || rows != "0 1 2 3 all " }' out
+fi
 
 # --- a cut link -------------------------------------------------------------------------------------------------
 # The orrery processes on these hosts.

@@ -27,7 +27,7 @@ check 'steps, ranks and workers' grep -q '^{"from": 2, "to": 3, "steps": 3, "ran
 same 'every message is found' "$(grep -c '^Src: ' trace/comms.rec)" $((3 * 4 * 2))
 same 'what rank 0 sends in two steps' "$(grep -o '"from": 0, "to": 1, "messages": [0-9]*, "bytes": [0-9]*' out)" \
     "\"from\": 0, \"to\": 1, \"messages\": 8, \"bytes\": $((8 * 20000))"
-check 'the model of stage 0' grep -q '"stage": "0".*"bubble_model": [0-9.]*}, {"stage": "1"' out
+check 'the model of stage 0' grep -q '"stage": "0".*"bubble_model": [0-9.]*, .*{"stage": "1"' out
 # The clock of rank 1 is 5 seconds ahead; messages take less than one.
 check 'the clocks are aligned' awk '/^SendTime: / { sent = $2 } /^RecvTime: / { d = $2 - sent; if (d > 1000 || d < -1000) bad = 1; n++ }
     END { exit bad || n == 0 }' trace/comms.rec
@@ -38,11 +38,16 @@ fi
 check 'stage 1 waits for stage 0' grep -q '"stage": "1".*"waiting_ms": {[^}]*"0": [0-9.]*' out
 check 'nobody waits for himself' sh -c '! grep -q "\"stage\": \"1\".*\"waiting_ms\": {[^}]*\"1\": " out'
 
+share='"overlap": {"under_way_ms": [0-9.]*, "computing_ms": [0-9.]*, "share": [0-9.e-]*}'
+same 'overlaps of two stages and of all' "$(grep -o "$share" out | wc -l)" 3
+
 works trace trace
 check 'the table has both stages' sh -c "grep -q '^0 ' out && grep -q '^1 ' out"
 check 'its parts are all of the time' awk '/^[01]  *[0-9.]*  *[0-9.]* .* [0-9.]*$/ && NF > 8 {
         sum = 0; for (i = 3; i <= NF; i++) sum += $i; d = $2 - sum; if (d > 0.05 * NF || d < -0.05 * NF) bad = 1; n++ }
     END { exit bad || n != 2 }' out
+check 'the overlap of both stages and of all' awk '/^overlap: / { inside = 1 } inside && NF == 3 && /%$/ { rows = rows $1 " "
+        if (!($2 > 0 && $3 + 0 >= 0 && $3 + 0 <= 100)) bad = 1 } END { exit bad || rows != "0 1 all " }' out
 for way in 'rank 0 at [0-9.]* ms to rank 1' 'rank 1 at [0-9.]* ms to rank 0'; do
     check "the picture shows a message from $way" grep -q "^<line .*$way" trace/timeline.svg
 done

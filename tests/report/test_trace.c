@@ -175,6 +175,19 @@ static void summed(const struct orr_trace *trace, int64_t from, int64_t to, stru
 
 #define near(a, b) ck_assert_double_eq_tol((a), (b), 1e-6)
 
+/* The table as text, freed by the caller. */
+static char *printed(const struct orr_trace_table *t)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    ck_assert_ptr_nonnull(out);
+    ck_assert_int_eq(orr_trace_print(t, out), 0);
+    fclose(out);
+    return text;
+}
+
 /* ---- kinds ------------------------------------------------------------------------------------------------------- */
 
 START_TEST(test_kinds)
@@ -241,6 +254,10 @@ START_TEST(test_sums)
               t.traffic[0].bytes == 1000);
     ck_assert(t.traffic[1].from == 1 && t.traffic[1].to == 0 && t.traffic[1].messages == 1 &&
               t.traffic[1].bytes == 500);
+    for (int i = 0; i < 2; i++) {
+        near(s[i].overlap.under_way, 1.5 + 1.5);
+        near(s[i].overlap.computing, 1.5);
+    }
     ck_assert_int_eq(t.early, 0);
     ck_assert_int_eq(t.unfinished, 0);
     orr_trace_table_free(&t);
@@ -395,6 +412,10 @@ START_TEST(test_one_rank)
     near(t.stage[0].runtime, 10);
     ck_assert_int_eq(t.unfinished, 1);
     ck_assert_int_eq(t.pairs, 0);
+    near(t.overlap.under_way, 0);
+    char *text = printed(&t);
+    ck_assert_ptr_null(strstr(text, "overlap"));
+    free(text);
     orr_trace_table_free(&t);
     orr_trace_destroy(trace);
 }
@@ -411,6 +432,122 @@ START_TEST(test_early)
     summed(trace, 2, 2, &t);
     ck_assert_int_eq(t.early, 1);
     near(t.early_ms, 1.5);
+    orr_trace_table_free(&t);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
+/* ---- overlap ----------------------------------------------------------------------------------------------------- */
+
+/* Rank 0 computes in [10, 30], on two workers, [40, 50] and [90, 100], rank 1 in [12, 20] and [70, 80]; both are shown
+ * from their first task to their last. */
+static void computing_ranks(void)
+{
+    begin(2);
+    worker(0, 0);
+    worker(0, 1);
+    worker(1, 0);
+    task(0, 0, 1, "a_F", 10, 20, "");
+    task(0, 1, 2, "a_F", 15, 30, "");
+    task(0, 0, 3, "a_B", 40, 50, "");
+    task(0, 1, 4, "a_B", 90, 100, "");
+    task(1, 0, 1, "a_F", 12, 20, "");
+    task(1, 0, 2, "a_B", 70, 80, "");
+}
+
+START_TEST(test_overlap_of_each)
+{
+    static const struct {
+        double sent, received;
+        struct orr_trace_overlap of[2];
+    } cases[] = {{5, 14, {{4, 4}, {2, 2}}},             /* sent before the ranks are shown           */
+                 {1, 9, {{0, 0}, {0, 0}}},              /* and received too                          */
+                 {72, 200, {{28, 10}, {8, 8}}},         /* received after it                         */
+                 {100, 200, {{0, 0}, {0, 0}}},
+                 {5, 200, {{90, 40}, {68, 18}}},
+                 {16, 19, {{3, 3}, {3, 3}}},            /* both workers of rank 0 compute            */
+                 {25, 45, {{20, 10}, {20, 0}}},         /* into and out of tasks                     */
+                 {55, 60, {{5, 0}, {5, 0}}},            /* nobody computes                           */
+                 {30, 40, {{10, 0}, {10, 0}}},          /* from the end of a task to the next        */
+                 {62, 61, {{0, 0}, {0, 0}}},            /* received before it was sent               */
+                 {16, 16, {{0, 0}, {0, 0}}}};
+    struct orr_trace_table t;
+
+    for (size_t i = 0; i < 2 * ORRI_COUNT(cases); i++) {
+        int from = (int)(i % 2);
+        computing_ranks();
+        message(from, 1 - from, cases[i / 2].sent, cases[i / 2].received, 1, 9);
+        save();
+        struct orr_trace *trace = opened();
+        summed(trace, 0, -1, &t);
+        for (int rank = 0; rank < 2; rank++) {
+            near(t.stage[rank].overlap.under_way, cases[i / 2].of[rank].under_way);
+            near(t.stage[rank].overlap.computing, cases[i / 2].of[rank].computing);
+        }
+        orr_trace_table_free(&t);
+        orr_trace_destroy(trace);
+    }
+}
+END_TEST
+
+/* Time that several messages share counts once. */
+START_TEST(test_overlap_of_all)
+{
+    struct orr_trace_table t;
+
+    computing_ranks();
+    message(0, 1, 72, 95, 1, 9);        /* rank 0: 23, of it 5; rank 1: 8 and 8     */
+    message(1, 0, 25, 38, 1, 9);        /* with the next two [18, 38]: 20 and 12; 20 and 2 */
+    message(0, 1, 18, 35, 1, 9);
+    message(0, 1, 19, 22, 1, 9);
+    message(1, 0, 45, 47, 1, 9);        /* with the next [45, 48]: 3 and 3; 3 and 0 */
+    message(0, 1, 47, 48, 1, 9);
+    message(0, 0, 60, 65, 1, 9);        /* goes nowhere                             */
+    save();
+    struct orr_trace *trace = opened();
+    summed(trace, 0, -1, &t);
+    near(t.stage[0].overlap.under_way, 23 + 20 + 3);
+    near(t.stage[0].overlap.computing, 5 + 12 + 3);
+    near(t.stage[1].overlap.under_way, 8 + 20 + 3);
+    near(t.stage[1].overlap.computing, 8 + 2 + 0);
+    ck_assert_int_eq(t.pairs, 2);
+    near(t.overlap.under_way, 46 + 31);
+    near(t.overlap.computing, 20 + 10);
+    char *text = printed(&t);
+    ck_assert_ptr_nonnull(strstr(text, "\nstage        under way computing\n"
+                                       "rank 0            46.0     43.5%\n"
+                                       "rank 1            31.0     32.3%\n"
+                                       "all               77.0     39.0%\n"));
+    free(text);
+    orr_trace_table_free(&t);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
+/* A step begins on each rank where its last report ended: on rank 0 at 87, on rank 1 at 85. Replicas add up. */
+START_TEST(test_overlap_of_steps)
+{
+    struct orr_trace_run run = pair;
+    struct orr_trace_table t;
+
+    run.mesh.dp = 2;
+    run.mesh.pp = run.stages = 1;
+    two_steps();
+    message(0, 1, 80, 95, 1, 19);
+    save();
+    ck_assert_int_eq(orr_trace_describe(folder, &run), 0);
+    struct orr_trace *trace = opened();
+    summed(trace, 2, 2, &t);
+    near(t.stage[0].overlap.under_way, (95 - 87) + (95 - 85) + 2 * 3);
+    near(t.stage[0].overlap.computing, 2 * 1.5);
+    near(t.overlap.under_way, 24);
+    char *text = printed(&t);
+    ck_assert_ptr_nonnull(strstr(text, "\n0                 24.0     12.5%\n"));
+    ck_assert_ptr_null(strstr(text, "\nall "));
+    free(text);
+    orr_trace_table_free(&t);
+    summed(trace, 1, 1, &t);
+    near(t.overlap.under_way, 3 + 1.5 + (87 - 80) + (85 - 80));    /* rank 1 begins at 24, after the first message */
     orr_trace_table_free(&t);
     orr_trace_destroy(trace);
 }
@@ -585,6 +722,83 @@ START_TEST(test_open_pause)
 }
 END_TEST
 
+/* Tasks that only touch the step are not drawn, nor messages that leave the picture. */
+START_TEST(test_picture_of_step)
+{
+    size_t size;
+
+    two_steps();
+    message(0, 1, 150, 20, 77, 19);
+    save();
+    struct orr_trace *trace = opened();
+    ck_assert_int_eq(orr_trace_draw(trace, 2, 2, at("picture.svg")), 0);
+    char *text = text_of(at("picture.svg"), &size);
+    check_xml(text);
+    ck_assert_int_eq(count(text, "<title>report, at "), 2);
+    ck_assert_int_eq(count(text, "<line "), 2);
+    free(text);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
+/* So late, a double holds no less than a ten-thousandth of a millisecond. */
+START_TEST(test_picture_of_moment)
+{
+    size_t size;
+
+    begin(1);
+    worker(0, 0);
+    task(0, 0, 1, "a_F", 9e11, 9e11, "");
+    save();
+    struct orr_trace *trace = opened();
+    ck_assert_int_eq(orr_trace_draw(trace, 0, -1, at("picture.svg")), 0);
+    char *text = text_of(at("picture.svg"), &size);
+    check_xml(text);
+    ck_assert_int_eq(count(text, "nan") + count(text, "inf"), 0);
+    ck_assert_int_eq(count(text, "<title>a_F, at 900000000000.000 ms"), 1);
+    free(text);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
+START_TEST(test_overlapping_pauses)
+{
+    struct orr_trace_table t;
+
+    begin(1);
+    worker(0, 0);
+    task(0, 0, 1, "a_F", 10, 20, "");
+    asleep(0, 0, 22, 30);
+    asleep(0, 0, 24, 26);
+    asleep(0, 0, 28, 33);
+    task(0, 0, 2, "a_F", 40, 50, "");
+    save();
+    struct orr_trace *trace = opened();
+    summed(trace, 0, -1, &t);
+    near(t.stage[0].idle, 33 - 22);
+    near(t.stage[0].runtime, 2 + 7);
+    orr_trace_table_free(&t);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
+START_TEST(test_model_of_any_bytes)
+{
+    struct orr_trace_run run = pair;
+    size_t size;
+
+    snprintf(run.model, sizeof(run.model), "mod\xc3\xa8le/\xff");
+    two_steps();
+    ck_assert_int_eq(orr_trace_describe(folder, &run), 0);
+    struct orr_trace *trace = opened();
+    ck_assert_int_eq(orr_trace_draw(trace, 1, 2, at("picture.svg")), 0);
+    char *text = text_of(at("picture.svg"), &size);
+    ck_assert_int_eq(count(text, ">mod??le/?, dp 1 x pp 2"), 1);
+    free(text);
+    orr_trace_destroy(trace);
+}
+END_TEST
+
 /* ---- damaged files ----------------------------------------------------------------------------------------------- */
 
 /* Opens what is there, and does everything with it that can be done. Tasks of a damaged file may overlap: the sums then
@@ -725,6 +939,10 @@ START_TEST(test_refused)
         ck_assert_ptr_null(orr_trace_open(folder));
         expect_error(ORR_EFORMAT, folder, bad[i].what);
     }
+    static const char nul[] = "JobId: 1\nStartTime: 1\0002\n\n";
+    put(at("tasks.rec"), nul, sizeof(nul) - 1);
+    ck_assert_ptr_null(orr_trace_open(folder));
+    expect_error(ORR_EFORMAT, folder, "is no time");
     two_steps();
     unlink(at("tasks.rec"));
     ck_assert_ptr_null(orr_trace_open(folder));
@@ -786,10 +1004,17 @@ Suite *suite(void)
     tcase_add_test(c, test_other_causes);
     tcase_add_test(c, test_one_rank);
     tcase_add_test(c, test_early);
+    tcase_add_test(c, test_overlap_of_each);
+    tcase_add_test(c, test_overlap_of_all);
+    tcase_add_test(c, test_overlap_of_steps);
     tcase_add_test(c, test_picture);
     tcase_add_test(c, test_odd_names);
     tcase_add_test(c, test_many_tasks);
     tcase_add_test(c, test_open_pause);
+    tcase_add_test(c, test_overlapping_pauses);
+    tcase_add_test(c, test_picture_of_step);
+    tcase_add_test(c, test_picture_of_moment);
+    tcase_add_test(c, test_model_of_any_bytes);
     tcase_add_test(c, test_truncated);
     tcase_add_test(c, test_mutated);
     tcase_add_test(c, test_refused);
