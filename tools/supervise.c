@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <wordexp.h>
 
 #include "tools/tools.h"
 
@@ -61,27 +62,20 @@ static void free_words(struct words *w)
     *w = (struct words){0};
 }
 
-/* Words are separated by blanks; what stands in quotes, single or double, is kept together. */
+/* As a shell would, but for commands in it. */
 static int split(const char *text, struct words *out)
 {
-    char *word = malloc(strlen(text) + 1);
-    int status = word ? ORR_OK : command_fail(ORR_ENOMEM, "memory: no room for the arguments");
+    wordexp_t words;
+    int error = wordexp(text, &words, WRDE_NOCMD), status = ORR_OK;
 
-    while (status == 0 && *(text += strspn(text, " \t\n"))) {
-        size_t n = 0;
-        char quote = '\0';
-        for (; *text && (quote || !strchr(" \t\n", *text)); text++) {
-            if (quote ? *text == quote : *text == '\'' || *text == '"')
-                quote = quote ? '\0' : *text;
-            else
-                word[n++] = *text;
-        }
-        word[n] = '\0';
-        status = quote ? command_remedy(command_fail(ORR_EINVAL, "--launcher: a quote %c is not closed", quote),
-                                        "write it as for a shell, as in --launcher \"mpiexec -n 4\"")
-                       : add(out, word);
-    }
-    free(word);
+    if (error == WRDE_NOSPACE)
+        return command_fail(ORR_ENOMEM, "memory: no room for the arguments");
+    if (error)
+        return command_remedy(command_fail(ORR_EINVAL, "--launcher: '%s' is no simple command", text),
+                              "write it as for a shell, as in --launcher \"mpiexec -n 4\"");
+    for (size_t i = 0; status == 0 && i < words.we_wordc; i++)
+        status = add(out, words.we_wordv[i]);
+    wordfree(&words);
     return status;
 }
 
@@ -285,9 +279,8 @@ static socklen_t meeting_point(struct sockaddr_un *address)
     const char *job = getenv("PMIX_NAMESPACE");
 
     *address = (struct sockaddr_un){.sun_family = AF_UNIX};
-    int n = snprintf(address->sun_path + 1, sizeof(address->sun_path) - 1, "orrery-%u-%s", (unsigned)getuid(),
-                     job ? job : "");
-    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
+    snprintf(address->sun_path + 1, sizeof(address->sun_path) - 1, "orrery-%u-%s", (unsigned)getuid(), job ? job : "");
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(address->sun_path + 1));
 }
 
 /* Waits for the status that rank 0 ends with; 1 where it is gone. */

@@ -104,7 +104,8 @@ refused '^orrery: none: ' '' $supervised --out other --data none
 run $supervised --out other --lr 1000 --clip 0 --optimizer sgd
 said 1 'finite'
 works $supervised --steps 2 --out quoted --launcher "env 'A=b c' \"D=\" "
-refused 'a quote " is not closed' 'mpiexec' $supervised --out other --launcher 'env "A'
+refused "^orrery: --launcher: 'env \"A' is no simple command" 'mpiexec' $supervised --out other --launcher 'env "A'
+refused '^orrery: --launcher: .* is no simple command' 'mpiexec' $supervised --out other --launcher 'env $(true)'
 run $supervised --out other --launcher none
 same 'exit status where the launcher is missing' $status 2
 
