@@ -145,16 +145,19 @@ struct orr_stage_times {
     double forward, backward, weights;
 };
 
-/* One step of a pipeline, event by event: each stage has so many workers, and each worker takes the most urgent task
- * that is ready (B before F before W, then the lowest microbatch). F of microbatch i waits for the slot of microbatch i
+/* One step of a pipeline, event by event: stage s is on coordinate s mod coordinates, each of these has so many workers, and each
+ * worker takes the most urgent task that is ready (B before F before W, then the lowest microbatch, then the last stage). F of
+ * microbatch i waits for the slot of microbatch i
  * - slots (orr_slot_count()) to be freed by its last backward task; where B and W are one task (orr_slot_split()), that
- * takes backward + weights. Messages take no time. *makespan is the end of the last task; idle[stages] is the time that
- * a stage's workers do not work between its first and its last task, and span[stages] that time times the workers.
+ * takes backward + weights. Messages take no time. *makespan is the end of the last task; idle[coordinates] is the time
+ * that a coordinate's workers do not work between its first and its last task, and span[coordinates] that time times the
+ * workers.
  * ORR_EINVAL where a number is below 1 or a time negative or not finite; ORR_ENOMEM. Any thread. */
 struct orr_pipeline {
     int stages, microbatches, workers;
     struct orr_slot_policy slots;
     const struct orr_stage_times *times;    /* [stages] */
+    int coordinates;                        /* 0: one for each stage */
 };
 int orr_pipeline_model(const struct orr_pipeline *pipeline, double *makespan, double *idle, double *span);
 

@@ -14,6 +14,10 @@ struct stage {
     int slots;
     double length[PASSES];
     int begun[PASSES], ended[PASSES];
+};
+
+/* What the workers of a coordinate do in all of its stages. */
+struct coordinate {
     double work, first, last;
 };
 
@@ -26,8 +30,10 @@ struct running {
 struct simulation {
     const struct orr_pipeline *of;
     bool split;
+    int coordinates;
     struct stage *stage;
-    struct running *running;        /* [stages x workers]; stage -1: free */
+    struct coordinate *coordinate;
+    struct running *running;        /* [coordinates x workers]; stage -1: free */
 };
 
 static bool ready(const struct simulation *s, int at, enum pass pass)
@@ -45,18 +51,30 @@ static bool ready(const struct simulation *s, int at, enum pass pass)
     return s->split && here->ended[B] > i;
 }
 
-static void begin(struct simulation *s, struct running *worker, int at, double now)
+/* The stage of a coordinate in which the earliest microbatch is ready for a pass, of several the last; or -1. */
+static int find(const struct simulation *s, int coordinate, enum pass pass)
 {
-    struct stage *stage = &s->stage[at];
+    int found = -1;
+
+    for (int at = coordinate; at < s->of->stages; at += s->coordinates)
+        if (ready(s, at, pass) && (found < 0 || s->stage[at].begun[pass] <= s->stage[found].begun[pass]))
+            found = at;
+    return found;
+}
+
+static void begin(struct simulation *s, struct running *worker, int coordinate, double now)
+{
+    struct coordinate *c = &s->coordinate[coordinate];
 
     for (enum pass pass = B; pass < PASSES; pass++) {
-        if (!ready(s, at, pass))
+        int at = find(s, coordinate, pass);
+        if (at < 0)
             continue;
-        if (stage->first < 0)
-            stage->first = now;
-        stage->begun[pass]++;
-        stage->work += stage->length[pass];
-        *worker = (struct running){at, pass, now + stage->length[pass]};
+        if (c->first < 0)
+            c->first = now;
+        c->work += s->stage[at].length[pass];
+        s->stage[at].begun[pass]++;
+        *worker = (struct running){at, pass, now + s->stage[at].length[pass]};
         return;
     }
 }
@@ -64,7 +82,7 @@ static void begin(struct simulation *s, struct running *worker, int at, double n
 /* Ends the tasks that end first, all at once; false where none runs. */
 static bool advance(struct simulation *s, double *now)
 {
-    int count = s->of->stages * s->of->workers;
+    int count = s->coordinates * s->of->workers;
     double next = INFINITY;
 
     for (int w = 0; w < count; w++)
@@ -75,7 +93,7 @@ static bool advance(struct simulation *s, double *now)
         if (r->stage < 0 || r->end > next)
             continue;
         s->stage[r->stage].ended[r->pass]++;
-        s->stage[r->stage].last = next;
+        s->coordinate[r->stage % s->coordinates].last = next;
         r->stage = -1;
     }
     *now = next;
@@ -87,7 +105,7 @@ static void simulate(struct simulation *s)
     double now = 0;
 
     do {
-        for (int w = 0; w < s->of->stages * s->of->workers; w++)
+        for (int w = 0; w < s->coordinates * s->of->workers; w++)
             if (s->running[w].stage < 0)
                 begin(s, &s->running[w], w / s->of->workers, now);
     } while (advance(s, &now));
@@ -100,7 +118,7 @@ static bool good(double time)
 
 static int check(const struct orr_pipeline *p)
 {
-    if (p->stages < 1 || p->microbatches < 1 || p->workers < 1)
+    if (p->stages < 1 || p->microbatches < 1 || p->workers < 1 || p->coordinates < 0)
         return orri_fail(ORR_EINVAL, "pipeline", "%d stages, %d microbatches, %d workers: every one must be at least 1",
                          p->stages, p->microbatches, p->workers);
     for (int i = 0; i < p->stages; i++)
@@ -109,37 +127,50 @@ static int check(const struct orr_pipeline *p)
     return ORR_OK;
 }
 
+static void prepare(struct simulation *s)
+{
+    const struct orr_pipeline *p = s->of;
+
+    for (int i = 0; i < p->stages; i++) {
+        const struct orr_stage_times *t = &p->times[i];
+        s->stage[i] = (struct stage){
+            .slots = orr_slot_count(&p->slots, i, p->stages, p->microbatches, p->workers),
+            .length = {[B] = s->split ? t->backward : t->backward + t->weights, [F] = t->forward, [W] = t->weights}};
+    }
+    for (int c = 0; c < s->coordinates; c++)
+        s->coordinate[c].first = -1;
+    for (int w = 0; w < s->coordinates * p->workers; w++)
+        s->running[w].stage = -1;
+}
+
+static void tell(const struct simulation *s, double *makespan, double *idle, double *span)
+{
+    *makespan = 0;
+    for (int i = 0; i < s->coordinates; i++) {
+        const struct coordinate *c = &s->coordinate[i];
+        span[i] = s->of->workers * (c->last - c->first);
+        idle[i] = span[i] - c->work;
+        *makespan = fmax(*makespan, c->last);
+    }
+}
+
 int orr_pipeline_model(const struct orr_pipeline *p, double *makespan, double *idle, double *span)
 {
     struct simulation s = {.of = p, .split = orr_slot_split(&p->slots)};
 
     ORR_TRY(check(p));
+    s.coordinates = p->coordinates > 0 && p->coordinates < p->stages ? p->coordinates : p->stages;
     s.stage = orri_calloc((size_t)p->stages, sizeof(*s.stage));
-    s.running = orri_calloc((size_t)p->stages * (size_t)p->workers, sizeof(*s.running));
-    if (!s.stage || !s.running) {
-        free(s.stage);
-        free(s.running);
-        return ORR_ENOMEM;
-    }
-    for (int i = 0; i < p->stages; i++) {
-        const struct orr_stage_times *t = &p->times[i];
-        s.stage[i] = (struct stage){
-            .slots = orr_slot_count(&p->slots, i, p->stages, p->microbatches, p->workers),
-            .length = {[B] = s.split ? t->backward : t->backward + t->weights, [F] = t->forward, [W] = t->weights},
-            .first = -1};
-    }
-    for (int w = 0; w < p->stages * p->workers; w++)
-        s.running[w].stage = -1;
-    simulate(&s);
-    *makespan = 0;
-    for (int i = 0; i < p->stages; i++) {
-        const struct stage *stage = &s.stage[i];
-        span[i] = p->workers * (stage->last - stage->first);
-        idle[i] = span[i] - stage->work;
-        if (stage->last > *makespan)
-            *makespan = stage->last;
+    s.coordinate = orri_calloc((size_t)s.coordinates, sizeof(*s.coordinate));
+    s.running = orri_calloc((size_t)s.coordinates * (size_t)p->workers, sizeof(*s.running));
+    bool room = s.stage && s.coordinate && s.running;
+    if (room) {
+        prepare(&s);
+        simulate(&s);
+        tell(&s, makespan, idle, span);
     }
     free(s.stage);
+    free(s.coordinate);
     free(s.running);
-    return ORR_OK;
+    return room ? ORR_OK : ORR_ENOMEM;
 }

@@ -316,46 +316,55 @@ static int measure_bubble(struct sums *s)
     return ORR_OK;
 }
 
-/* The model knows one stage per rank, and one rank per coordinate of the mesh. */
+/* The model knows one rank for each coordinate of the mesh. */
 static bool model_applies(const struct sums *s)
 {
     const struct orr_trace_run *run = &s->trace->run;
 
-    return s->trace->described && orr_mesh_size(&run->mesh) == run->mesh.ranks && run->stages == run->mesh.pp &&
-           run->microbatches % run->mesh.dp == 0 && s->table->stages == run->stages;
+    return s->trace->described && orr_mesh_size(&run->mesh) == run->mesh.ranks && run->microbatches % run->mesh.dp == 0 &&
+           s->table->stages == run->mesh.pp;
 }
 
+static void add_time(struct orr_stage_times *t, enum orr_trace_kind kind, double time)
+{
+    switch (kind) {
+    case ORR_TRACE_FORWARD: t->forward += time; break;
+    case ORR_TRACE_WEIGHTS: t->weights += time; break;
+    case ORR_TRACE_BACKWARD:
+    case ORR_TRACE_BOTH:
+    case ORR_TRACE_WHOLE: t->backward += time; break;
+    default: break;
+    }
+}
+
+/* Stages of one coordinate, which a trace does not tell apart, share its time evenly. */
 static void model_times(const struct sums *s, struct orr_stage_times *times)
 {
     const struct orr_trace_run *run = &s->trace->run;
     double microbatches = (double)(s->to - s->from + 1) * (run->microbatches / run->mesh.dp);
+    int pp = run->mesh.pp;
 
     for (int i = 0; i < s->trace->tasks; i++) {
         const struct orri_task *task = &s->trace->task[i];
         if (task->row < 0 || task->step < s->from || task->step > s->to)
             continue;
-        struct orr_stage_times *t = &times[s->stage_of[task->rank]];
-        double time = (task->end - task->start) / (microbatches * s->table->stage[s->stage_of[task->rank]].ranks);
-        switch (task->kind) {
-        case ORR_TRACE_FORWARD: t->forward += time; break;
-        case ORR_TRACE_WEIGHTS: t->weights += time; break;
-        case ORR_TRACE_BACKWARD:
-        case ORR_TRACE_BOTH:
-        case ORR_TRACE_WHOLE: t->backward += time; break;
-        default: break;
-        }
+        int at = s->stage_of[task->rank];
+        double time = (task->end - task->start) / (microbatches * s->table->stage[at].ranks * (run->stages / pp));
+        for (int stage = at; stage < run->stages; stage += pp)
+            add_time(&times[stage], task->kind, time);
     }
 }
 
 static int model_bubble(struct sums *s)
 {
     const struct orr_trace_run *run = &s->trace->run;
-    size_t stages = (size_t)s->table->stages;
-    struct orr_stage_times *times = orri_calloc(stages, sizeof(*times));
-    double *idle = orri_calloc(stages, sizeof(*idle)), *span = orri_calloc(stages, sizeof(*span));
+    size_t entries = (size_t)s->table->stages;
+    struct orr_stage_times *times = orri_calloc((size_t)run->stages, sizeof(*times));
+    double *idle = orri_calloc(entries, sizeof(*idle)), *span = orri_calloc(entries, sizeof(*span));
     double makespan;
     struct orr_pipeline pipeline = {.stages = run->stages, .microbatches = run->microbatches / run->mesh.dp,
-                                    .workers = s->table->stage[0].workers / s->table->stage[0].ranks, .times = times};
+                                    .workers = s->table->stage[0].workers / s->table->stage[0].ranks, .times = times,
+                                    .coordinates = run->mesh.pp};
     int status = times && idle && span ? ORR_OK : ORR_ENOMEM;
 
     if (status == 0 && run->slots[0])
@@ -364,7 +373,7 @@ static int model_bubble(struct sums *s)
         model_times(s, times);
         status = orr_pipeline_model(&pipeline, &makespan, idle, span);
     }
-    for (size_t i = 0; status == 0 && i < stages; i++)
+    for (size_t i = 0; status == 0 && i < entries; i++)
         if (span[i] > 0)
             s->table->stage[i].model = idle[i] / span[i];
     free(times);

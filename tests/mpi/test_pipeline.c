@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which schedule emerges from slots and priorities, in time: blocks that sleep equally long in F, B and W, one of them in
  * each stage and one worker on each rank, so that the ranks need no core of their own. A policy must come within 10 % of
- * what a discrete-event model says, in the best of a few steps, and can be no faster than its bound.
+ * what orr_pipeline_model() says, in the best of a few steps, and can be no faster than its bound.
  * It prints a table in units of one pass. */
 #include <math.h>
 #include <stdio.h>
@@ -24,81 +24,6 @@ static int ranks;
 struct outcome {
     double makespan, idle;      /* from the first F to the last task; the worst of the ranks, between its first and last */
 };
-
-/* Work still to do, in units, and the time it was ended. Fused, B does what W does. */
-struct plan {
-    int p, stages, slots[MAX_STAGES];
-    bool split;
-    double end[MAX_STAGES][KINDS][MICROBATCHES];       /* 0: not begun */
-};
-
-static double length_of(const struct plan *plan, int kind)
-{
-    return kind == F || plan->split ? 1 : kind == B ? 2 : 0;
-}
-
-static bool ended(const struct plan *plan, int s, int kind, int i, double now)
-{
-    return plan->end[s][kind][i] > 0 && plan->end[s][kind][i] <= now;
-}
-
-static bool ready(const struct plan *plan, int s, int kind, int i, double now)
-{
-    int last = plan->split ? W : B;
-
-    switch (kind) {
-    case F:
-        return (s == 0 || ended(plan, s - 1, F, i, now)) &&
-               (i < plan->slots[s] || ended(plan, s, last, i - plan->slots[s], now));
-    case B: return ended(plan, s, F, i, now) && (s == plan->stages - 1 || ended(plan, s + 1, B, i, now));
-    default: return ended(plan, s, B, i, now) && (i == 0 || ended(plan, s, W, i - 1, now));
-    }
-}
-
-/* Begins the most urgent task of a worker that is ready: B before F before W, then the earlier microbatch, then the later
- * stage. */
-static bool begin_one(struct plan *plan, int worker, double now, double *busy)
-{
-    static const int order[] = {B, F, W};
-
-    for (int k = 0; k < (plan->split ? KINDS : 2); k++) {
-        for (int i = 0; i < MICROBATCHES; i++) {
-            for (int s = plan->stages - plan->p + worker; s >= 0; s -= plan->p) {
-                if (plan->end[s][order[k]][i] == 0 && ready(plan, s, order[k], i, now)) {
-                    *busy = plan->end[s][order[k]][i] = now + length_of(plan, order[k]);
-                    return true;
-                }
-            }
-        }
-    }
-    return false;
-}
-
-/* All lengths are whole, so time goes in units. */
-static struct outcome simulate(struct plan *plan)
-{
-    double busy[MAX_STAGES] = {0}, first[MAX_STAGES], work = MICROBATCHES * 3.0 * plan->stages / plan->p;
-    struct outcome outcome = {0};
-    bool begun[MAX_STAGES] = {false};
-
-    for (int time = 0, idle = 0; idle < 3; time++) {
-        idle++;
-        for (int w = 0; w < plan->p; w++) {
-            if (busy[w] <= time && !begin_one(plan, w, time, &busy[w]))
-                continue;
-            if (!begun[w])
-                first[w] = time;
-            begun[w] = true;
-            idle = 0;
-        }
-    }
-    for (int w = 0; w < plan->p; w++) {
-        double waited = busy[w] - first[w] - work;
-        outcome.makespan = busy[w] > outcome.makespan ? busy[w] : outcome.makespan;
-        outcome.idle = waited > outcome.idle ? waited : outcome.idle;
-    }
-    return outcome;
-}
 
 /* ---- sleeping passes ----------------------------------------------------------------------------------------- */
 
@@ -197,13 +122,19 @@ static void step(struct orr_training *training)
     ck_assert_int_eq(report.labels, MICROBATCHES * SEQ);
 }
 
-static struct outcome simulate_policy(const struct orr_slot_policy *policy)
+static struct outcome model_of(const struct orr_slot_policy *policy)
 {
-    struct plan plan = {.p = ranks, .stages = stages, .split = orr_slot_split(policy)};
+    struct orr_stage_times times[MAX_STAGES];
+    struct orr_pipeline pipeline = {stages, MICROBATCHES, 1, *policy, times, ranks};
+    struct outcome outcome = {0};
+    double idle[MAX_STAGES], span[MAX_STAGES];
 
     for (int s = 0; s < stages; s++)
-        plan.slots[s] = orr_slot_count(policy, s, stages, MICROBATCHES, 1);
-    return simulate(&plan);
+        times[s] = (struct orr_stage_times){1, 1, 1};
+    ck_assert_int_eq(orr_pipeline_model(&pipeline, &outcome.makespan, idle, span), 0);
+    for (int p = 0; p < ranks; p++)
+        outcome.idle = fmax(outcome.idle, idle[p]);
+    return outcome;
 }
 
 /* The first step sleeps not: it finds out what StarPU has to learn and allocate. */
@@ -233,7 +164,7 @@ static void check_policy(const char *policy, double bound)
     struct orr_slot_policy parsed;
 
     ck_assert_int_eq(orr_slot_policy_parse(policy, &parsed), 0);
-    struct outcome theory = simulate_policy(&parsed);
+    struct outcome theory = model_of(&parsed);
     ck_assert(theory.makespan >= bound);
     struct orr_model *model = chain();
     struct orr_training *training = training_of(model, &parsed);
@@ -317,7 +248,7 @@ START_TEST(test_theory)
     for (size_t k = 0; k < ORRI_COUNT(known); k++) {
         struct orr_slot_policy policy;
         ck_assert_int_eq(orr_slot_policy_parse(known[k].policy, &policy), 0);
-        ck_assert_double_eq(simulate_policy(&policy).makespan,
+        ck_assert_double_eq(model_of(&policy).makespan,
                             known[k].per_microbatch * MICROBATCHES + known[k].per_stage * (ranks - 1));
     }
 }

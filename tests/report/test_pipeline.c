@@ -21,7 +21,7 @@ static double run(const char *slots, int stages, int microbatches, struct orr_st
                   double *span)
 {
     struct orr_stage_times times[MOST];
-    struct orr_pipeline pipeline = {stages, microbatches, 1, policy(slots), times};
+    struct orr_pipeline pipeline = {stages, microbatches, 1, policy(slots), times, 0};
     double makespan;
 
     for (int i = 0; i < stages; i++)
@@ -85,7 +85,7 @@ START_TEST(test_unequal_times)
     ck_assert_double_eq(run("gpipe", 2, 5, time, idle, span), 6 * 6.5);
     /* A slow last stage sets the pace. */
     struct orr_stage_times times[2] = {{1, 1, 1}, {4, 4, 4}};
-    struct orr_pipeline pipeline = {2, 6, 1, policy("zb"), times};
+    struct orr_pipeline pipeline = {2, 6, 1, policy("zb"), times, 0};
     double makespan;
     ck_assert_int_eq(orr_pipeline_model(&pipeline, &makespan, idle, span), 0);
     ck_assert_double_eq(idle[1], 0);
@@ -97,7 +97,7 @@ END_TEST
 START_TEST(test_workers)
 {
     struct orr_stage_times times[1] = {{1, 1, 1}};
-    struct orr_pipeline pipeline = {1, 8, 2, policy("8"), times};
+    struct orr_pipeline pipeline = {1, 8, 2, policy("8"), times, 0};
     double makespan, idle[1], span[1];
 
     ck_assert_int_eq(orr_pipeline_model(&pipeline, &makespan, idle, span), 0);
@@ -111,17 +111,42 @@ START_TEST(test_workers)
 }
 END_TEST
 
+/* Two stages on each of two coordinates: with 2 stages of length 2 instead, F of the last microbatch would come later, and
+ * with it the end. */
+START_TEST(test_interleaving)
+{
+    struct orr_stage_times times[4] = {{1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}}, whole[2] = {{2, 2, 2}, {2, 2, 2}};
+    struct orr_pipeline cut = {4, 6, 1, policy("zb"), times, 2}, uncut = {2, 6, 1, policy("zb"), whole, 2};
+    double makespan, longer, idle[4], span[4];
+
+    ck_assert_int_eq(orr_pipeline_model(&uncut, &longer, idle, span), 0);
+    ck_assert_double_eq(longer, 3 * 6 * 2 + 2);
+    ck_assert_int_eq(orr_pipeline_model(&cut, &makespan, idle, span), 0);
+    ck_assert_double_eq(makespan, 3 * 6 * 2 + 1);
+    for (int c = 0; c < 2; c++)
+        ck_assert_double_eq(span[c] - idle[c], 3 * 6 * 2);
+    cut.coordinates = 1;        /* everything on one never waits */
+    ck_assert_int_eq(orr_pipeline_model(&cut, &makespan, idle, span), 0);
+    ck_assert_double_eq(makespan, 3 * 6 * 4);
+    ck_assert_double_eq(idle[0], 0);
+    cut.coordinates = 0;
+    ck_assert_int_eq(orr_pipeline_model(&cut, &makespan, idle, span), 0);
+    ck_assert_double_eq(makespan, 3 * 6 + 3);
+}
+END_TEST
+
 START_TEST(test_errors)
 {
     struct orr_stage_times times[2] = {{1, 1, 1}, {1, 1, 1}};
-    const struct orr_pipeline good = {2, 2, 1, {0}, times};
-    struct orr_pipeline bad[4] = {good, good, good, good};
+    const struct orr_pipeline good = {2, 2, 1, {0}, times, 0};
+    struct orr_pipeline bad[] = {good, good, good, good};
     double makespan, idle[2], span[2];
 
     bad[0].stages = 0;
     bad[1].microbatches = 0;
     bad[2].workers = -1;
-    for (int i = 0; i < 3; i++)
+    bad[3].coordinates = -1;
+    for (int i = 0; i < 4; i++)
         ck_assert_int_eq(orr_pipeline_model(&bad[i], &makespan, idle, span), ORR_EINVAL);
     const double times_bad[] = {-1, NAN, INFINITY};
     for (int i = 0; i < 3; i++) {
@@ -143,6 +168,7 @@ Suite *suite(void)
     tcase_add_test(c, test_idle);
     tcase_add_test(c, test_unequal_times);
     tcase_add_test(c, test_workers);
+    tcase_add_test(c, test_interleaving);
     tcase_add_test(c, test_errors);
     suite_add_tcase(s, c);
     return s;
