@@ -155,10 +155,12 @@ mpi_tests = \
 	tests/mpi/equivalence.sh \
 	tests/mpi/hosts.sh \
 	tests/mpi/kill.sh \
+	tests/mpi/memory.sh \
 	tests/mpi/pipeline.sh \
 	tests/mpi/restart.sh \
 	tests/mpi/start.sh \
 	tests/mpi/traced_pair.sh \
+	tests/mpi/volume.sh \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
 EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
