@@ -92,6 +92,9 @@ tests_test_balance_SOURCES = tests/graph/test_balance.c tests/graph/toys.h tests
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
+check_PROGRAMS += tests/test_deal
+tests_test_deal_SOURCES = tests/train/test_deal.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+
 check_PROGRAMS += tests/test_report
 tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
 
