@@ -159,6 +159,7 @@ mpi_tests = \
 	tests/mpi/hosts.sh \
 	tests/mpi/kill.sh \
 	tests/mpi/memory.sh \
+	tests/mpi/partition.sh \
 	tests/mpi/pipeline.sh \
 	tests/mpi/restart.sh \
 	tests/mpi/start.sh \
@@ -167,9 +168,11 @@ mpi_tests = \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
 EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
-mpi_programs = tests/mpi/equivalence tests/mpi/ranks_program tests/mpi/test_pipeline
+mpi_programs = tests/mpi/equivalence tests/mpi/partition tests/mpi/ranks_program tests/mpi/test_pipeline
 tests_mpi_equivalence_SOURCES = tests/mpi/equivalence.c
 tests_mpi_equivalence_LDADD = liborri.la
+tests_mpi_partition_SOURCES = tests/mpi/partition.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+tests_mpi_partition_LDADD = liborri.la $(CHECK_LIBS)
 tests_mpi_ranks_program_SOURCES = tests/mpi/ranks_program.c
 tests_mpi_ranks_program_LDADD = liborri.la
 tests_mpi_test_pipeline_SOURCES = tests/mpi/test_pipeline.c tests/graph/toys.h tests/check_main.h tests/meshes.h
