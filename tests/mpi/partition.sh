@@ -17,10 +17,10 @@ train="train $tiny --seq 32 --batch 12 --micro-batch 1 --data $work/text --warmu
     --partition dynamic --steps 40 --save-every 5 --keep 0"
 steps=40
 
-# stop_and_go PID: has it run for half of the time, until it ends.
+# stop_and_go PID: has it run for a quarter of the time, until it ends.
 stop_and_go()
 {
-    while kill -STOP "$1" && sleep 0.02 && kill -CONT "$1"; do
+    while kill -STOP "$1" && sleep 0.06 && kill -CONT "$1"; do
         sleep 0.02
     done 2> /dev/null
 }
@@ -107,10 +107,15 @@ check 'both repeat the same' cmp -s before after
 losses run.metrics | awk '$1 > 10 && $1 <= 20' > after
 check 'in another order of sums' sh -c '! cmp -s before after'
 
-# Other microbatches: nothing that is recorded can be repeated.
+# Of other microbatches nothing that is recorded can be repeated.
 cp -R run other
+cp -R run fewer
+sed 's/\[.*\]/[1, 2]/' run/partition.jsonl > fewer/partition.jsonl
 ranks 2 "$orrery" train --resume other/step-00000010 --out other --micro-batch 2
 same 'exit status' "$status" 0
 check 'all microbatches are dealt' awk -F '[][, ]+' '$4 + $5 != 6 { bad = 1 } END { exit bad || NR == 0 }' other/partition.jsonl
+ranks 2 "$orrery" train --resume fewer/step-00000010 --out fewer
+same 'exit status' "$status" 0
+check 'all microbatches are dealt' awk -F '[][, ]+' '$4 + $5 != 12 { bad = 1 } END { exit bad || NR == 0 }' fewer/partition.jsonl
 
 finish
