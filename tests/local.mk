@@ -95,6 +95,9 @@ tests_test_exchange_SOURCES = tests/train/test_exchange.c tests/graph/toys.h tes
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
+check_PROGRAMS += tests/test_deal
+tests_test_deal_SOURCES = tests/train/test_deal.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+
 check_PROGRAMS += tests/test_report
 tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
 
@@ -159,6 +162,8 @@ mpi_tests = \
 	tests/mpi/exchange.sh \
 	tests/mpi/hosts.sh \
 	tests/mpi/kill.sh \
+	tests/mpi/memory.sh \
+	tests/mpi/partition.sh \
 	tests/mpi/pipeline.sh \
 	tests/mpi/restart.sh \
 	tests/mpi/start.sh \
@@ -167,9 +172,11 @@ mpi_tests = \
 	tests/mpi/watch.sh
 TESTS += $(mpi_tests)
 EXTRA_DIST += $(mpi_tests) tests/mpi/common.sh
-mpi_programs = tests/mpi/equivalence tests/mpi/ranks_program tests/mpi/test_pipeline
+mpi_programs = tests/mpi/equivalence tests/mpi/partition tests/mpi/ranks_program tests/mpi/test_pipeline
 tests_mpi_equivalence_SOURCES = tests/mpi/equivalence.c
 tests_mpi_equivalence_LDADD = liborri.la
+tests_mpi_partition_SOURCES = tests/mpi/partition.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+tests_mpi_partition_LDADD = liborri.la $(CHECK_LIBS)
 tests_mpi_ranks_program_SOURCES = tests/mpi/ranks_program.c
 tests_mpi_ranks_program_LDADD = liborri.la
 tests_mpi_test_pipeline_SOURCES = tests/mpi/test_pipeline.c tests/graph/toys.h tests/check_main.h tests/meshes.h

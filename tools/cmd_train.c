@@ -182,13 +182,26 @@ static json_t *real_or_null(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+/* Of every rank. */
+static json_t *peaks(void)
+{
+    int64_t *bytes = calloc((size_t)orr_rank_count(), sizeof(*bytes));
+    bool known = orr_ranks_settle(bytes ? ORR_OK : ORR_ENOMEM) == 0 && orr_memory_peaks(bytes) == 0;
+    json_t *list = known ? json_array() : NULL;
+
+    for (int rank = 0; list && rank < orr_rank_count(); rank++)
+        json_array_append_new(list, json_integer(bytes[rank] >> 20));
+    free(bytes);
+    return list;
+}
+
 static int print_summary(const struct orr_trainer_result *r, double flops_per_token)
 {
-    return print_json(json_pack("{s:I,s:o,s:o,s:I,s:f,s:f,s:f,s:I,s:s?}", "steps", (json_int_t)r->steps, "loss",
+    return print_json(json_pack("{s:I,s:o,s:o,s:I,s:f,s:f,s:f,s:I,s:o*,s:s?}", "steps", (json_int_t)r->steps, "loss",
                                 real_or_null(r->loss), "val_loss", real_or_null(r->validation_loss), "tokens",
                                 (json_int_t)r->tokens, "tokens_per_s", r->tokens_per_s, "step_ms_median",
                                 r->step_ms_median, "gflops", r->tokens_per_s * flops_per_token / 1e9, "peak_rss_mib",
-                                (json_int_t)(orr_memory_peak() >> 20), "out", out));
+                                (json_int_t)(orr_memory_peak() >> 20), "rank_peak_rss_mib", peaks(), "out", out));
 }
 
 static const char *describe_size(int64_t n, char *text, size_t size)

@@ -199,6 +199,15 @@ size_t orr_memory_peak(void)
     return (size_t)usage.ru_maxrss * 1024;
 }
 
+int orr_memory_peaks(int64_t *bytes)
+{
+    size_t size = (size_t)orr_rank_count() * sizeof(*bytes);
+
+    memset(bytes, 0, size);
+    bytes[orr_rank()] = (int64_t)orr_memory_peak();
+    return orri_ranks_merge(bytes, size);
+}
+
 void orr_profile_start(void)
 {
     for (unsigned w = 0; w < starpu_worker_get_count(); w++)

@@ -72,6 +72,9 @@ size_t orr_memory_total(void);
 size_t orr_memory_resident(void);
 size_t orr_memory_peak(void);
 
+/* The largest resident size of every rank, bytes[orr_rank_count()]: collective. */
+int orr_memory_peaks(int64_t *bytes);
+
 /* What the workers did since orr_profile_start(), summed over all workers, in seconds. */
 struct orr_profile {
     double wall;        /* elapsed time x workers                              */

@@ -78,56 +78,71 @@ double orri_busy_seconds(struct orr_training *t, int replica)
     return 1e-9 * (double)__atomic_exchange_n(&t->model->busy[replica], 0, __ATOMIC_RELAXED);
 }
 
-/* Each replica gets one; the rest by the largest remainder (Hamilton's method). */
-static void apportion(int dp, int microbatches, const double *weight, int *share)
+/* The replica whose share is furthest below what its weight deserves (sign 1), or above it (-1), and that can give one up. */
+static int furthest(int dp, const double *due, const int *share, int sign)
+{
+    int most = -1;
+
+    for (int d = 0; d < dp; d++)
+        if ((sign > 0 || share[d] > 1) && (most < 0 || sign * (due[d] - share[d]) > sign * (due[most] - share[most])))
+            most = d;
+    return most;
+}
+
+/* In proportion, by the largest remainder (Hamilton's method), but one at least. weight[] becomes what is due. */
+static void apportion(int dp, int microbatches, double *weight, int *share)
 {
     double sum = 0;
-    int left = microbatches - dp;
+    int left = microbatches;
 
     for (int d = 0; d < dp; d++)
         sum += weight[d];
     for (int d = 0; d < dp; d++) {
-        share[d] = 1 + (int)(weight[d] / sum * (microbatches - dp));
-        left -= share[d] - 1;
+        weight[d] *= microbatches / sum;
+        share[d] = weight[d] < 1 ? 1 : (int)weight[d];
+        left -= share[d];
     }
-    while (left-- > 0) {
-        int most = 0;
-        for (int d = 1; d < dp; d++)
-            if (weight[d] / sum * (microbatches - dp) - share[d] > weight[most] / sum * (microbatches - dp) - share[most])
-                most = d;
-        share[most]++;
-    }
+    for (; left > 0; left--)
+        share[furthest(dp, weight, share, 1)]++;
+    for (; left < 0; left++)
+        share[furthest(dp, weight, share, -1)]--;
 }
 
+/* Of a replica of which nothing was measured yet it is taken that it is like the mean of the others. */
 void orri_deal(struct orr_training *t, int64_t step, const double *busy, int *share)
 {
-    int dp = t->model->mesh.dp;
+    int dp = t->model->mesh.dp, known = 0;
     const struct orri_deal *deal = deal_of(t, step);
-    double *pace = t->pace, *speed = t->pace + dp;
+    double *pace = t->pace, *speed = t->pace + dp, sum = 0;
 
     for (int d = 0; d < dp; d++) {
         double now = busy[d] / deal->share[d];      /* seconds of a microbatch, smoothed over about four steps */
-        pace[d] = pace[d] == 0 ? now : 0.75 * pace[d] + 0.25 * now;
-        speed[d] = pace[d] > 0 ? 1 / pace[d] : 1;
+        if (now > 0)
+            pace[d] = pace[d] == 0 ? now : 0.75 * pace[d] + 0.25 * now;
+        speed[d] = pace[d] > 0 ? 1 / pace[d] : 0;
+        sum += speed[d];
+        known += pace[d] > 0;
     }
+    for (int d = 0; d < dp; d++)
+        if (pace[d] == 0)
+            speed[d] = known > 0 ? sum / known : 1;
     apportion(dp, t->microbatches, speed, share);
 }
 
 int orr_training_shares(struct orr_training *t, int64_t step, int *share)
 {
-    struct orri_deal *deal = deal_of(t, step);
-
-    if (deal->step != step)
-        return orri_fail(ORR_EINVAL, "train", "the shares of step %lld are not known", (long long)step + 1);
     pthread_mutex_lock(&t->lock);
-    memcpy(share, deal->share, (size_t)t->model->mesh.dp * sizeof(*share));
+    bool known = step >= 0 && deal_of(t, step)->step == step;
+    if (known)
+        memcpy(share, deal_of(t, step)->share, (size_t)t->model->mesh.dp * sizeof(*share));
     pthread_mutex_unlock(&t->lock);
-    return ORR_OK;
+    return known ? ORR_OK
+                 : orri_fail(ORR_EINVAL, "train", "the shares of step %lld are not known", (long long)step + 1);
 }
 
 int orr_training_prescribe(struct orr_training *t, int64_t step, const int *share)
 {
-    int sum = 0;
+    int64_t sum = 0;
 
     for (int d = 0; d < t->model->mesh.dp; d++) {
         if (share[d] < 1)
@@ -135,8 +150,8 @@ int orr_training_prescribe(struct orr_training *t, int64_t step, const int *shar
         sum += share[d];
     }
     if (sum != t->microbatches || step < t->steps || step >= t->steps + ORRI_DEALS / 2)
-        return orri_fail(ORR_EINVAL, "train", "%d microbatches are prescribed for step %lld, not %d for one of the next %d",
-                         sum, (long long)step + 1, t->microbatches, ORRI_DEALS / 2);
+        return orri_fail(ORR_EINVAL, "train", "%lld microbatches are prescribed for step %lld, not %d for one of the next %d",
+                         (long long)sum, (long long)step + 1, t->microbatches, ORRI_DEALS / 2);
     pthread_mutex_lock(&t->lock);
     deal_of(t, step)->step = -1;
     orri_set_share(t, step, share);

@@ -19,17 +19,24 @@ struct orri_record {
     int *share;                 /* [count][dp]                            */
 };
 
-/* The shares of a line, which is of step *step, from 1. False for anything else, such as a line that a kill left. */
-static bool read_line(const char *line, int dp, json_int_t *step, int *share)
+/* The shares of a line, which is of step *step, from 1. False for anything else, such as a line that a kill left, or one of a
+ * run with other replicas or microbatches. */
+static bool read_line(const struct orr_training *t, const char *line, json_int_t *step, int *share)
 {
     json_t *object = json_loads(line, 0, NULL), *shares = json_object_get(object, "microbatches");
-    bool good = json_is_integer(json_object_get(object, "step")) && json_array_size(shares) == (size_t)dp;
+    json_int_t left = t->microbatches;
+    size_t dp = (size_t)t->model->mesh.dp;
+    bool good = strchr(line, '\n') && json_is_integer(json_object_get(object, "step")) && json_array_size(shares) == dp;
 
     *step = json_integer_value(json_object_get(object, "step"));
-    for (int d = 0; good && d < dp; d++)
-        share[d] = (int)json_integer_value(json_array_get(shares, (size_t)d));
+    for (size_t d = 0; good && d < dp; d++) {
+        json_int_t count = json_integer_value(json_array_get(shares, d));
+        good = count >= 1 && count <= left;
+        share[d] = (int)count;
+        left -= count;
+    }
     json_decref(object);
-    return good;
+    return good && left == 0;
 }
 
 /* Reads the steps behind `after` that follow each other, and leaves the file as long as the lines up to the last of them. */
@@ -45,7 +52,7 @@ static int read_file(struct orri_record *r, int64_t after)
     r->first = after;
     while (status == 0 && getline(&line, &size, r->file) >= 0) {
         json_int_t step;
-        if (!read_line(line, dp, &step, share) || step > after + r->count + 1)
+        if (!read_line(r->training, line, &step, share) || step > after + r->count + 1)
             break;
         end = ftello(r->file);
         if (step <= after + r->count)

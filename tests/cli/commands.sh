@@ -54,7 +54,7 @@ same 'exit status of train' $status 0
 check 'with --json the progress is on standard error' grep -q '^step 6/6' err
 same 'lines of train --json' "$(wc -l < out)" 1
 same 'keys of train --json' "$(keys out)" \
-    'steps loss val_loss tokens tokens_per_s step_ms_median gflops peak_rss_mib out '
+    'steps loss val_loss tokens tokens_per_s step_ms_median gflops peak_rss_mib rank_peak_rss_mib out '
 same 'steps' "$(value steps out)" 6
 same 'tokens' "$(value tokens out)" $((6 * 4 * 32))
 same 'out' "$(value out out)" run
