@@ -16,6 +16,7 @@ head -c 200000 "$orrery" > text
 deep="--set n_layer=8 --set n_embd=640 --set n_head=10 --seq 32 --batch 4 --micro-batch 1"
 wide="--set n_layer=4 --set n_embd=1152 --set n_head=8 --seq 32 --batch 4 --micro-batch 1 --optimizer sgd"
 long="--set n_layer=8 --set n_embd=192 --set n_head=6 --seq 256 --batch 24 --micro-batch 4"
+longer="--set n_layer=8 --set n_embd=192 --set n_head=6 --seq 256 --batch 48 --micro-batch 8"
 
 # needs RANKS OPTION...: runs it; lines of "rank predicted process measured", in MiB, are in $work/needs. False where that
 # would say nothing, or the machine has not so much memory.
@@ -70,7 +71,7 @@ predicted 2 $deep --dp 2 --zero 3
     NR == FNR { p[$1] = $2; m[$1] = $4; next }
     $2 >= p[$1] - 20 || $4 >= m[$1] - 20 { bad = 1 }
     END { exit bad }' zero1 needs
-predicted 2 $long --pp 2
+predicted 2 $longer --pp 2
 predicted 2 $long --tp 2
 predicted 2 $long --tp 2 --sequence-parallel
 needs 2 $long --pp 2 --slots gpipe      # slots that the schedule leaves empty take nothing
