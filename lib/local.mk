@@ -44,6 +44,7 @@ liborri_la_SOURCES += \
 	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \
+	lib/graph/sums.c \
 	lib/graph/tape.c \
 	lib/graph/transfer.c \
 	lib/infer/generate.c \

@@ -5,8 +5,8 @@
 
 #include "tools/tools.h"
 
-static int64_t ranks, batch = 16, micro_batch, seq;
-static const char *optimizer = "adamw";
+static int64_t ranks, batch = 16, micro_batch, seq, staleness;
+static const char *optimizer = "adamw", *sync_mode = "gradients";
 
 static struct setting table[] = {
     SETTING("ranks", "N", "tell the memory of a run on so many ranks (default: those that there are)", OPTION_INT, &ranks, 1, 1 << 20,
@@ -16,6 +16,9 @@ static struct setting table[] = {
      &micro_batch, 1, 1 << 24, true),
     SETTING("seq", "T", "tokens of its sequences (default: the model's positions)", OPTION_INT, &seq, 1, 1 << 24, false),
     SETTING("optimizer", "NAME", "its optimizer: adamw (default), adam, sgd or rmsprop", OPTION_TEXT, &optimizer, 0, 0, false),
+    SETTING("sync", "WHAT", "what its replicas have in common: gradients (default) or parameters", OPTION_TEXT, &sync_mode, 0, 0,
+     false),
+    SETTING("staleness", "S", "steps that they may be apart, as for train (0)", OPTION_INT, &staleness, 0, 4, false),
     {0},
 };
 
@@ -53,12 +56,14 @@ static int print_memory(const struct opened *o)
     struct orr_training_options t = {.batch = (int)batch,
                                      .micro_batch = micro_batch ? (int)micro_batch : default_micro_batch((int)batch, o->mesh.dp),
                                      .seq = (int)(seq ? seq : o->gpt.n_positions),
-                                     .slots = o->slots};
+                                     .slots = o->slots,
+                                     .staleness = (int)staleness};
     struct orr_memory_need need, largest = {0};
     int where = 0;
     char text[256];
 
     ORR_TRY(orr_optimizer_parse(optimizer, &t.optimizer.kind));
+    ORR_TRY(read_sync(sync_mode, &t.sync));
     ORR_TRY(check_shape(o, t.micro_batch, t.seq));
     printf("memory to train it with --batch %d --micro-batch %d --seq %d --optimizer %s:\n", t.batch, t.micro_batch, t.seq, optimizer);
     for (int rank = 0; rank < o->mesh.ranks; rank++) {

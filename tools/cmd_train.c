@@ -94,11 +94,7 @@ static int read_modes(struct orr_training_options *t)
         t->partition = ORR_PARTITION_DYNAMIC;
     else if (strcmp(partition, "static") != 0)
         return command_remedy(command_fail(ORR_EINVAL, "--partition: '%s' is none", partition), "use static or dynamic");
-    if (strcmp(sync_mode, "parameters") == 0)
-        t->sync = ORR_SYNC_PARAMETERS;
-    else if (strcmp(sync_mode, "gradients") != 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--sync: '%s' is none", sync_mode), "use gradients or parameters");
-    return ORR_OK;
+    return read_sync(sync_mode, &t->sync);
 }
 
 /* Everything that the command line decides about the optimizer and its schedule. */

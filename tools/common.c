@@ -299,6 +299,16 @@ void close_model(struct opened *o)
     free(o->directory);
 }
 
+int read_sync(const char *name, enum orr_sync *sync)
+{
+    bool parameters = strcmp(name, "parameters") == 0;
+
+    *sync = parameters ? ORR_SYNC_PARAMETERS : ORR_SYNC_GRADIENTS;
+    if (parameters || strcmp(name, "gradients") == 0)
+        return ORR_OK;
+    return command_remedy(command_fail(ORR_EINVAL, "--sync: '%s' is none", name), "use gradients or parameters");
+}
+
 int default_micro_batch(int batch, int dp)
 {
     int per_replica = batch / dp, wanted = 2 * orr_worker_count_least() * orr_rank_count() / dp;

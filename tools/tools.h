@@ -102,6 +102,9 @@ extern const char *ids_text, *ids_path;
 /* The default microbatch: enough of them that every worker of a replica has one and another waits. */
 int default_micro_batch(int batch, int dp);
 
+/* The value of --sync. ORR_EINVAL. */
+int read_sync(const char *name, enum orr_sync *sync);
+
 /* Prints an object as one line and releases it. */
 int print_json(json_t *object);
 

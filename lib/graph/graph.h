@@ -183,6 +183,33 @@ int orri_check_tags(const struct orr_model *model);
 int orri_assign_stages(struct orr_model *model);      /* collective: all ranks take the first one's measurements */
 int orri_make_parameters(struct orr_model *model);
 
+/* ---- sums (sums.c): pure --------------------------------------------------------------------------- */
+
+/* A sum of what replicas have of a parameter, or of what users and chunks of one have of its gradient. Terms are in a tree of
+ * ORRI_FAN children a node: node g of level 0 is term g. A sum is made on the rank of one of its terms, the leader, and left
+ * in the first that is at home there. Where the leader of all is among a node's terms it leads there; other nodes are led in
+ * turn. */
+struct orri_sum {
+    const struct orri_parameter *parameter;
+    int replica;                    /* within it; -1: over replicas                       */
+    int terms, leader;
+    int from, to;                   /* terms among which are all of this rank             */
+};
+struct orri_sum orri_sum_within(const struct orri_parameter *parameter, int replica);
+struct orri_sum orri_sum_over(const struct orri_parameter *parameter);
+
+/* Nodes of a level, and terms under each. The children of a node: *first .. *first + n - 1 of the level below. */
+int orri_sum_nodes(const struct orri_sum *sum, int level, int *under);
+int orri_sum_children(const struct orri_sum *sum, int level, int g, int *first);
+
+/* The rank of a node's sum, and the term that it is left in. */
+int orri_sum_node_rank(const struct orri_sum *sum, int level, int g);
+int orri_sum_node_term(const struct orri_sum *sum, int level, int g);
+
+/* How many gradients of a parameter come to this rank in a step, where the replicas' are summed up (`over`) and where not.
+ * Above 1 it may be more. */
+int orri_gradients_received(const struct orr_model *model, const struct orri_parameter *parameter, bool over);
+
 /* ---- the tape (tape.c): pure ------------------------------------------------------------------- */
 
 /* The block that reads a value next, behind block number `after` of the tape (the writer's own: the first), or NULL.
@@ -237,7 +264,12 @@ void orri_message_names_destroy(struct orr_model *model);
 int orri_parameter_slots(const struct orr_model *model, int64_t count);
 int orri_gradient_slots(const struct orr_model *model, int64_t count);
 
-/* Adds up a memory need. */
+/* What the pool of gradients, or of as many optimizer states, takes on this rank. */
+double orri_gradient_pool_bytes(const struct orr_model *model, bool over);
+double orri_state_pool_bytes(const struct orr_model *model, int states);
+
+/* Adds up a memory need; never overflows. */
+void orri_memory_add(int64_t *sum, double bytes);
 void orri_memory_total(struct orr_memory_need *need);
 
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */

@@ -407,33 +407,48 @@ struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int re
 /* ---- memory ------------------------------------------------------------------------------------------- */
 
 /* The sizes that a command line can ask for add up to more than 2^63. */
-static void add(int64_t *sum, double bytes)
+void orri_memory_add(int64_t *sum, double bytes)
 {
     *sum = (double)*sum + bytes < 0x1p62 ? *sum + (int64_t)bytes : (int64_t)1 << 62;
 }
 
-/* Gradients come where they are summed up, which is for most of them the owner. */
-static bool receives(const struct orr_model *model, const struct orri_parameter *parameter, bool gradient)
-{
-    int place = orri_place_of(parameter, model->rank);
+enum pool { LENT, GRADIENTS, GRADIENTS_WITHIN, STATES };
 
-    return gradient ? place == 0 && parameter->places > 1 : place > 0 && orri_is_lent(model, parameter);
+static bool receives(const struct orr_model *model, const struct orri_parameter *parameter, enum pool pool)
+{
+    return pool == LENT ? orri_place_of(parameter, model->rank) > 0 && orri_is_lent(model, parameter)
+                        : orri_gradients_received(model, parameter, pool != GRADIENTS_WITHIN) > 0;
 }
 
-static double pool_bytes(const struct orr_model *model, bool gradients)
+static int pool_slots(const struct orr_model *model, int64_t count, enum pool pool)
+{
+    return pool == LENT ? orri_parameter_slots(model, count) : pool == STATES ? 2 : orri_gradient_slots(model, count);
+}
+
+/* Bytes of the slots for every size that is received. */
+static double pool_bytes(const struct orr_model *model, enum pool pool)
 {
     double bytes = 0;
 
     for (int p = 0; p < model->parameters; p++) {
         int64_t count = model->parameter[p]->count;
-        bool first = receives(model, model->parameter[p], gradients);
+        bool first = receives(model, model->parameter[p], pool);
         for (int q = 0; q < p && first; q++)
-            first = model->parameter[q]->count != count || !receives(model, model->parameter[q], gradients);
+            first = model->parameter[q]->count != count || !receives(model, model->parameter[q], pool);
         if (first)
-            bytes += (double)count * sizeof(float) *
-                     (gradients ? orri_gradient_slots(model, count) : orri_parameter_slots(model, count));
+            bytes += (double)count * sizeof(float) * pool_slots(model, count, pool);
     }
     return bytes;
+}
+
+double orri_gradient_pool_bytes(const struct orr_model *model, bool over)
+{
+    return pool_bytes(model, over ? GRADIENTS : GRADIENTS_WITHIN);
+}
+
+double orri_state_pool_bytes(const struct orr_model *model, int states)
+{
+    return states * pool_bytes(model, STATES);
 }
 
 static double scratch_of(const struct orr_block *block, const struct orr_slots_options *o)
@@ -452,13 +467,11 @@ static void count_parameters(const struct orr_model *model, const struct orr_slo
         double bytes = (double)parameter->count * sizeof(float);
         int place = orri_place_of(parameter, model->rank);
         if (place == 0 || (place > 0 && !orri_is_lent(model, parameter)))
-            add(&need->parameters, bytes);
+            orri_memory_add(&need->parameters, bytes);
         if (place == 0 && o->training)
-            add(&need->state, bytes * state_tiles);
+            orri_memory_add(&need->state, bytes * state_tiles);
     }
-    add(&need->parameters, pool_bytes(model, false));
-    if (o->training)
-        add(&need->gradients, pool_bytes(model, true));
+    orri_memory_add(&need->parameters, pool_bytes(model, LENT));
 }
 
 void orri_memory_total(struct orr_memory_need *need)
@@ -467,7 +480,7 @@ void orri_memory_total(struct orr_memory_need *need)
 
     need->total = 0;
     for (size_t i = 0; i < ORRI_COUNT(parts); i++)
-        add(&need->total, (double)parts[i]);
+        orri_memory_add(&need->total, (double)parts[i]);
 }
 
 int orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *o, int state_tiles, int rank,
@@ -481,13 +494,13 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
     *need = (struct orr_memory_need){0};
     count_parameters(&there, o, state_tiles, need);
     int status = o->training ? make_gradients(&slots) : ORR_OK;
-    add(&need->gradients, slots.bytes);
+    orri_memory_add(&need->gradients, slots.bytes);
     slots.bytes = 0;
     if (status == 0)
         status = make_results(&slots);
     if (status == 0)
         status = make_rings(&slots);
-    add(&need->slots, slots.bytes);
+    orri_memory_add(&need->slots, slots.bytes);
     free_slots(&slots);
     for (int l = 0; l < model->blocks; l++) {
         double scratch = scratch_of(model->block[l], o);
@@ -496,7 +509,7 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
             here = orri_stage_here(&there, d, model->block[l]->stage);
         most_scratch = here && scratch > most_scratch ? scratch : most_scratch;
     }
-    add(&need->scratch, (most_scratch + BLAS_BYTES) * orr_worker_count());
+    orri_memory_add(&need->scratch, (most_scratch + BLAS_BYTES) * orr_worker_count());
     need->process = (int64_t)orr_memory_resident();
     orri_memory_total(need);
     return status;

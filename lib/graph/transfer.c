@@ -207,33 +207,14 @@ int orri_parameter_slots(const struct orr_model *model, int64_t count)
     return received < slots ? received : slots;
 }
 
-/* Gradients that come to the owner in a step: of replicas elsewhere their sum, of its own what is elsewhere of it. A rank may
- * send those of several replicas. */
-static int gradients_received(const struct orr_model *model, const struct orri_parameter *parameter)
-{
-    const struct orri_group *group = parameter->group;
-    int shard = parameter->shard < 0 ? 0 : parameter->shard, received = 0;
-
-    for (int d = 0; d < model->mesh.dp && received < 2; d++) {
-        if (orri_place(group->block, d, shard) != model->rank) {
-            received++;
-            continue;
-        }
-        for (int u = 0; u < group->users; u++)
-            for (int c = 0; c < parameter->copies; c++)
-                received += orri_place(group->user[u], d, shard + c) != model->rank;
-    }
-    return received;
-}
-
 /* Two, so that one can be received while the other is added; one where no more come in a step. */
 int orri_gradient_slots(const struct orr_model *model, int64_t count)
 {
     int received = 0;
 
     for (int p = 0; p < model->parameters && received < 2; p++)
-        if (model->parameter[p]->count == count && orri_place_of(model->parameter[p], model->rank) == 0)
-            received += gradients_received(model, model->parameter[p]);
+        if (model->parameter[p]->count == count)
+            received += orri_gradients_received(model, model->parameter[p], true);
     return received == 1 ? 1 : 2;
 }
 

@@ -40,150 +40,103 @@ static int add_submit(struct orr_training *t, int parameter, struct orr_tile *su
                             0);
 }
 
-/* Terms in a tree of ORRI_FAN children a node: node g of level 0 is term g. A sum is made on the rank of one of its terms,
- * the leader, and left in the first that is at home there. All of that follows from where the terms are: a rank need not
- * look at nodes that it has no part in. */
-struct sum {
+/* A sum, and the tiles of its terms. */
+struct reduction {
     struct orr_training *t;
-    int parameter;
-    struct orr_tile *(*term)(const struct sum *sum, int i);
-    int copy;                           /* for term() */
-    int terms, leader;
+    struct orri_sum sum;
+    struct orr_tile *(*term)(const struct reduction *r, int i);
 };
 
-/* Nodes of a level, and terms under each. */
-static int nodes_of(const struct sum *sum, int level, int *under)
+static struct orr_tile *tile_of(const struct reduction *r, int level, int g)
 {
-    *under = 1;
-    for (int i = 0; i < level; i++)
-        *under *= ORRI_FAN;
-    return (sum->terms + *under - 1) / *under;
-}
-
-/* The children of node g: first .. first + n - 1 of the level below. Where the leader of all is among its terms it leads here;
- * other nodes are led in turn. */
-static int children_of(const struct sum *sum, int level, int g, int *first, int *leader)
-{
-    int under, below = nodes_of(sum, level - 1, &under), n = below - g * ORRI_FAN;
-    int towards = sum->leader / under;
-
-    n = n < ORRI_FAN ? n : ORRI_FAN;
-    *first = g * ORRI_FAN;
-    *leader = *first + (towards / ORRI_FAN == g ? towards % ORRI_FAN : (sum->parameter + g) % n);
-    return n;
-}
-
-static int rank_of(const struct sum *sum, int level, int g)
-{
-    int first, leader = g;
-
-    for (; level > 0; level--)
-        children_of(sum, level, leader, &first, &leader);
-    return sum->term(sum, leader)->rank;
-}
-
-static struct orr_tile *tile_of(const struct sum *sum, int level, int g)
-{
-    int first, leader, rank = rank_of(sum, level, g);
-
-    for (; level > 0; level--) {
-        children_of(sum, level, g, &first, &leader);
-        for (g = first; rank_of(sum, level - 1, g) != rank; g++)
-            ;
-    }
-    return sum->term(sum, g);
+    return r->term(r, orri_sum_node_term(&r->sum, level, g));
 }
 
 /* What comes from elsewhere passes through two tiles, one after the other: a sum that is not yet at home goes into the newer
  * one, since the next term takes the other. */
-static int node_submit(const struct sum *sum, int level, int g)
+static int node_submit(const struct reduction *r, int level, int g)
 {
-    struct orr_model *model = sum->t->model;
+    struct orr_model *model = r->t->model;
     struct orr_tile *so_far = NULL;
-    int first, leader, n = children_of(sum, level, g, &first, &leader), at = rank_of(sum, level, g);
+    int first, n = orri_sum_children(&r->sum, level, g, &first), at = orri_sum_node_rank(&r->sum, level, g);
     bool home = false;
 
     for (int i = first; i < first + n; i++) {
-        int from = rank_of(sum, level - 1, i);
+        int from = orri_sum_node_rank(&r->sum, level - 1, i);
         if (from != model->rank && at != model->rank)
             continue;
         struct orr_tile *here =
-            orri_receive_submit(model, &model->gradients, tile_of(sum, level - 1, i), from, at, sum->t->run);
+            orri_receive_submit(model, &model->gradients, tile_of(r, level - 1, i), from, at, r->t->run);
         if (!here)
             return orr_error_code();
         if (so_far && at == model->rank)
-            ORR_TRY(add_submit(sum->t, sum->parameter, home ? so_far : here, home ? here : so_far));
+            ORR_TRY(add_submit(r->t, r->sum.parameter->index, home ? so_far : here, home ? here : so_far));
         so_far = home ? so_far : here;
         home = home || from == at;
     }
     return ORR_OK;
 }
 
-/* Terms from .. to are those that this rank has. */
-static struct orr_tile *sum_submit(const struct sum *sum, int from, int to)
+/* The tile that the sum is in, on its rank; NULL: it failed. */
+static struct orr_tile *sum_submit(const struct reduction *r)
 {
     int under, level = 0;
 
-    for (; nodes_of(sum, level, &under) > 1; level++)
-        for (int g = from / under / ORRI_FAN; to >= from && g <= to / under / ORRI_FAN; g++)
-            if (node_submit(sum, level + 1, g) != 0)
+    for (; orri_sum_nodes(&r->sum, level, &under) > 1; level++)
+        for (int g = r->sum.from / under / ORRI_FAN; r->sum.to >= r->sum.from && g <= r->sum.to / under / ORRI_FAN; g++)
+            if (node_submit(r, level + 1, g) != 0)
                 return NULL;
-    return tile_of(sum, level, 0);
+    return tile_of(r, level, 0);
 }
 
 /* ---- of gradients, within a replica and over replicas */
 
-/* Users and chunks of replica `copy`. */
-static struct orr_tile *term_within(const struct sum *sum, int i)
+/* Of users and chunks. */
+static struct orr_tile *term_within(const struct reduction *r, int i)
 {
-    const struct orri_parameter *parameter = sum->t->model->parameter[sum->parameter];
+    const struct orri_parameter *parameter = r->sum.parameter;
     int copies = parameter->copies;
 
-    return &parameter->gradient[(i / copies * sum->t->model->mesh.dp + sum->copy) * copies + i % copies];
+    return &parameter->gradient[(i / copies * r->t->model->mesh.dp + r->sum.replica) * copies + i % copies];
 }
 
 /* What that leaves in each replica. */
-static struct orr_tile *term_of_replica(const struct sum *sum, int i)
+static struct orr_tile *term_of_replica(const struct reduction *r, int i)
 {
-    const struct orri_parameter *parameter = sum->t->model->parameter[sum->parameter];
-
-    return &parameter->gradient[i * parameter->copies];
+    return &r->sum.parameter->gradient[i * r->sum.parameter->copies];
 }
 
 static int within_submit(struct orr_training *t, int p, int d)
 {
-    int terms = t->model->parameter[p]->group->users * t->model->parameter[p]->copies;
-    struct sum sum = {t, p, term_within, d, terms, 0};
+    struct reduction r = {t, orri_sum_within(t->model->parameter[p], d), term_within};
 
-    return sum_submit(&sum, 0, terms - 1) ? ORR_OK : orr_error_code();
+    return sum_submit(&r) ? ORR_OK : orr_error_code();
 }
 
 static struct orr_tile *over_submit(struct orr_training *t, int p)
 {
-    const struct orri_parameter *parameter = t->model->parameter[p];
-    struct sum sum = {t, p, term_of_replica, 0, t->model->mesh.dp, parameter->owner};
+    struct reduction r = {t, orri_sum_over(t->model->parameter[p]), term_of_replica};
 
-    return sum_submit(&sum, parameter->first_here, parameter->last_here);
+    return sum_submit(&r);
 }
 
 /* ---- of what replicas have for themselves */
 
-static struct orr_tile *term_value(const struct sum *sum, int i)
+static struct orr_tile *term_value(const struct reduction *r, int i)
 {
-    return &sum->t->model->parameter[sum->parameter]->read[i];
+    return &r->sum.parameter->read[i];
 }
 
-static struct orr_tile *term_state(const struct sum *sum, int i)
+static struct orr_tile *term_state(const struct reduction *r, int i)
 {
-    return orri_state_tile(sum->t, sum->t->model->parameter[sum->parameter], i);
+    return orri_state_tile(r->t, r->sum.parameter, i);
 }
 
 struct orr_tile *orri_sum_copies_submit(struct orr_training *t, int p, bool states)
 {
-    const struct orri_parameter *parameter = t->model->parameter[p];
-    struct sum sum = {t, p, states ? term_state : term_value, 0, t->copies, parameter->owner};
+    struct reduction r = {t, orri_sum_over(t->model->parameter[p]), states ? term_state : term_value};
 
-    return sum_submit(&sum, parameter->first_here, parameter->last_here);
+    return sum_submit(&r);
 }
 
 /* ---- squares: the sum of squares of the summed gradient ---------------------------------------------- */

@@ -95,7 +95,18 @@ static struct orr_slots_options slots_options(const struct orr_training_options 
     };
 }
 
-/* What replicas with parameters of their own add. */
+/* What is received to be summed up; and what replicas with parameters of their own add. */
+static void add_pools(const struct orr_model *model, const struct orr_training_options *o, int rank,
+                      struct orr_memory_need *need)
+{
+    struct orr_model there = *model;
+
+    there.rank = rank;
+    orri_memory_add(&need->gradients, orri_gradient_pool_bytes(&there, o->staleness == 0));
+    if (o->sync == ORR_SYNC_PARAMETERS)
+        orri_memory_add(&need->gradients, orri_state_pool_bytes(&there, orr_optimizer_state_count(o->optimizer.kind)));
+}
+
 static void add_reads(const struct orr_model *model, const struct orr_training_options *o, int rank,
                       struct orr_memory_need *need)
 {
@@ -104,20 +115,19 @@ static void add_reads(const struct orr_model *model, const struct orr_training_o
 
     for (int i = 0; dp > 1 && (apart || o->staleness > 0) && i < model->parameters * dp; i++) {
         const struct orri_parameter *parameter = model->parameter[i / dp];
-        int64_t bytes = parameter->count * (int64_t)sizeof(float);
+        double bytes = (double)parameter->count * sizeof(float);
         bool owner = orri_place_of(parameter, rank) == 0;
         bool here = orri_place(parameter->group->block, i % dp, parameter->shard < 0 ? 0 : parameter->shard) == rank;
         if (orri_is_read_at(parameter, i % dp, rank))
-            need->parameters += bytes;
+            orri_memory_add(&need->parameters, bytes);
         /* Each replica has a state; the owner's has been counted, and it has the momentum of all. */
         if (apart && i % dp == parameter->owner)
-            need->state += owner ? bytes : 0;
+            orri_memory_add(&need->state, owner ? bytes : 0);
         else if (apart && here)
-            need->state += bytes * states;
+            orri_memory_add(&need->state, bytes * states);
         else if (!apart && owner && !here)
-            need->gradients += bytes;
+            orri_memory_add(&need->gradients, bytes);
     }
-    orri_memory_total(need);
 }
 
 int orr_training_memory(const struct orr_model *model, const struct orr_training_options *options, int rank,
@@ -127,7 +137,9 @@ int orr_training_memory(const struct orr_model *model, const struct orr_training
     struct orr_slots_options slots = slots_options(options);
 
     ORR_TRY(orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), rank, need));
+    add_pools(model, options, rank, need);
     add_reads(model, options, rank, need);
+    orri_memory_total(need);
     return ORR_OK;
 }
 

@@ -71,6 +71,8 @@ predicted 2 $deep --dp 2 --zero 3
     NR == FNR { p[$1] = $2; m[$1] = $4; next }
     $2 >= p[$1] - 20 || $4 >= m[$1] - 20 { bad = 1 }
     END { exit bad }' zero1 needs
+predicted 2 $deep --dp 2 --sync parameters
+predicted 2 $deep --dp 2 --staleness 2
 predicted 2 $longer --pp 2
 predicted 2 $long --tp 2
 predicted 2 $long --tp 2 --sequence-parallel
