@@ -149,7 +149,7 @@ static void tell(const struct simulation *s, double *makespan, double *idle, dou
     for (int i = 0; i < s->coordinates; i++) {
         const struct coordinate *c = &s->coordinate[i];
         span[i] = s->of->workers * (c->last - c->first);
-        idle[i] = span[i] - c->work;
+        idle[i] = fmax(span[i] - c->work, 0);    /* but for rounding */
         *makespan = fmax(*makespan, c->last);
     }
 }
