@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <orrery/report.h>
 
+#include <fcntl.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include <orrery/runtime.h>
@@ -10,10 +12,24 @@
 
 enum { QUIET_SECONDS = 5 };     /* between lines where there is no terminal */
 
+/* mpiexec gives its ranks terminals, whatever it writes to by itself. */
+static bool launcher_has_terminal(int number)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)getppid(), number);
+    int fd = open(path, O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    bool terminal = fd >= 0 && isatty(fd);
+    if (fd >= 0)
+        close(fd);
+    return terminal;
+}
+
 void orr_progress_start(struct orr_progress *p, FILE *out, int64_t steps, double flops_per_token)
 {
-    *p = (struct orr_progress){
-        .out = out, .terminal = isatty(fileno(out)), .steps = steps, .flops_per_token = flops_per_token};
+    bool terminal = isatty(fileno(out)) && (orr_rank_count() == 1 || launcher_has_terminal(fileno(out)));
+
+    *p = (struct orr_progress){.out = out, .terminal = terminal, .steps = steps, .flops_per_token = flops_per_token};
 }
 
 static void describe_time(char *text, size_t size, double seconds)

@@ -22,8 +22,7 @@ static int check_modes(const struct orr_model *model, const struct orr_training_
                                                           "a dynamic partition"),
                            "leave --staleness and --partition out, or use --sync gradients");
     if (model->mesh.zero == 3 && (apart || o->staleness > 0))
-        return orri_remedy(orri_fail(ORR_EINVAL, "train", "with ZeRO-3 no replica has parameters of its own or of earlier "
-                                                          "steps"),
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "with ZeRO-3 no replica has parameters of its own"),
                            "use --zero 1");
     return ORR_OK;
 }
