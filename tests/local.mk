@@ -92,6 +92,9 @@ tests_test_balance_SOURCES = tests/graph/test_balance.c tests/graph/toys.h tests
 check_PROGRAMS += tests/test_exchange
 tests_test_exchange_SOURCES = tests/train/test_exchange.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
+check_PROGRAMS += tests/test_memory
+tests_test_memory_SOURCES = tests/train/test_memory.c tests/graph/toys.h tests/check_main.h
+
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 

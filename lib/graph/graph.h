@@ -206,9 +206,9 @@ int orri_sum_children(const struct orri_sum *sum, int level, int g, int *first);
 int orri_sum_node_rank(const struct orri_sum *sum, int level, int g);
 int orri_sum_node_term(const struct orri_sum *sum, int level, int g);
 
-/* How many gradients of a parameter come to this rank in a step, where the replicas' are summed up (`over`) and where not.
- * Above 1 it may be more. */
-int orri_gradients_received(const struct orr_model *model, const struct orri_parameter *parameter, bool over);
+/* How many terms of a sum over replicas, or of all sums within them, come to this rank. */
+int orri_received_over(const struct orr_model *model, const struct orri_parameter *parameter);
+int orri_received_within(const struct orr_model *model, const struct orri_parameter *parameter);
 
 /* ---- the tape (tape.c): pure ------------------------------------------------------------------- */
 

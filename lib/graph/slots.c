@@ -416,8 +416,10 @@ enum pool { LENT, GRADIENTS, GRADIENTS_WITHIN, STATES };
 
 static bool receives(const struct orr_model *model, const struct orri_parameter *parameter, enum pool pool)
 {
-    return pool == LENT ? orri_place_of(parameter, model->rank) > 0 && orri_is_lent(model, parameter)
-                        : orri_gradients_received(model, parameter, pool != GRADIENTS_WITHIN) > 0;
+    if (pool == LENT)
+        return orri_place_of(parameter, model->rank) > 0 && orri_is_lent(model, parameter);
+    return (pool != GRADIENTS_WITHIN && orri_received_over(model, parameter) > 0) ||
+           (pool != STATES && orri_received_within(model, parameter) > 0);
 }
 
 static int pool_slots(const struct orr_model *model, int64_t count, enum pool pool)

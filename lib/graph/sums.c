@@ -93,13 +93,19 @@ static int received(const struct orri_sum *sum, int rank)
     return count;
 }
 
-int orri_gradients_received(const struct orr_model *model, const struct orri_parameter *parameter, bool over)
+int orri_received_over(const struct orr_model *model, const struct orri_parameter *parameter)
 {
-    struct orri_sum sum = orri_sum_over(parameter);
-    int count = over ? received(&sum, model->rank) : 0;
+    const struct orri_sum sum = orri_sum_over(parameter);
 
-    for (int d = 0; d < model->mesh.dp && count < 2; d++) {
-        sum = orri_sum_within(parameter, d);
+    return received(&sum, model->rank);
+}
+
+int orri_received_within(const struct orr_model *model, const struct orri_parameter *parameter)
+{
+    int count = 0;
+
+    for (int d = 0; d < model->mesh.dp; d++) {
+        const struct orri_sum sum = orri_sum_within(parameter, d);
         count += received(&sum, model->rank);
     }
     return count;

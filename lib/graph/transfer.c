@@ -214,7 +214,7 @@ int orri_gradient_slots(const struct orr_model *model, int64_t count)
 
     for (int p = 0; p < model->parameters && received < 2; p++)
         if (model->parameter[p]->count == count)
-            received += orri_gradients_received(model, model->parameter[p], true);
+            received += orri_received_over(model, model->parameter[p]) + orri_received_within(model, model->parameter[p]);
     return received == 1 ? 1 : 2;
 }
 

@@ -102,8 +102,9 @@ static void add_pools(const struct orr_model *model, const struct orr_training_o
 
     there.rank = rank;
     orri_memory_add(&need->gradients, orri_gradient_pool_bytes(&there, o->staleness == 0));
-    if (o->sync == ORR_SYNC_PARAMETERS)
-        orri_memory_add(&need->gradients, orri_state_pool_bytes(&there, orr_optimizer_state_count(o->optimizer.kind)));
+    int states = orr_optimizer_state_count(o->optimizer.kind);
+    if (o->sync == ORR_SYNC_PARAMETERS && states > 1)       /* a single one is as large as a gradient */
+        orri_memory_add(&need->gradients, orri_state_pool_bytes(&there, states));
 }
 
 static void add_reads(const struct orr_model *model, const struct orr_training_options *o, int rank,
