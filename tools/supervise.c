@@ -164,6 +164,14 @@ static void forget_launcher(void)
     }
 }
 
+/* Else Open MPI's mpiexec would wait for a host that is gone until TCP gives up (docs/core.md), and no restart would come. */
+static void hasten_launcher(void)
+{
+    setenv("OMPI_MCA_oob_tcp_keepalive_time", "1", 0);
+    setenv("OMPI_MCA_oob_tcp_keepalive_intvl", "1", 0);
+    setenv("OMPI_MCA_oob_tcp_keepalive_probes", "7", 0);
+}
+
 static _Noreturn void become(const struct words *words, int64_t restart, pid_t parent)
 {
     char text[32];
@@ -173,6 +181,7 @@ static _Noreturn void become(const struct words *words, int64_t restart, pid_t p
         _exit(1);
     snprintf(text, sizeof(text), "%lld", (long long)restart);
     forget_launcher();
+    hasten_launcher();
     unsetenv("ORRERY_MAX_RESTARTS");
     unsetenv("ORRERY_LAUNCHER");
     setenv("ORRERY_RESTART", text, 1);
