@@ -40,12 +40,14 @@ liborri_la_SOURCES += \
 	lib/data/sampler.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \
+	lib/graph/pass.c \
 	lib/graph/placement.c \
 	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \
 	lib/graph/sums.c \
 	lib/graph/tape.c \
+	lib/graph/task.c \
 	lib/graph/transfer.c \
 	lib/infer/generate.c \
 	lib/infer/predict.c \

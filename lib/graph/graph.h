@@ -272,6 +272,30 @@ double orri_state_pool_bytes(const struct orr_model *model, int states);
 void orri_memory_add(int64_t *sum, double bytes);
 void orri_memory_total(struct orr_memory_need *need);
 
+/* ---- tasks (task.c, pass.c) --------------------------------------------------------------------- */
+
+/* Submits a task: a codelet, its buffers, an argument that is copied, a priority class and the order within it
+ * (lower first). The second one is of a pass: the watchdog names it by layer and microbatch, which is the order. */
+enum orri_priority { ORRI_PRIORITY_WEIGHTS, ORRI_PRIORITY_FORWARD, ORRI_PRIORITY_BACKWARD, ORRI_PRIORITY_UPDATE };
+
+struct orri_buffer {
+    struct orr_tile *tile;
+    int mode;                       /* enum starpu_data_access_mode */
+};
+int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
+                     const struct orri_buffer *buffer, const void *argument, size_t argument_size,
+                     enum orri_priority priority, int order, double flops);
+int orri_pass_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
+                          const struct orri_buffer *buffer, const void *argument, size_t argument_size,
+                          enum orri_priority priority, int layer, int microbatch, double flops);
+
+/* Whether blocks of a class have a pass; the engine makes one of two where both are there. */
+bool orri_has_pass(const struct orr_block_class *cls, enum orr_pass pass);
+
+/* Submits a pass of the whole block, of shard `part` or of chunk `part`, where that is; elsewhere only lends parameters. */
+int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block, enum orr_pass pass,
+                     int part, struct orr_rows rows);
+
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */
 
 int orri_input_submit(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_source *source,
@@ -295,18 +319,6 @@ enum {
 struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int replica, int chunk);
 struct orri_slot *orri_slots_at(struct orr_slots *slots, const struct orri_microbatch *mb, int stage);
 struct orri_cell *orri_cell_at(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_block *block);
-
-/* Submits a task: a codelet, its buffers, an argument that is copied, a priority class and the order within it
- * (lower first). */
-enum orri_priority { ORRI_PRIORITY_WEIGHTS, ORRI_PRIORITY_FORWARD, ORRI_PRIORITY_BACKWARD, ORRI_PRIORITY_UPDATE };
-
-struct orri_buffer {
-    struct orr_tile *tile;
-    int mode;                       /* enum starpu_data_access_mode */
-};
-int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
-                     const struct orri_buffer *buffer, const void *argument, size_t argument_size,
-                     enum orri_priority priority, int order, double flops);
 
 /* Named parameter number `index` is view *view of a group. */
 struct orri_group *orri_model_view(const struct orr_model *model, int index, int *view);

@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From a pass of a block to a task: which tiles it names, in which mode, is all that decides the graph. */
+#include <limits.h>
+#include <math.h>
+#include <starpu.h>
+#include <starpu_hash.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "graph/graph.h"
+
+/* What a block's task carries. buffer[i] says which operand StarPU's buffer i is. */
+struct task {
+    const struct orr_block *block;
+    const struct orr_slots *slots;
+    enum orr_pass pass;
+    struct orri_microbatch mb;
+    int part;                                   /* number of the shard or chunk */
+    bool first_gradient, first_result;
+    bool add_input_gradient[ORR_MAX_INPUTS];
+    struct orr_rows rows;
+    int buffers;
+    struct {
+        unsigned operand;
+        int index;
+        const struct orri_parameter *parameter;
+    } buffer[ORRI_MAX_BUFFERS];                 /* the first `buffers` of them are copied */
+};
+
+/* Whole blocks, shards of them and chunks of the sequence differ in which tiles an operand is. */
+enum kind { WHOLE, SHARD, CHUNK };
+
+static const struct {
+    const char *name;
+    unsigned color;
+    enum orri_priority priority;
+    enum kind kind;
+    enum orr_pass work;         /* whose operations it does a part of */
+} passes[ORR_PASSES] = {
+    [ORR_FORWARD] = {"F", ORRI_COLOR_FORWARD, ORRI_PRIORITY_FORWARD, WHOLE, ORR_FORWARD},
+    [ORR_BACKWARD] = {"B", ORRI_COLOR_BACKWARD, ORRI_PRIORITY_BACKWARD, WHOLE, ORR_BACKWARD},
+    [ORR_WEIGHTS] = {"W", ORRI_COLOR_WEIGHTS, ORRI_PRIORITY_WEIGHTS, WHOLE, ORR_WEIGHTS},
+    [ORR_BOTH] = {"BW", ORRI_COLOR_BACKWARD, ORRI_PRIORITY_BACKWARD, WHOLE, ORR_BOTH},
+    [ORR_WHOLE] = {"FBW", ORRI_COLOR_BACKWARD, ORRI_PRIORITY_BACKWARD, WHOLE, ORR_WHOLE},
+    [ORR_PREDICT] = {"P", ORRI_COLOR_FORWARD, ORRI_PRIORITY_FORWARD, WHOLE, ORR_PREDICT},
+    [ORR_CHUNK_FORWARD] = {"chunk_F", ORRI_COLOR_FORWARD, ORRI_PRIORITY_FORWARD, CHUNK, ORR_PASSES},
+    [ORR_SHARD_FORWARD] = {"shard_F", ORRI_COLOR_FORWARD, ORRI_PRIORITY_FORWARD, SHARD, ORR_FORWARD},
+    [ORR_CHUNK_JOIN] = {"join_F", ORRI_COLOR_FORWARD, ORRI_PRIORITY_FORWARD, CHUNK, ORR_PASSES},
+    [ORR_SHARD_BACKWARD] = {"shard_B", ORRI_COLOR_BACKWARD, ORRI_PRIORITY_BACKWARD, SHARD, ORR_BACKWARD},
+    [ORR_SHARD_WEIGHTS] = {"shard_W", ORRI_COLOR_WEIGHTS, ORRI_PRIORITY_WEIGHTS, SHARD, ORR_WEIGHTS},
+    [ORR_SHARD_BOTH] = {"shard_BW", ORRI_COLOR_BACKWARD, ORRI_PRIORITY_BACKWARD, SHARD, ORR_BOTH},
+    [ORR_CHUNK_BACKWARD] = {"chunk_B", ORRI_COLOR_BACKWARD, ORRI_PRIORITY_BACKWARD, CHUNK, ORR_PASSES},
+    [ORR_SHARD_PREDICT] = {"shard_P", ORRI_COLOR_FORWARD, ORRI_PRIORITY_FORWARD, SHARD, ORR_PREDICT},
+    [ORR_CHUNK_PREDICT] = {"chunk_P", ORRI_COLOR_FORWARD, ORRI_PRIORITY_FORWARD, CHUNK, ORR_PASSES},
+};
+
+/* ---- inside a task -------------------------------------------------------------------------------- */
+
+static void decode_parameter(const struct orri_parameter *parameter, int group, float *flat, struct orr_operands *out,
+                             bool gradient)
+{
+    for (int v = 0; v < parameter->views; v++) {
+        float *values = flat + parameter->view[v].offset;
+        if (gradient)
+            out->grad[group][parameter->number[v]] = values;
+        else
+            out->param[group][parameter->number[v]] = values;
+    }
+}
+
+static void decode(const struct task *task, void *buffers[], struct orr_operands *out)
+{
+    const struct orr_slots *slots = task->slots;
+    const struct orr_model *model = slots->model;
+    enum kind kind = passes[task->pass].kind;
+
+    *out = (struct orr_operands){
+        .task = task,
+        .config = task->block->config,
+        .batch = slots->options.batch,
+        .seq = slots->options.seq,
+        .training = slots->options.training,
+        .first_gradient = task->first_gradient,
+        .seed = slots->options.seed,
+        .step = (uint32_t)task->mb.step,
+        .first_sample = task->mb.first_sample,
+        .layer = task->block->layer,
+        .shards = model->mesh.tp,
+        .shard = kind == SHARD ? task->part : 0,
+        .chunks = model->chunks,
+        .chunk = kind == CHUNK ? task->part : 0,
+        .rows = task->rows,
+    };
+    memcpy(out->add_input_gradient, task->add_input_gradient, sizeof(out->add_input_gradient));
+    for (int i = 0; i < task->buffers; i++) {
+        void *p = (void *)STARPU_VECTOR_GET_PTR(buffers[i]);
+        int index = task->buffer[i].index;
+        switch (task->buffer[i].operand) {
+        case ORR_INPUT: out->x[index] = p; break;
+        case ORR_OUTPUT: kind == SHARD ? (out->ys[index] = p) : (out->y = p); break;
+        case ORR_OUTPUT_GRADIENT: kind == SHARD ? (out->dys[index] = p) : (out->dy = p); break;
+        case ORR_INPUT_GRADIENT: out->dx[index] = p; break;
+        case ORR_PARAMETERS: decode_parameter(task->buffer[i].parameter, index, p, out, false); break;
+        case ORR_GRADIENTS: decode_parameter(task->buffer[i].parameter, index, p, out, true); break;
+        case ORR_SAVEDS: out->saved = p; break;
+        case ORR_IDS: out->ids = p; break;
+        case ORR_RESULT: out->result = p; break;
+        case ORR_PREDICTION: out->prediction = p; break;
+        case ORR_BRANCH: out->branch[index] = p; break;
+        case ORR_PARTIAL: out->partial[index] = p; break;
+        case ORR_PARTIAL_GRADIENT: out->dpartial[index] = p; break;
+        }
+    }
+    if (out->result && task->first_result)
+        *out->result = (struct orr_result){0};
+}
+
+/* The two passes that one made by the engine consists of. */
+static const struct {
+    enum orr_pass first, second;
+} both[ORR_PASSES] = {
+    [ORR_BOTH] = {ORR_BACKWARD, ORR_WEIGHTS},
+    [ORR_SHARD_BOTH] = {ORR_SHARD_BACKWARD, ORR_SHARD_WEIGHTS},
+};
+
+static bool is_both(enum orr_pass pass)
+{
+    return pass == ORR_BOTH || pass == ORR_SHARD_BOTH;
+}
+
+static void pass_cpu(void *buffers[], void *argument)
+{
+    const struct task *task = argument;
+    const struct orr_block_class *cls = task->block->cls;
+    struct orr_operands o;
+
+    if (orri_model_stopped(task->slots->model, task->mb.run))
+        return;
+    decode(task, buffers, &o);
+    int64_t *busy = task->slots->model->busy;
+    double begin = busy ? orri_seconds() : 0;
+    if (is_both(task->pass)) {
+        cls->cpu[both[task->pass].first](&o);
+        cls->cpu[both[task->pass].second](&o);
+    } else {
+        cls->cpu[task->pass](&o);
+    }
+    if (busy)
+        __atomic_fetch_add(&busy[task->mb.replica], (int64_t)(1e9 * (orri_seconds() - begin)), __ATOMIC_RELAXED);
+}
+
+void orr_task_fail(const struct orr_operands *o, int code, const char *what)
+{
+    const struct task *task = o->task;
+
+    orri_model_fail(task->slots->model, task->mb.run, code, "%s of layer %d, microbatch %d, step %lld: %s",
+                    task->block->cls->name, task->block->layer, task->mb.index, (long long)task->mb.step + 1, what);
+}
+
+struct orr_rng orr_dropout_stream(const struct orr_operands *o, int place)
+{
+    return (struct orr_rng){o->seed, (uint32_t)(8 * o->layer + place), o->step};
+}
+
+static uint32_t shape_footprint(const struct orr_block *block, int batch, int seq)
+{
+    const struct orr_model *model = block->model;
+    uint32_t hash = starpu_hash_crc32c_be_n(block->config, block->cls->config_size, 0);
+
+    hash = starpu_hash_crc32c_be((uint32_t)batch, hash);
+    hash = starpu_hash_crc32c_be((uint32_t)(model->mesh.tp << 8 | model->chunks), hash);
+    return starpu_hash_crc32c_be((uint32_t)seq, hash);
+}
+
+static uint32_t footprint(struct starpu_task *starpu_task)
+{
+    const struct task *task = starpu_task->cl_arg;
+    const struct orr_slots_options *o = &task->slots->options;
+
+    return shape_footprint(task->block, o->batch, o->seq);
+}
+
+/* ---- codelets ------------------------------------------------------------------------------------- */
+
+/* The codelets of a class, made when its first block is submitted and kept as long as the process:
+ * StarPU holds on to performance models until it is shut down. */
+struct codelets {
+    struct codelets *next;
+    const struct orr_block_class *cls;
+    struct starpu_codelet codelet[ORR_PASSES];
+    struct starpu_perfmodel model[ORR_PASSES];
+    char name[ORR_PASSES][32], symbol[ORR_PASSES][40];
+};
+
+static pthread_mutex_t codelets_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct codelets *codelets_list;
+
+static struct codelets *codelets_make(const struct orr_block_class *cls)
+{
+    struct codelets *made = orri_calloc(1, sizeof(*made));
+
+    if (!made)
+        return NULL;
+    made->cls = cls;
+    for (int pass = 0; pass < ORR_PASSES; pass++) {
+        snprintf(made->name[pass], sizeof(made->name[pass]), "%s_%s", cls->name, passes[pass].name);
+        snprintf(made->symbol[pass], sizeof(made->symbol[pass]), "orrery_%s_%s", cls->name, passes[pass].name);
+        made->model[pass] = (struct starpu_perfmodel){
+            .type = STARPU_HISTORY_BASED, .symbol = made->symbol[pass], .footprint = footprint};
+        made->codelet[pass] = (struct starpu_codelet){
+            .cpu_funcs = {pass_cpu},
+            .nbuffers = STARPU_VARIABLE_NBUFFERS,
+            .model = &made->model[pass],
+            .name = made->name[pass],
+            .color = passes[pass].color,
+        };
+    }
+    made->next = codelets_list;
+    codelets_list = made;
+    return made;
+}
+
+static struct starpu_codelet *codelet_of(const struct orr_block_class *cls, enum orr_pass pass)
+{
+    struct codelets *c;
+
+    pthread_mutex_lock(&codelets_lock);
+    for (c = codelets_list; c && c->cls != cls; c = c->next)
+        ;
+    if (!c)
+        c = codelets_make(cls);
+    pthread_mutex_unlock(&codelets_lock);
+    return c ? &c->codelet[pass] : NULL;
+}
+
+bool orri_has_pass(const struct orr_block_class *cls, enum orr_pass pass)
+{
+    return is_both(pass) ? cls->cpu[both[pass].first] && cls->cpu[both[pass].second] : cls->cpu[pass] != NULL;
+}
+
+static unsigned operands_of(const struct orr_block_class *cls, enum orr_pass pass)
+{
+    return is_both(pass) ? cls->operands[both[pass].first] | cls->operands[both[pass].second] : cls->operands[pass];
+}
+
+/* ---- measured times ------------------------------------------------------------------------------- */
+
+enum { SYMBOL = 40 };
+
+/* A model that is not `benchmarking` would make StarPU measure from now on where it has too few measurements. */
+static double measured_pass(const struct orr_block *block, enum orr_pass pass, int batch, int seq)
+{
+    struct starpu_perfmodel model = {.type = STARPU_HISTORY_BASED};
+    char symbol[SYMBOL], path[PATH_MAX];
+    double microseconds = NAN;
+
+    snprintf(symbol, sizeof(symbol), "orrery_%s_%s", block->cls->name, passes[pass].name);
+    starpu_perfmodel_get_model_path(symbol, path, sizeof(path));
+    if (path[0] == '\0' || starpu_perfmodel_load_symbol(symbol, &model) != 0)
+        return NAN;
+    model.benchmarking = 1;
+    int worker = starpu_worker_get_by_type(STARPU_CPU_WORKER, 0);
+    if (worker >= 0)
+        microseconds = starpu_perfmodel_history_based_expected_perf(
+            &model, starpu_worker_get_perf_archtype(worker, STARPU_NMAX_SCHED_CTXS), shape_footprint(block, batch, seq));
+    starpu_perfmodel_unload_model(&model);
+    return microseconds;
+}
+
+/* A block has no time for the passes that it does not have. */
+static double measured(const struct orr_block *block, enum orr_pass pass, int batch, int seq)
+{
+    return block->cls->cpu[pass] ? measured_pass(block, pass, batch, seq) : 0;
+}
+
+/* B and W have been measured apart or as one task, according to the slots then in use. */
+static double measured_backward(const struct orr_block *block, enum orr_pass backward, enum orr_pass weights,
+                                enum orr_pass together, int batch, int seq)
+{
+    double apart = measured(block, backward, batch, seq) + measured(block, weights, batch, seq);
+
+    return isnan(apart) ? measured_pass(block, together, batch, seq) : apart;
+}
+
+double orri_measured_cost(const struct orr_block *block, int batch, int seq)
+{
+    const struct orr_model *model = block->model;
+
+    if (model->mesh.tp > 1)
+        return measured(block, ORR_SHARD_FORWARD, batch, seq) +
+               measured_backward(block, ORR_SHARD_BACKWARD, ORR_SHARD_WEIGHTS, ORR_SHARD_BOTH, batch, seq) +
+               (measured(block, ORR_CHUNK_FORWARD, batch, seq) + measured(block, ORR_CHUNK_JOIN, batch, seq) +
+                measured(block, ORR_CHUNK_BACKWARD, batch, seq)) *
+                   model->chunks / model->mesh.tp;
+    double apart = measured(block, ORR_FORWARD, batch, seq) +
+                   measured_backward(block, ORR_BACKWARD, ORR_WEIGHTS, ORR_BOTH, batch, seq);
+    return isnan(apart) && block->cls->cpu[ORR_WHOLE] ? measured_pass(block, ORR_WHOLE, batch, seq) : apart;
+}
+
+static double flops_of(const struct orr_block *block, const struct orr_slots_options *o, enum orr_pass pass)
+{
+    enum orr_pass work = passes[pass].work;
+
+    if (work == ORR_PASSES)
+        return 0;
+    if (work == ORR_BOTH)
+        return flops_of(block, o, both[pass].first) + flops_of(block, o, both[pass].second);
+    return block->cls->flops(block->config, o->batch, o->seq, work) / block->model->mesh.tp;
+}
+
+/* ---- the passes of a block ------------------------------------------------------------------------- */
+
+/* The buffers of a block's task, collected operand by operand. */
+struct list {
+    struct orr_slots *slots;
+    const struct orri_microbatch *mb;
+    struct task *task;
+    struct orri_buffer *buffer;                 /* [ORRI_MAX_BUFFERS] */
+};
+
+/* A tile that does not exist, because nothing would be in it, is left out. */
+static void add(struct list *list, struct orr_tile *tile, unsigned operand, int index, int mode)
+{
+    if (!tile->handle)
+        return;
+    int i = list->task->buffers++;
+
+    list->task->buffer[i].operand = operand;
+    list->task->buffer[i].index = index;
+    list->buffer[i] = (struct orri_buffer){tile, mode};
+}
+
+static void add_all(struct list *list, struct orr_tile *tile, int count, int stride, unsigned operand, int mode)
+{
+    for (int i = 0; i < count; i++)
+        add(list, &tile[i * stride], operand, i, mode);
+}
+
+/* The part of a group that a pass works on, or NULL. */
+static struct orri_parameter *part_of(const struct orri_group *group, enum kind kind, int part)
+{
+    return kind != SHARD ? group->common : group->shard ? group->shard[part] : NULL;
+}
+
+/* W follows its B, which has brought the parameters. */
+static int add_parameters(struct list *list, struct orr_block *block, enum orr_pass pass, int part, int at)
+{
+    struct orr_model *model = block->model;
+    bool again = pass == ORR_WEIGHTS || pass == ORR_SHARD_WEIGHTS;
+
+    for (int g = 0; g < block->spec.groups; g++) {
+        struct orri_parameter *parameter = part_of(block->group[g], passes[pass].kind, part);
+        if (!parameter)
+            continue;
+        struct orr_tile *tile = &parameter->value;
+        if (parameter->read && list->slots->options.training)
+            tile = &parameter->read[list->mb->replica];
+        if (orri_is_lent(model, parameter)) {
+            if (!again)
+                block->lent[g] = orri_receive_submit(model, &model->values, tile, parameter->place[0], at, list->mb->run);
+            tile = block->lent[g];
+            if (!tile)
+                return orr_error_code();
+        }
+        if (at == model->rank)
+            list->task->buffer[list->task->buffers].parameter = parameter;
+        if (at == model->rank)
+            add(list, tile, ORR_PARAMETERS, g, STARPU_R);
+    }
+    return ORR_OK;
+}
+
+static void add_gradients(struct list *list, const struct orr_block *block, enum orr_pass pass, int part)
+{
+    int dp = block->model->mesh.dp, mode = list->mb->turn == 0 ? STARPU_W : STARPU_RW;
+
+    list->task->first_gradient = list->mb->turn == 0;
+    for (int g = 0; g < block->spec.groups; g++) {
+        struct orri_parameter *parameter = part_of(block->group[g], passes[pass].kind, part);
+        if (!parameter)
+            continue;
+        int copy = parameter->copies > 1 ? part : 0;
+        list->task->buffer[list->task->buffers].parameter = parameter;
+        add(list, &parameter->gradient[(block->user[g] * dp + list->mb->replica) * parameter->copies + copy],
+            ORR_GRADIENTS, g, mode);
+    }
+}
+
+/* The gradient that a block writes for input i lies beside the value, in the slot of the block that wrote it. */
+static void add_input_gradients(struct list *list, const struct orr_block *block, int chunk)
+{
+    for (int i = 0; i < block->inputs; i++) {
+        const struct orr_block *writer = block->input[i];
+        bool first = orri_tape_next_reader(writer, block->index) == NULL;
+        list->task->add_input_gradient[i] = !first;
+        add(list, &orri_cell_at(list->slots, list->mb, writer)->gradient[chunk], ORR_INPUT_GRADIENT, i,
+            first ? STARPU_W : STARPU_RW);
+    }
+}
+
+static int saved_mode(enum orr_pass pass)
+{
+    switch (pass) {
+    case ORR_FORWARD:
+    case ORR_CHUNK_FORWARD:
+    case ORR_SHARD_FORWARD: return STARPU_W;
+    case ORR_WEIGHTS:
+    case ORR_SHARD_WEIGHTS: return STARPU_R;
+    default: return STARPU_RW;
+    }
+}
+
+static void add_shard_operands(struct list *list, const struct orr_block *block, enum orr_pass pass, unsigned operands, int t)
+{
+    struct orri_slot *slot = orri_slots_at(list->slots, list->mb, block->stage);
+    struct orri_cell *cell = orri_cell_at(list->slots, list->mb, block);
+    int chunks = block->model->chunks;
+
+    if (operands & ORR_BRANCH)
+        add_all(list, cell->branch, chunks, 1, ORR_BRANCH, STARPU_R);
+    if (operands & ORR_OUTPUT)
+        add_all(list, cell->value, chunks, 1, ORR_OUTPUT, STARPU_R);
+    if (operands & ORR_OUTPUT_GRADIENT)
+        add_all(list, cell->gradient, chunks, 1, ORR_OUTPUT_GRADIENT, STARPU_R);
+    if (operands & ORR_SAVEDS)
+        add(list, &cell->saved[t], ORR_SAVEDS, 0, saved_mode(pass));
+    if ((operands & ORR_PARTIAL) && pass == ORR_SHARD_PREDICT)
+        add(list, &slot->part[t], ORR_PARTIAL, 0, STARPU_W);
+    else if (operands & ORR_PARTIAL)
+        add_all(list, cell->partial + t * chunks, chunks, 1, ORR_PARTIAL, STARPU_W);
+    if (operands & ORR_PARTIAL_GRADIENT)
+        add_all(list, cell->dpartial + t * chunks, chunks, 1, ORR_PARTIAL_GRADIENT, STARPU_W);
+}
+
+/* Of a whole block, whose only chunk is number 0, or of a chunk. */
+static void add_chunk_operands(struct list *list, const struct orr_block *block, enum orr_pass pass, unsigned operands, int c)
+{
+    struct orri_slot *slot = orri_slots_at(list->slots, list->mb, block->stage);
+    struct orri_cell *cell = orri_cell_at(list->slots, list->mb, block);
+    int chunks = block->model->chunks, tp = block->model->mesh.tp;
+
+    for (int i = 0; (operands & ORR_INPUT) && i < block->inputs; i++)
+        add(list, &orri_cell_at(list->slots, list->mb, block->input[i])->value[c], ORR_INPUT, i, STARPU_R);
+    if (operands & ORR_OUTPUT)
+        add(list, &cell->value[c], ORR_OUTPUT, 0, STARPU_W);
+    if (operands & ORR_OUTPUT_GRADIENT)
+        add(list, &cell->gradient[c], ORR_OUTPUT_GRADIENT, 0, STARPU_R);
+    if (operands & ORR_SAVEDS)
+        add(list, tp > 1 ? &cell->chunk_saved[c] : &cell->saved[0], ORR_SAVEDS, 0, saved_mode(pass));
+    if (operands & ORR_INPUT_GRADIENT)
+        add_input_gradients(list, block, c);
+    if ((operands & ORR_BRANCH) && pass == ORR_CHUNK_PREDICT)
+        add_all(list, cell->branch, chunks, 1, ORR_BRANCH, STARPU_R);
+    else if (operands & ORR_BRANCH)
+        add(list, &cell->branch[c], ORR_BRANCH, 0, pass == ORR_CHUNK_FORWARD ? STARPU_W : STARPU_R);
+    if ((operands & ORR_PARTIAL) && pass == ORR_CHUNK_PREDICT)
+        add_all(list, slot->part, tp, 1, ORR_PARTIAL, STARPU_R);
+    else if (operands & ORR_PARTIAL)
+        add_all(list, cell->partial + c, tp, chunks, ORR_PARTIAL, STARPU_R);
+    if (operands & ORR_PARTIAL_GRADIENT)
+        add_all(list, cell->dpartial + c, tp, chunks, ORR_PARTIAL_GRADIENT, STARPU_R);
+    if (operands & ORR_RESULT) {
+        list->task->first_result = list->mb->turn == 0;
+        add(list, orri_slots_result(list->slots, list->mb->step, list->mb->replica, c), ORR_RESULT, 0,
+            list->mb->turn == 0 ? STARPU_W : STARPU_RW);
+    }
+    if (operands & ORR_PREDICTION)
+        add(list, &list->slots->prediction, ORR_PREDICTION, 0, STARPU_W);
+}
+
+int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block,
+                       enum orr_pass pass, int part, struct orr_rows rows)
+{
+    const struct orr_block_class *cls = block->cls;
+    unsigned operands = operands_of(cls, pass);
+    struct task task;
+    struct orri_buffer buffer[ORRI_MAX_BUFFERS];
+    struct list list = {slots, mb, &task, buffer};
+    int at = orri_place(block, mb->replica, part);
+
+    if (!orri_has_pass(cls, pass))
+        return ORR_OK;
+    ORR_TRY(orri_model_check(slots->model));
+    if (at != slots->model->rank && slots->model->mesh.zero != 3)
+        return ORR_OK;
+    memset(&task, 0, offsetof(struct task, buffer));
+    task.block = block;
+    task.slots = slots;
+    task.pass = pass;
+    task.mb = *mb;
+    task.part = part;
+    task.rows = rows;
+    if (operands & ORR_PARAMETERS)
+        ORR_TRY(add_parameters(&list, block, pass, part, at));
+    if (at != slots->model->rank)
+        return ORR_OK;
+    struct starpu_codelet *codelet = codelet_of(cls, pass);
+    struct orri_slot *slot = orri_slots_at(slots, mb, block->stage);
+    if (!codelet)
+        return ORR_ENOMEM;
+    if (operands & ORR_IDS)
+        add(&list, cls->is_loss ? &slot->labels[part] : &slot->ids[part], ORR_IDS, 0, STARPU_R);
+    if (passes[pass].kind == SHARD)
+        add_shard_operands(&list, block, pass, operands, part);
+    else
+        add_chunk_operands(&list, block, pass, operands, part);
+    if (operands & ORR_GRADIENTS)
+        add_gradients(&list, block, pass, part);
+    size_t size = offsetof(struct task, buffer) + (size_t)task.buffers * sizeof(task.buffer[0]);
+    return orri_pass_task_submit(slots->model, codelet, task.buffers, buffer, &task, size, passes[pass].priority, block->layer,
+                                 mb->index, flops_of(block, &slots->options, pass));
+}
