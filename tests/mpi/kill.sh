@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# SIGKILL for a random rank at a random moment, KILLS times (10) in a row: every time the run ends and says which rank was
+# SIGKILL for a random rank at a random moment, KILLS times (20) in a row: every time the run ends and says which rank was
 # lost, is resumed, and in the end has the losses and parameters of a run that was left alone. SEED repeats the moments.
 # shellcheck disable=SC2034,SC2086,SC2016,SC2154    # common.sh; lists of options; what another shell is to expand
 . "${srcdir:-.}/tests/mpi/common.sh"
@@ -8,7 +8,7 @@ command -v pgrep > /dev/null || { echo "skipped: there is no pgrep"; exit 77; }
 cd "$work" || exit 99
 export orrery
 
-kills=${KILLS:-10}
+kills=${KILLS:-20}
 seed=${SEED:-$(date +%s)}
 echo "KILLS=$kills SEED=$seed"
 train="train $tiny --seq 32 --batch 4 --micro-batch 1 --data text --warmup 2 --schedule constant --min-lr 0 --dropout 0.1 \
