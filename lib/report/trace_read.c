@@ -30,6 +30,17 @@ static bool is(struct orri_text text, const char *word)
     return text.size == strlen(word) && memcmp(text.at, word, text.size) == 0;
 }
 
+/* What parameters are changed by, in all modes of training. */
+static bool updates(struct orri_text word)
+{
+    static const char *const names[] = {"update", "outer", "mean", "push", "pull"};
+
+    for (size_t i = 0; i < ORRI_COUNT(names); i++)
+        if (is(word, names[i]))
+            return true;
+    return false;
+}
+
 enum orr_trace_kind orr_trace_classify(const char *name, size_t length)
 {
     static const char prefix[] = "orrery_";
@@ -37,7 +48,7 @@ enum orr_trace_kind orr_trace_classify(const char *name, size_t length)
 
     if (length >= sizeof(prefix) - 1 && memcmp(name, prefix, sizeof(prefix) - 1) == 0)
         word = (struct orri_text){name + sizeof(prefix) - 1, length - (sizeof(prefix) - 1)};
-    if (is(word, "update"))
+    if (updates(word))
         return ORR_TRACE_UPDATE;
     if (is(word, "reduce"))
         return ORR_TRACE_REDUCE;

@@ -199,6 +199,7 @@ START_TEST(test_kinds)
         {"orrery_mlp_F", ORR_TRACE_FORWARD},   {"mlp_F", ORR_TRACE_FORWARD},      {"mlp_N_F", ORR_TRACE_FORWARD},
         {"orrery_a_S_B", ORR_TRACE_BACKWARD},  {"mlp_W", ORR_TRACE_WEIGHTS},      {"mlp_BW", ORR_TRACE_BOTH},
         {"orrery_head_FBW", ORR_TRACE_WHOLE},  {"head_P", ORR_TRACE_FORWARD},     {"update", ORR_TRACE_UPDATE},
+        {"outer", ORR_TRACE_UPDATE},           {"pull", ORR_TRACE_UPDATE},           {"summary", ORR_TRACE_OTHER},
         {"orrery_update", ORR_TRACE_UPDATE},   {"reduce", ORR_TRACE_REDUCE},      {"orrery_reduce", ORR_TRACE_REDUCE},
         {"squares", ORR_TRACE_OTHER},          {"control", ORR_TRACE_OTHER},      {"input", ORR_TRACE_OTHER},
         {"F", ORR_TRACE_OTHER},                {"mlp_f", ORR_TRACE_OTHER},        {"mlp_FB", ORR_TRACE_OTHER},
