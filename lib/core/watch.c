@@ -133,8 +133,10 @@ struct orri_pending *orri_watch_transfer(bool receive, int peer, const char *til
     return add((struct orri_pending){.name = tile_name, .receive = receive, .peer = peer, .tag = tag});
 }
 
-void orri_watch_done(struct orri_pending *p)
+void orri_watch_done(void *pending)
 {
+    struct orri_pending *p = pending;
+
     if (!p)
         return;
     double now = orri_seconds();

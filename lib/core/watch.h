@@ -29,8 +29,8 @@ void orri_watch_stop(void);
 struct orri_pending *orri_watch_task(struct starpu_task *task, const char *name, int layer, int microbatch);
 struct orri_pending *orri_watch_transfer(bool receive, int peer, const char *tile_name, int64_t tag);
 
-/* It has ended: the watchdog starts to count anew. Any thread, once. */
-void orri_watch_done(struct orri_pending *pending);
+/* What has been registered has ended: the watchdog starts to count anew. A callback of StarPU. Any thread, once. */
+void orri_watch_done(void *pending);
 
 /* For a failure that the other ranks cannot see from the graph: with one rank returns `code`, else prints the message and
  * ends the job. Any thread. */

@@ -161,6 +161,10 @@ struct orri_microbatch {
 /* The rank of shard (or chunk) t of the stage of a block. */
 int orri_place(const struct orr_block *block, int replica, int t);
 
+/* The rank where user number `user` of a parameter's group has it in a replica: of what all shards share, for a chunk. User 0
+ * specified it. */
+int orri_user_rank(const struct orri_parameter *parameter, int user, int replica, int chunk);
+
 /* Is any coordinate of a replica on this rank? Listed once, and then found in the list. */
 bool orri_has_coordinate(const struct orr_model *model, int replica);
 int orri_list_replicas(struct orr_model *model);

@@ -166,11 +166,9 @@ int orr_model_allocate(struct orr_model *model)
 
 bool orri_is_read_at(const struct orri_parameter *parameter, int replica, int rank)
 {
-    const struct orri_group *group = parameter->group;
-
-    for (int u = 0; u < group->users; u++)
+    for (int u = 0; u < parameter->group->users; u++)
         for (int c = 0; c < parameter->copies; c++)
-            if (orri_place(group->user[u], replica, parameter->shard < 0 ? c : parameter->shard) == rank)
+            if (orri_user_rank(parameter, u, replica, c) == rank)
                 return true;
     return false;
 }
@@ -184,7 +182,7 @@ int orri_make_reads(struct orr_model *model)
             return ORR_ENOMEM;
         for (int r = 0; r < model->mesh.dp; r++) {
             struct orr_tile *read = &parameter->read[r];
-            int home = orri_place(parameter->group->block, r, parameter->shard < 0 ? 0 : parameter->shard);
+            int home = orri_user_rank(parameter, 0, r, 0);
             if (orri_is_read_at(parameter, r, model->rank)) {
                 ORR_TRY(orr_tile_create(read, ORR_PARAMETER, ORR_F32, parameter->count, home, true));
                 ORR_TRY(orri_copy_submit(&parameter->value, read));

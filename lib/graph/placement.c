@@ -14,6 +14,11 @@ int orri_place(const struct orr_block *block, int replica, int t)
     return orr_mesh_place(&block->model->mesh, replica, block->stage, t);
 }
 
+int orri_user_rank(const struct orri_parameter *parameter, int user, int replica, int chunk)
+{
+    return orri_place(parameter->group->user[user], replica, parameter->shard < 0 ? chunk : parameter->shard);
+}
+
 bool orri_stage_here(const struct orr_model *model, int replica, int stage)
 {
     const struct orr_mesh *mesh = &model->mesh;

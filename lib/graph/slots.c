@@ -247,7 +247,7 @@ static int make_gradients(struct orr_slots *slots)
             parameter->gradient = gradient;
         for (int i = 0; i < users * dp * copies; i++) {
             int u = i / copies / dp, d = i / copies % dp, c = i % copies;
-            int home = orri_place(parameter->group->user[u], d, parameter->shard < 0 ? c : parameter->shard);
+            int home = orri_user_rank(parameter, u, d, c);
             ORR_TRY(make(slots, &gradient[i], ORR_GRADIENT, ORR_F32, parameter->count, home, home == model->rank,
                          orri_tag(model, ORRI_PARAMETER_GRADIENT, d, p, u, c, 0)));
         }

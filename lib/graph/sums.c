@@ -19,11 +19,10 @@ struct orri_sum orri_sum_over(const struct orri_parameter *parameter)
 
 static int rank_of_term(const struct orri_sum *sum, int i)
 {
-    const struct orri_parameter *parameter = sum->parameter;
-    int chunk = sum->replica < 0 ? 0 : i % parameter->copies, user = sum->replica < 0 ? 0 : i / parameter->copies;
+    int copies = sum->parameter->copies;
 
-    return orri_place(parameter->group->user[user], sum->replica < 0 ? i : sum->replica,
-                      parameter->shard < 0 ? chunk : parameter->shard);
+    return sum->replica < 0 ? orri_user_rank(sum->parameter, 0, i, 0)
+                            : orri_user_rank(sum->parameter, i / copies, sum->replica, i % copies);
 }
 
 int orri_sum_nodes(const struct orri_sum *sum, int level, int *under)

@@ -17,18 +17,13 @@ static int priority_of(enum orri_priority class, int order)
 
 /* ---- submitting ----------------------------------------------------------------------------------- */
 
-static void ended(void *pending)
-{
-    orri_watch_done(pending);
-}
-
 static int submit(struct orr_model *model, struct starpu_task *task, int buffers, struct starpu_codelet *codelet, int layer,
                   int microbatch)
 {
     task->cl = codelet;
     if (codelet->nbuffers == STARPU_VARIABLE_NBUFFERS)
         task->nbuffers = buffers;
-    task->callback_func = ended;
+    task->callback_func = orri_watch_done;
     task->callback_arg = orri_watch_task(task, codelet->name, layer, microbatch);
     int status = starpu_task_submit(task);
     if (status != 0) {

@@ -114,11 +114,6 @@ static int pretend_submit(struct orr_model *model, struct orr_tile *tile, int mo
 
 #ifdef ORR_HAVE_MPI
 
-static void done(void *pending)
-{
-    orri_watch_done(pending);
-}
-
 static int check(int status, const char *what)
 {
     return status == 0 ? ORR_OK : orri_fail(ORR_EDEVICE, "StarPU-MPI", "%s was refused: %s", what, strerror(-status));
@@ -126,14 +121,14 @@ static int check(int status, const char *what)
 
 static int mpi_send(starpu_data_handle_t handle, int to, int64_t tag, bool wait_for_receiver, void *pending)
 {
-    return check(wait_for_receiver ? starpu_mpi_issend_detached(handle, to, tag, MPI_COMM_WORLD, done, pending)
-                                   : starpu_mpi_isend_detached(handle, to, tag, MPI_COMM_WORLD, done, pending),
+    return check(wait_for_receiver ? starpu_mpi_issend_detached(handle, to, tag, MPI_COMM_WORLD, orri_watch_done, pending)
+                                   : starpu_mpi_isend_detached(handle, to, tag, MPI_COMM_WORLD, orri_watch_done, pending),
                  "a send");
 }
 
 static int mpi_receive(starpu_data_handle_t handle, int from, int64_t tag, void *pending)
 {
-    return check(starpu_mpi_irecv_detached(handle, from, tag, MPI_COMM_WORLD, done, pending), "a receive");
+    return check(starpu_mpi_irecv_detached(handle, from, tag, MPI_COMM_WORLD, orri_watch_done, pending), "a receive");
 }
 
 #else

@@ -210,7 +210,6 @@ static void summarise_cpu(void *buffers[], void *argument)
     const struct summarise *s = argument;
     struct figures f = figures_of(s->training, s->tree);
     struct orri_summary *out = orri_pointer(buffers[0]);
-
     int terms = s->tree->parts + s->children;
 
     memcpy(out, orri_pointer(buffers[1]), summary_bytes(&f));
@@ -317,9 +316,9 @@ void orri_trees_destroy(struct orr_training *t)
     free(t->tree);
 }
 
-static int part_submit(struct orr_training *t, const struct summarise *s)
+static int part_submit(const struct summarise *s)
 {
-    struct figures f = figures_of(t, s->tree);
+    struct figures f = figures_of(s->training, s->tree);
     struct orri_buffer *buffer = orri_alloc((size_t)(1 + f.results + f.squares) * sizeof(*buffer));
     struct orr_tile *tile;
     int count = 0;
@@ -333,7 +332,7 @@ static int part_submit(struct orr_training *t, const struct summarise *s)
     for (int i = 0; i < f.squares; i++)
         if (has_squares(s, i, &tile))
             buffer[count++] = (struct orri_buffer){tile, STARPU_R};
-    int status = orri_task_submit(t->model, &part_codelet, count, buffer, s, sizeof(*s), ORRI_PRIORITY_UPDATE, 0, 0);
+    int status = orri_task_submit(s->training->model, &part_codelet, count, buffer, s, sizeof(*s), ORRI_PRIORITY_UPDATE, 0, 0);
     free(buffer);
     return status;
 }
@@ -366,7 +365,7 @@ static int tree_submit(struct orr_training *t, struct orri_tree *tree)
     if (tree->here < 0)
         return ORR_OK;
     for (; s.part < tree->parts; s.part++)
-        ORR_TRY(part_submit(t, &s));
+        ORR_TRY(part_submit(&s));
     for (; s.children < ORRI_FAN && first + s.children < tree->places; s.children++)
         ORR_TRY(orri_transfer_submit(model, &tree->child[s.children], tree->place[first + s.children], rank, t->run));
     struct orri_buffer *buffer = summary_buffers(&s, &count);

@@ -117,7 +117,7 @@ static void add_reads(const struct orr_model *model, const struct orr_training_o
         const struct orri_parameter *parameter = model->parameter[i / dp];
         double bytes = (double)parameter->count * sizeof(float);
         bool owner = orri_place_of(parameter, rank) == 0;
-        bool here = orri_place(parameter->group->block, i % dp, parameter->shard < 0 ? 0 : parameter->shard) == rank;
+        bool here = orri_user_rank(parameter, 0, i % dp, 0) == rank;
         if (orri_is_read_at(parameter, i % dp, rank))
             orri_memory_add(&need->parameters, bytes);
         /* Each replica has a state; the owner's has been counted, and it has the momentum of all. */

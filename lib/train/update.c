@@ -54,20 +54,14 @@ static struct starpu_codelet update_codelet = {
     .color = ORRI_COLOR_UPDATE,
 };
 
-/* The rank that a replica has what all its shards share on. */
-static int replica_rank(const struct orri_parameter *parameter, int replica)
-{
-    return orri_place(parameter->group->block, replica, parameter->shard < 0 ? 0 : parameter->shard);
-}
-
 int orri_sum_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy)
 {
-    return t->copies == 1 ? parameter->place[0] : replica_rank(parameter, copy);
+    return t->copies == 1 ? parameter->place[0] : orri_user_rank(parameter, 0, copy, 0);
 }
 
 int orri_state_rank(const struct orr_training *t, const struct orri_parameter *parameter, int copy)
 {
-    return t->states == 1 ? parameter->place[0] : replica_rank(parameter, copy);
+    return t->states == 1 ? parameter->place[0] : orri_user_rank(parameter, 0, copy, 0);
 }
 
 struct orr_tile *orri_state_tile(const struct orr_training *t, const struct orri_parameter *parameter, int copy)
@@ -115,7 +109,7 @@ int orri_publish_copy_submit(struct orr_training *t, const struct orri_parameter
 
     for (int u = 0; u < parameter->group->users; u++) {
         for (int c = 0; c < parameter->copies; c++) {
-            int to = orri_place(parameter->group->user[u], copy, parameter->shard < 0 ? c : parameter->shard);
+            int to = orri_user_rank(parameter, u, copy, c);
             if (to != before)
                 ORR_TRY(orri_transfer_submit(t->model, tile, from, to, t->run));
             before = to;

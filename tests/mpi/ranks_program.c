@@ -87,11 +87,6 @@ static int exchanges(void)
 
 /* ---- watching -------------------------------------------------------------------------------------------------- */
 
-static void done(void *pending)
-{
-    orri_watch_done(pending);
-}
-
 static void sleep_long(void *buffers[], void *args)
 {
     (void)buffers, (void)args;
@@ -118,7 +113,7 @@ static int submit(struct starpu_codelet *codelet, const char *name, int layer, b
         task->use_tag = 1;
         task->tag_id = (starpu_tag_t)(1000 + layer);
     }
-    task->callback_func = done;
+    task->callback_func = orri_watch_done;
     task->callback_arg = orri_watch_task(task, name, layer, 2);
     return starpu_task_submit(task) == 0 ? ORR_OK : orri_fail(ORR_EDEVICE, name, "cannot be submitted");
 }
