@@ -28,16 +28,6 @@ static struct orr_training_options usual(const char *slots)
     return options;
 }
 
-static void run(struct orr_training *training, int steps)
-{
-    struct orr_step report;
-
-    for (int s = 0; s < steps; s++)
-        ck_assert_msg(orr_training_submit(training, &toy_source) == 0, "%s", orr_error());
-    for (int s = 0; s < steps; s++)
-        ck_assert_msg(orr_training_next(training, &report, true) == 1, "%s", orr_error());
-}
-
 /* ---- what is in flight --------------------------------------------------------------------------------------- */
 
 /* Per replica: how many microbatches are between the begin of a block's F and the end of its W; of a whole stage,
@@ -94,7 +84,7 @@ static void check_in_flight(const char *slots, struct orr_mesh mesh)
     }
     toys.begin = live_begin;
     toys.end = live_end;
-    run(training, 3);
+    toy_train(training, 3);
     orr_training_destroy(training);     /* waits for what no report waits for: the W of a block without parameters */
     toys.begin = toys.end = NULL;
     for (int l = 0; l < BLOCKS; l++) {
@@ -153,7 +143,7 @@ static void check_reached(const char *slots, struct orr_mesh mesh, int wanted)
     atomic_store(&hold.begun, 0);
     atomic_store(&hold.in_time, 0);
     toys.begin = hold_loss;
-    run(training, 1);
+    toy_train(training, 1);
     toys.begin = NULL;
     ck_assert_msg(hold.in_time, "policy %s lets no %d microbatches in", slots, wanted + 1);
     orr_training_destroy(training);

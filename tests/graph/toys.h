@@ -312,6 +312,18 @@ static void toy_read(void *self, uint64_t first, int count, int seq, int32_t *to
 
 static const struct orr_source toy_source = {toy_read, NULL};
 
+/* Makes so many steps, all submitted before the first is asked for; the report of the last. */
+static inline struct orr_step toy_train(struct orr_training *training, int steps)
+{
+    struct orr_step report = {0};
+
+    for (int s = 0; s < steps; s++)
+        ck_assert_msg(orr_training_submit(training, &toy_source) == 0, "%s", orr_error());
+    for (int s = 0; s < steps; s++)
+        ck_assert_msg(orr_training_next(training, &report, true) == 1, "%s", orr_error());
+    return report;
+}
+
 /* The microbatch that a pass works on. */
 static inline int toy_microbatch(const struct orr_operands *o)
 {

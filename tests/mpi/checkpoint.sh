@@ -90,11 +90,8 @@ ran="mpiexec -n 2 orrery $long --out $out, and SIGTERM for rank 1"
 timeout 120 mpiexec --oversubscribe -n 2 sh -c 'echo $$ > "pid.${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"; exec "$orrery" "$@"' sh $long \
     --out $out --metrics metrics > out 2> all < /dev/null &
 child=$!
-tries=0
-until { [ -e metrics ] && [ "$(wc -l < metrics)" -ge 2 ]; } || [ $tries -gt 1000 ]; do
-    sleep 0.02
-    tries=$((tries + 1))
-done
+has_lines() { [ -e metrics ] && [ "$(wc -l < metrics)" -ge 2 ]; }
+until_true 200 has_lines
 kill -TERM "$(cat pid.1)"
 wait $child
 status=$?

@@ -23,6 +23,18 @@ ranks()
     grep '^orrery' "$work/all" > "$work/err"
 }
 
+# until_true TENTHS COMMAND...: at most so long.
+until_true()
+{
+    tries=$(($1 * 5))
+    shift
+    until "$@"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || return 1
+        sleep 0.02
+    done
+}
+
 # told CODE PATTERN: this exit status and one line of Orrery's, perhaps with a remedy.
 told()
 {

@@ -133,18 +133,6 @@ ranks_on()
     done
 }
 
-# until_true TENTHS COMMAND...: at most so long.
-until_true()
-{
-    tries=$1
-    shift
-    until "$@"; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || return 1
-        sleep 0.1
-    done
-}
-
 steps() { [ -e cut.metrics ] && [ "$(wc -l < cut.metrics)" -ge 3 ]; }
 has_ended() { ! kill -0 "$job" 2> /dev/null; }
 no_ranks() { [ -z "$(ranks_on "$hosts")" ]; }

@@ -23,18 +23,6 @@ awk -v seed="$seed" -v n="$kills" 'BEGIN {
 last_step() { tail -n 1 "$1" 2> /dev/null | sed -n 's/^{"step":\([0-9]*\),.*}$/\1/p'; }
 saved_step() { readlink "$1/latest" | sed 's/step-0*//'; }
 
-# until_true TENTHS COMMAND...: at most so long.
-until_true()
-{
-    tries=$(($1 * 5))
-    shift
-    until "$@"; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || return 1
-        sleep 0.02
-    done
-}
-
 started() { [ -s pid.0 ] && [ -s pid.1 ]; }
 reached() { [ "$(last_step "$1" | grep . || echo 0)" -ge "$2" ]; }
 gone() { ! kill -0 "$1" 2> /dev/null; }

@@ -30,16 +30,9 @@ ran="mpiexec -n 2 orrery $train, and SIGKILL for rank 0"
 timeout -k 10 100 mpiexec --oversubscribe -n 2 sh -c 'echo $$ > "pid.${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"; exec "$@"' sh \
     "$orrery" $train --out run --metrics run.metrics > out 2> all < /dev/null &
 job=$!
-tries=0
-until [ -e run/step-00000005 ] || [ $tries -gt 1500 ]; do
-    sleep 0.02
-    tries=$((tries + 1))
-done
+until_true 300 test -e run/step-00000005
 stop_and_go "$(cat pid.1)" &
-until [ -e run/step-00000030 ] || [ $tries -gt 1500 ]; do
-    sleep 0.02
-    tries=$((tries + 1))
-done
+until_true 300 test -e run/step-00000030
 kill -KILL "$(cat pid.0)"
 wait $job
 status=$?

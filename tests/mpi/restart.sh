@@ -26,11 +26,7 @@ interrupted()
     ran="$* and SIGKILL"
     timeout 50 "$@" > "$work/out" 2> "$work/all" < /dev/null &
     job=$!
-    tries=0
-    until [ -e "$out/step-00000050" ] || [ $tries -gt 1000 ]; do
-        sleep 0.02
-        tries=$((tries + 1))
-    done
+    until_true 200 test -e "$out/step-00000050"
     kill -KILL $(trainer "$out")
     wait $job
     status=$?

@@ -67,13 +67,7 @@ static struct orr_training *begin(struct orr_model **model, struct orr_mesh mesh
 
 static void run(struct orr_training *training, int steps)
 {
-    struct orr_step report;
-
-    for (int s = 0; s < steps; s++)
-        ck_assert_msg(orr_training_submit(training, &toy_source) == 0, "%s", orr_error());
-    for (int s = 0; s < steps; s++)
-        ck_assert_msg(orr_training_next(training, &report, true) == 1, "%s", orr_error());
-    ck_assert_int_eq(report.labels, EACH * look->dp);
+    ck_assert_int_eq(toy_train(training, steps).labels, EACH * look->dp);
 }
 
 static void end(struct orr_training *training, struct orr_model *model)
