@@ -14,6 +14,7 @@ liborri_la_SOURCES += \
 	codelets/math/gelu.c \
 	codelets/math/gemm.c \
 	codelets/math/math.h \
+	codelets/math/math_cuda.h \
 	codelets/math/norm.c \
 	codelets/math/operands.c \
 	codelets/math/operands.h \
@@ -23,3 +24,7 @@ liborri_la_SOURCES += \
 	codelets/math/rows.c \
 	codelets/math/simd_math.h \
 	codelets/mlp/mlp.c
+
+# Kernels that every block's CUDA functions share.
+CUDA_SOURCES += \
+	codelets/math/rows_cuda.cu

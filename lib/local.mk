@@ -2,6 +2,7 @@ apiorrery_HEADERS += \
 	lib/orrery/block.h \
 	lib/orrery/checkpoint.h \
 	lib/orrery/config.h \
+	lib/orrery/cuda.h \
 	lib/orrery/data.h \
 	lib/orrery/dtype.h \
 	lib/orrery/error.h \
@@ -23,11 +24,13 @@ liborri_la_SOURCES += \
 	lib/core/core.h \
 	lib/core/cores.c \
 	lib/core/cores.h \
+	lib/core/cuda.c \
 	lib/core/dtype.c \
 	lib/core/error.c \
 	lib/core/fxt.c \
 	lib/core/fxt.h \
 	lib/core/hash.c \
+	lib/core/launch_cuda.h \
 	lib/core/memory.c \
 	lib/core/ranks.c \
 	lib/core/ranks.h \

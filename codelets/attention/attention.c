@@ -118,8 +118,8 @@ static int most_shards(const void *config)
 static const struct orr_sharding sharding = {
     .most = most_shards,
     .unit = "heads",
-    .saved_floats = shard_floats,
-    .chunk_saved_floats = chunk_floats,
+    .saved = shard_saved,
+    .chunk_saved = chunk_saved,
     .scratch_bytes = shard_scratch_bytes,
 };
 
@@ -127,7 +127,7 @@ static const struct orr_block_class attention_class = {
     .name = "attention",
     .config_size = sizeof(struct orr_attention),
     .specify = specify,
-    .saved_floats = saved_floats,
+    .saved = saved,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .sharding = &sharding,

@@ -23,10 +23,10 @@ static void specify(const void *config, struct orr_block_spec *spec)
     };
 }
 
-static int64_t saved_floats(const void *config, int batch, int seq)
+static struct orr_saved_size saved(const void *config, int batch, int seq)
 {
     (void)config, (void)batch, (void)seq;
-    return 0;
+    return (struct orr_saved_size){0, 0};
 }
 
 static size_t scratch_bytes(const void *config, int batch, int seq)
@@ -118,10 +118,10 @@ static int most_shards(const void *config)
     return ((const struct orr_embedding *)config)->vocab;
 }
 
-static int64_t shard_floats(const void *config, int batch, int seq, int shards, int t)
+static struct orr_saved_size shard_saved(const void *config, int batch, int seq, int shards, int t)
 {
     (void)shards, (void)t;
-    return saved_floats(config, batch, seq);
+    return saved(config, batch, seq);
 }
 
 static size_t shard_scratch_bytes(const void *config, int batch, int seq, int shards)
@@ -133,8 +133,8 @@ static size_t shard_scratch_bytes(const void *config, int batch, int seq, int sh
 static const struct orr_sharding sharding = {
     .most = most_shards,
     .unit = "tokens of the vocabulary",
-    .saved_floats = shard_floats,
-    .chunk_saved_floats = saved_floats,
+    .saved = shard_saved,
+    .chunk_saved = saved,
     .scratch_bytes = shard_scratch_bytes,
 };
 
@@ -196,7 +196,7 @@ static const struct orr_block_class embedding_class = {
     .name = "embedding",
     .config_size = sizeof(struct orr_embedding),
     .specify = specify,
-    .saved_floats = saved_floats,
+    .saved = saved,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .sharding = &sharding,

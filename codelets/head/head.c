@@ -42,27 +42,28 @@ static void specify(const void *config, struct orr_block_spec *spec)
 /* What F leaves, with the gradient of norm(x), because only F has the logits. B fills dgamma and dbeta. */
 struct saved {
     float *mean, *rstd;         /* [N]       */
-    float *dnorm;               /* [N,C]     */
     float *dgamma, *dbeta;      /* [C]       */
+    float *dnorm;               /* [N,C]     */
 };
 
-static struct saved saved_at(int width, int rows, float *p)
+static struct saved saved_at(int width, int rows, float *floats, float *values)
 {
     struct saved s;
 
-    s.mean = p;
+    s.mean = floats;
     s.rstd = s.mean + rows;
-    s.dnorm = s.rstd + rows;
-    s.dgamma = s.dnorm + (size_t)rows * (size_t)width;
+    s.dgamma = s.rstd + rows;
     s.dbeta = s.dgamma + width;
+    s.dnorm = values;
     return s;
 }
 
-static int64_t saved_floats(const void *config, int batch, int seq)
+static struct orr_saved_size saved(const void *config, int batch, int seq)
 {
     const struct config *h = config;
+    int64_t rows = (int64_t)batch * seq;
 
-    return (int64_t)batch * seq * (2 + h->head.width) + 2 * h->head.width;
+    return (struct orr_saved_size){2 * (rows + h->head.width), rows * h->head.width};
 }
 
 /* Rows of a strip: as many as the bytes allow, in strips of about equal size. */
@@ -80,8 +81,9 @@ static size_t scratch_bytes(const void *config, int batch, int seq)
     const struct config *h = config;
     size_t rows = (size_t)batch * (size_t)seq;
     size_t strip = (size_t)strip_rows(h->head.vocab, (int)rows);
+    struct orr_saved_size size = saved(config, batch, seq);
 
-    return sizeof(float) * (rows * (size_t)h->head.width + (size_t)saved_floats(config, batch, seq) +
+    return sizeof(float) * (rows * (size_t)h->head.width + (size_t)(size.floats + size.values) +
                             strip * (size_t)h->head.vocab);
 }
 
@@ -137,19 +139,20 @@ static void forward(const struct orr_operands *o)
     const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
     int rows = o->batch * o->seq, c = h->width;
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
-    float *room = norm + (size_t)rows * (size_t)c;
-    struct saved s = saved_at(c, rows, o->saved ? o->saved : room);
+    struct orr_saved_size size = saved(o->config, o->batch, o->seq);
+    float *floats = norm + (size_t)rows * (size_t)c, *values = floats + size.floats;
+    struct saved s = saved_at(c, rows, o->saved ? o->saved : floats, o->saved ? o->saved_values : values);
     struct orr_result mine = {0};
 
     orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
-    strips(o, norm, room + saved_floats(o->config, o->batch, o->seq), o->saved ? s.dnorm : NULL, NULL, &mine);
+    strips(o, norm, values + size.values, o->saved ? s.dnorm : NULL, NULL, &mine);
     add_result(o, &mine);
 }
 
 static void backward(const struct orr_operands *o)
 {
     int c = head_of(o)->width;
-    struct saved s = saved_at(c, o->batch * o->seq, o->saved);
+    struct saved s = saved_at(c, o->batch * o->seq, o->saved, o->saved_values);
 
     orri_norm_input_gradient(o, c, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
 }
@@ -159,7 +162,7 @@ static void weights(const struct orr_operands *o)
     const struct orr_head *h = head_of(o);
     const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
     int rows = o->batch * o->seq, c = h->width;
-    struct saved s = saved_at(c, rows, o->saved);
+    struct saved s = saved_at(c, rows, o->saved, o->saved_values);
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
     struct orr_result again = {0};
 
@@ -174,12 +177,13 @@ static void whole(const struct orr_operands *o)
     const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
     int rows = o->batch * o->seq, c = h->width;
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
-    float *room = norm + (size_t)rows * (size_t)c;
-    struct saved s = saved_at(c, rows, room);
+    struct orr_saved_size size = saved(o->config, o->batch, o->seq);
+    float *floats = norm + (size_t)rows * (size_t)c, *values = floats + size.floats;
+    struct saved s = saved_at(c, rows, floats, values);
     struct orr_result mine = {0};
 
     orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
-    strips(o, norm, room + saved_floats(o->config, o->batch, o->seq), s.dnorm, o->grad[OUTPUT][0], &mine);
+    strips(o, norm, values + size.values, s.dnorm, o->grad[OUTPUT][0], &mine);
     add_result(o, &mine);
     orri_norm_input_gradient(o, c, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
     orri_norm_weights(o, c, s.dgamma, s.dbeta);
@@ -213,16 +217,16 @@ static int most_shards(const void *config)
     return ((const struct config *)config)->head.vocab;
 }
 
-static int64_t shard_floats(const void *config, int batch, int seq, int shards, int t)
+static struct orr_saved_size shard_saved(const void *config, int batch, int seq, int shards, int t)
 {
     (void)config, (void)batch, (void)seq, (void)shards, (void)t;
-    return 0;
+    return (struct orr_saved_size){0, 0};
 }
 
-static int64_t chunk_floats(const void *config, int batch, int positions)
+static struct orr_saved_size chunk_saved(const void *config, int batch, int positions)
 {
     (void)config;
-    return orri_norm_saved_floats(batch, positions);
+    return (struct orr_saved_size){orri_norm_saved_floats(batch, positions), 0};
 }
 
 /* A shard's B is the hungriest: where there are several chunks it keeps norm(x), its gradient and the rows' sums of all
@@ -241,8 +245,8 @@ static size_t shard_scratch_bytes(const void *config, int batch, int seq, int sh
 static const struct orr_sharding sharding = {
     .most = most_shards,
     .unit = "tokens of the vocabulary",
-    .saved_floats = shard_floats,
-    .chunk_saved_floats = chunk_floats,
+    .saved = shard_saved,
+    .chunk_saved = chunk_saved,
     .scratch_bytes = shard_scratch_bytes,
     .partial_width = ORRI_LOSS_PART,
     .output_width = ORRI_LOSS_NORM,
@@ -358,7 +362,7 @@ static const struct orr_block_class head_class = {
     .name = "head",
     .config_size = sizeof(struct config),
     .specify = specify,
-    .saved_floats = saved_floats,
+    .saved = saved,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .is_loss = true,

@@ -3,19 +3,21 @@
 
 #include "core/core.h"
 
-static size_t inner_floats(const struct orri_residual *r, size_t rows)
+static size_t total(struct orr_saved_size size)
 {
-    return rows * ((size_t)r->rest + (size_t)r->in + (size_t)r->out);
+    return (size_t)(size.floats + size.values);
 }
 
-static struct orri_inner inner_at(const struct orri_residual *r, size_t rows, float *p)
+static struct orr_saved_size inner_size(const struct orri_residual *r, int batch, int seq)
 {
-    struct orri_inner s;
+    int64_t rows = (int64_t)batch * seq;
 
-    s.rest = p;
-    s.u = s.rest + rows * (size_t)r->rest;
-    s.h = s.u + rows * (size_t)r->in;
-    return s;
+    return (struct orr_saved_size){rows * r->rest, rows * ((int64_t)r->in + r->out)};
+}
+
+static struct orri_inner inner_at(const struct orri_residual *r, size_t rows, float *floats, float *values)
+{
+    return (struct orri_inner){.rest = floats, .u = values, .h = values + rows * (size_t)r->in};
 }
 
 static struct orri_dropout dropout_of(const struct orr_operands *o, const struct orri_residual *r)
@@ -68,27 +70,28 @@ static void out_bias_weights(const struct orr_operands *o, const struct orri_res
 /* What F leaves. B fills dgamma and dbeta. */
 struct saved {
     float *mean, *rstd;         /* [N]      */
-    struct orri_inner inner;
     float *dgamma, *dbeta;      /* [C]      */
+    struct orri_inner inner;
 };
 
-static struct saved saved_at(const struct orri_residual *r, size_t rows, float *p)
+static struct saved saved_at(const struct orri_residual *r, size_t rows, float *floats, float *values)
 {
     struct saved s;
 
-    s.mean = p;
+    s.mean = floats;
     s.rstd = s.mean + rows;
-    s.inner = inner_at(r, rows, s.rstd + rows);
-    s.dgamma = s.rstd + rows + inner_floats(r, rows);
+    s.dgamma = s.rstd + rows;
     s.dbeta = s.dgamma + r->width;
+    s.inner = inner_at(r, rows, s.dbeta + r->width, values);
     return s;
 }
 
-int64_t orri_residual_saved_floats(const struct orri_residual *r, int batch, int seq)
+struct orr_saved_size orri_residual_saved(const struct orri_residual *r, int batch, int seq)
 {
-    size_t rows = (size_t)batch * (size_t)seq;
+    struct orr_saved_size size = inner_size(r, batch, seq);
 
-    return (int64_t)(2 * rows + inner_floats(r, rows) + 2 * (size_t)r->width);
+    size.floats += 2 * ((int64_t)batch * seq + r->width);
+    return size;
 }
 
 /* F outside training keeps what it would save, beside norm(x); B keeps the gradient of h beside those of norm(x) and
@@ -96,7 +99,7 @@ int64_t orri_residual_saved_floats(const struct orri_residual *r, int batch, int
 size_t orri_residual_scratch_bytes(const struct orri_residual *r, int batch, int seq)
 {
     size_t rows = (size_t)batch * (size_t)seq, width = (size_t)r->width;
-    size_t forward = (size_t)orri_residual_saved_floats(r, batch, seq) + rows * width;
+    size_t forward = total(orri_residual_saved(r, batch, seq)) + rows * width;
     size_t backward = rows * ((size_t)r->out + 2 * width);
 
     return sizeof(float) * (forward > backward ? forward : backward) + r->scratch;
@@ -109,11 +112,12 @@ void orri_residual_forward(const struct orr_operands *o, const struct orri_resid
     int rows = o->batch * o->seq, c = r->width;
     size_t count = (size_t)rows * (size_t)c;
     float *norm = orri_scratch(orri_residual_scratch_bytes(r, o->batch, o->seq));
-    float *room = norm + count;
-    struct saved s = saved_at(r, (size_t)rows, o->saved ? o->saved : room);
+    struct orr_saved_size size = orri_residual_saved(r, o->batch, o->seq);
+    float *floats = norm + count, *values = floats + size.floats;
+    struct saved s = saved_at(r, (size_t)rows, o->saved ? o->saved : floats, o->saved ? o->saved_values : values);
 
     orri_layernorm(rows, c, o->x[0], p[ORRI_NORM_WEIGHT], p[ORRI_NORM_BIAS], r->eps, norm, s.mean, s.rstd);
-    r->forward(o, norm, &s.inner, room + orri_residual_saved_floats(r, o->batch, o->seq));
+    r->forward(o, norm, &s.inner, values + size.values);
     orri_bias_rows(rows, c, d.p > 0 ? NULL : o->x[0], p[ORRI_OUT_BIAS], o->y);
     product(o, r, s.inner.h, 1, o->y);
     if (d.p > 0) {
@@ -126,7 +130,7 @@ void orri_residual_backward(const struct orr_operands *o, const struct orri_resi
 {
     const struct orri_dropout d = dropout_of(o, r);
     size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
-    struct saved s = saved_at(r, rows, o->saved);
+    struct saved s = saved_at(r, rows, o->saved, o->saved_values);
     float *dnorm = orri_scratch(orri_residual_scratch_bytes(r, o->batch, o->seq));
     float *dh = dnorm + 2 * count;
     const float *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, dnorm + count);
@@ -141,7 +145,7 @@ void orri_residual_weights(const struct orr_operands *o, const struct orri_resid
     const float *const *p = o->param[0];
     int rows = o->batch * o->seq, c = r->width;
     size_t count = (size_t)rows * (size_t)c;
-    struct saved s = saved_at(r, (size_t)rows, o->saved);
+    struct saved s = saved_at(r, (size_t)rows, o->saved, o->saved_values);
     float *norm = orri_scratch(2 * count * sizeof(*norm));
     const float *dout = orri_dropout_gradient(o, &d, c, orri_positions(o), o->dy, norm + count);
 
@@ -153,9 +157,9 @@ void orri_residual_weights(const struct orr_operands *o, const struct orri_resid
 
 /* ---- in shards ------------------------------------------------------------------------------------------- */
 
-int64_t orri_residual_shard_floats(const struct orri_residual *r, int batch, int seq)
+struct orr_saved_size orri_residual_shard_saved(const struct orri_residual *r, int batch, int seq)
 {
-    return (int64_t)inner_floats(r, (size_t)batch * (size_t)seq);
+    return inner_size(r, batch, seq);
 }
 
 /* A shard's F outside training keeps what it would save; its B the gradient of h; both beside two of [N,C], where there
@@ -164,7 +168,7 @@ size_t orri_residual_shard_scratch_bytes(const struct orri_residual *r, int batc
 {
     size_t rows = (size_t)batch * (size_t)seq;
     size_t chunk = orri_norm_scratch_floats(r->width, (int)rows) - rows * (size_t)r->width;
-    size_t shard = inner_floats(r, rows);
+    size_t shard = total(inner_size(r, batch, seq));
 
     return sizeof(float) * (2 * rows * (size_t)r->width + (chunk > shard ? chunk : shard)) + r->scratch;
 }
@@ -173,12 +177,13 @@ void orri_residual_shard_forward(const struct orr_operands *o, const struct orri
 {
     size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
     float *all = orri_scratch(orri_residual_shard_scratch_bytes(r, o->batch, o->seq));
-    float *room = all + 2 * count;
+    struct orr_saved_size size = inner_size(r, o->batch, o->seq);
+    float *floats = all + 2 * count, *values = floats + size.floats;
     const float *norm = orri_gather(o, r->width, (const float *const *)o->branch, all);
     float *out = orri_scatter_begin(o, o->partial, all + count);
-    struct orri_inner s = inner_at(r, rows, o->saved ? o->saved : room);
+    struct orri_inner s = inner_at(r, rows, o->saved ? o->saved : floats, o->saved ? o->saved_values : values);
 
-    r->forward(o, norm, &s, room + inner_floats(r, rows));
+    r->forward(o, norm, &s, values + size.values);
     product(o, r, s.h, 0, out);
     orri_scatter_end(o, r->width, out, o->partial);
 }
@@ -211,7 +216,7 @@ void orri_residual_shard_backward(const struct orr_operands *o, const struct orr
     float *dh = all + 2 * count;
     const float *dout = all_dropout_gradient(o, r, all);
     float *dnorm = orri_scatter_begin(o, o->dpartial, all + count);
-    struct orri_inner s = inner_at(r, rows, o->saved);
+    struct orri_inner s = inner_at(r, rows, o->saved, o->saved_values);
 
     products_backward(o, r, dout, &s, dnorm, dh, dh + rows * (size_t)r->out);
     orri_scatter_end(o, r->width, dnorm, o->dpartial);
@@ -223,7 +228,7 @@ void orri_residual_shard_weights(const struct orr_operands *o, const struct orri
     float *all = orri_scratch(2 * count * sizeof(*all));
     const float *dout = all_dropout_gradient(o, r, all);
     const float *norm = orri_gather(o, r->width, (const float *const *)o->branch, all + count);
-    struct orri_inner s = inner_at(r, rows, o->saved);
+    struct orri_inner s = inner_at(r, rows, o->saved, o->saved_values);
 
     products_weights(o, r, norm, dout, &s);
 }

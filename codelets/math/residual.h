@@ -15,7 +15,7 @@ enum { ORRI_IN_WEIGHT = ORRI_NORM_BIAS + 1, ORRI_IN_BIAS, ORRI_OUT_WEIGHT, ORRI_
 
 /* What F leaves for g, N = B T rows. B replaces u by its gradient. */
 struct orri_inner {
-    float *rest;        /* [N,rest] as g likes                       */
+    float *rest;        /* [N,rest] as g likes, fp32                 */
     float *u;           /* [N,in]   norm(x) Win + bin, or near it    */
     float *h;           /* [N,out]  g of that                        */
 };
@@ -34,7 +34,7 @@ struct orri_residual {
 
 /* ---- the whole block -------------------------------------------------------------------------------- */
 
-int64_t orri_residual_saved_floats(const struct orri_residual *r, int batch, int seq);
+struct orr_saved_size orri_residual_saved(const struct orri_residual *r, int batch, int seq);
 size_t orri_residual_scratch_bytes(const struct orri_residual *r, int batch, int seq);
 void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r);
 void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r);
@@ -42,7 +42,7 @@ void orri_residual_weights(const struct orr_operands *o, const struct orri_resid
 
 /* ---- in shards; CHUNK_FORWARD is orri_norm_chunk_forward() ------------------------------------------ */
 
-int64_t orri_residual_shard_floats(const struct orri_residual *r, int batch, int seq);
+struct orr_saved_size orri_residual_shard_saved(const struct orri_residual *r, int batch, int seq);
 size_t orri_residual_shard_scratch_bytes(const struct orri_residual *r, int batch, int seq);
 void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r);
 void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_residual *r);

@@ -16,11 +16,11 @@ static struct orri_residual residual_of(const struct orr_operands *o)
 
 /* ---- the whole block -------------------------------------------------------------------------------- */
 
-static int64_t saved_floats(const void *config, int batch, int seq)
+static struct orr_saved_size saved(const void *config, int batch, int seq)
 {
     const struct orri_residual r = residual(config, batch, seq, 1, 0);
 
-    return orri_residual_saved_floats(&r, batch, seq);
+    return orri_residual_saved(&r, batch, seq);
 }
 
 static size_t scratch_bytes(const void *config, int batch, int seq)
@@ -53,17 +53,17 @@ static void weights(const struct orr_operands *o)
 
 /* ---- in shards --------------------------------------------------------------------------------------- */
 
-static int64_t shard_floats(const void *config, int batch, int seq, int shards, int t)
+static struct orr_saved_size shard_saved(const void *config, int batch, int seq, int shards, int t)
 {
     const struct orri_residual r = residual(config, batch, seq, shards, t);
 
-    return orri_residual_shard_floats(&r, batch, seq);
+    return orri_residual_shard_saved(&r, batch, seq);
 }
 
-static int64_t chunk_floats(const void *config, int batch, int positions)
+static struct orr_saved_size chunk_saved(const void *config, int batch, int positions)
 {
     (void)config;
-    return orri_norm_saved_floats(batch, positions);
+    return (struct orr_saved_size){orri_norm_saved_floats(batch, positions), 0};
 }
 
 /* The first shard is the largest. */

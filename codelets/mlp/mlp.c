@@ -87,8 +87,8 @@ static int most_shards(const void *config)
 static const struct orr_sharding sharding = {
     .most = most_shards,
     .unit = "hidden columns",
-    .saved_floats = shard_floats,
-    .chunk_saved_floats = chunk_floats,
+    .saved = shard_saved,
+    .chunk_saved = chunk_saved,
     .scratch_bytes = shard_scratch_bytes,
 };
 
@@ -96,7 +96,7 @@ static const struct orr_block_class mlp_class = {
     .name = "mlp",
     .config_size = sizeof(struct orr_mlp),
     .specify = specify,
-    .saved_floats = saved_floats,
+    .saved = saved,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .sharding = &sharding,

@@ -82,6 +82,7 @@ struct orri_pool {
 
 struct orr_model {
     struct orr_mesh mesh;
+    enum orr_dtype dtype;                       /* of values and of what blocks read of parameters       */
     int rank;                                   /* this process'                                         */
     int stages, chunks;
     int replicas_here, *replica_here;           /* replicas that have a coordinate on this rank, ascending */
@@ -227,6 +228,12 @@ double orri_block_cost(const struct orr_block *block, int batch, int seq);
 /* Microseconds that its passes take together, from StarPU's history of this shape; NaN where one of them has not been
  * measured ten times. */
 double orri_measured_cost(const struct orr_block *block, int batch, int seq);
+
+/* What the block, whole or shard t of it, saves for a microbatch; what chunk c of it does; and where in the tile, after how many
+ * floats, the values are that follow the floats. */
+struct orr_saved_size orri_saved_of(const struct orr_block *block, const struct orr_slots_options *options, int t);
+struct orr_saved_size orri_chunk_saved_of(const struct orr_block *block, const struct orr_slots_options *options, int c);
+int64_t orri_saved_offset(struct orr_saved_size size);
 
 /* True where a block's forward, backward and weights passes are one task: where no W is to fill a gap, the loss
  * block need not compute its logits twice. */

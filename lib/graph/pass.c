@@ -69,6 +69,15 @@ static void decode_parameter(const struct orri_parameter *parameter, int group, 
     }
 }
 
+static float *saved_values(const struct task *task, float *saved)
+{
+    const struct orr_slots_options *o = &task->slots->options;
+    bool chunk = passes[task->pass].kind == CHUNK;
+
+    return saved + orri_saved_offset(chunk ? orri_chunk_saved_of(task->block, o, task->part)
+                                           : orri_saved_of(task->block, o, task->part));
+}
+
 static void decode(const struct task *task, void *buffers[], struct orr_operands *out)
 {
     const struct orr_slots *slots = task->slots;
@@ -103,7 +112,7 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         case ORR_INPUT_GRADIENT: out->dx[index] = p; break;
         case ORR_PARAMETERS: decode_parameter(task->buffer[i].parameter, index, p, out, false); break;
         case ORR_GRADIENTS: decode_parameter(task->buffer[i].parameter, index, p, out, true); break;
-        case ORR_SAVEDS: out->saved = p; break;
+        case ORR_SAVEDS: out->saved_values = saved_values(task, out->saved = p); break;
         case ORR_IDS: out->ids = p; break;
         case ORR_RESULT: out->result = p; break;
         case ORR_PREDICTION: out->prediction = p; break;

@@ -31,6 +31,43 @@ static int64_t partial_width(const struct orr_block *block)
     return width ? width : block->spec.width;
 }
 
+/* A loss block has sums there. */
+static enum orr_dtype output_dtype(const struct orr_block *block)
+{
+    return block->cls->is_loss ? ORR_F32 : block->model->dtype;
+}
+
+static enum orr_dtype partial_dtype(const struct orr_block *block)
+{
+    return block->cls->sharding->partial_width ? ORR_F32 : block->model->dtype;
+}
+
+struct orr_saved_size orri_saved_of(const struct orr_block *block, const struct orr_slots_options *o, int t)
+{
+    int tp = block->model->mesh.tp;
+
+    return tp == 1 ? block->cls->saved(block->config, o->batch, o->seq)
+                   : block->cls->sharding->saved(block->config, o->batch, o->seq, tp, t);
+}
+
+struct orr_saved_size orri_chunk_saved_of(const struct orr_block *block, const struct orr_slots_options *o, int c)
+{
+    return block->cls->sharding->chunk_saved(block->config, o->batch, chunk_positions(block->model, o, c));
+}
+
+int64_t orri_saved_offset(struct orr_saved_size size)
+{
+    return (size.floats + 63) / 64 * 64;
+}
+
+/* Of four bytes, of the tile. */
+static int64_t saved_words(const struct orr_model *model, struct orr_saved_size size)
+{
+    int64_t values = size.values * (int64_t)orr_dtype_size(model->dtype);
+
+    return size.values ? orri_saved_offset(size) + (values + 3) / 4 : size.floats;
+}
+
 bool orri_runs_whole(const struct orr_slots_options *o, const struct orr_block *block)
 {
     return block->cls->cpu[ORR_WHOLE] && o->training && block->model->mesh.tp == 1 &&
@@ -103,9 +140,9 @@ static int make_values(struct orr_slots *slots, struct orri_cell *cell, const st
         int home = orri_place(block, d, c), l = block->index;
         int64_t count = (int64_t)o->batch * chunk_positions(model, o, c) * output_width(block);
         bool here = home == model->rank || reader_here(model, block, d, c);
-        ORR_TRY(make(slots, &cell->value[c], ORR_ACTIVATION, ORR_F32, count, home, here || (shard_here && block->cls->is_loss),
+        ORR_TRY(make(slots, &cell->value[c], ORR_ACTIVATION, output_dtype(block), count, home, here || (shard_here && block->cls->is_loss),
                      orri_tag(model, ORRI_VALUE, d, l, k, 0, c)));
-        ORR_TRY(make(slots, &cell->gradient[c], ORR_ACTIVATION, ORR_F32, o->training && !block->cls->is_loss ? count : 0,
+        ORR_TRY(make(slots, &cell->gradient[c], ORR_ACTIVATION, output_dtype(block), o->training && !block->cls->is_loss ? count : 0,
                      home, here || shard_here, orri_tag(model, ORRI_GRADIENT, d, l, k, 0, c)));
     }
     return ORR_OK;
@@ -115,20 +152,18 @@ static int make_saved(struct orr_slots *slots, struct orri_cell *cell, const str
 {
     const struct orr_model *model = slots->model;
     const struct orr_slots_options *o = &slots->options;
-    const struct orr_sharding *sharding = block->cls->sharding;
 
     if (!o->training || orri_runs_whole(o, block))
         return ORR_OK;
     for (int t = 0; t < model->mesh.tp; t++) {
         int home = orri_place(block, d, t);
-        int64_t count = model->mesh.tp == 1 ? block->cls->saved_floats(block->config, o->batch, o->seq)
-                                            : sharding->saved_floats(block->config, o->batch, o->seq, model->mesh.tp, t);
-        ORR_TRY(make(slots, &cell->saved[t], ORR_SAVED, ORR_F32, count, home, home == model->rank, 0));
+        struct orr_saved_size size = orri_saved_of(block, o, t);
+        ORR_TRY(make(slots, &cell->saved[t], ORR_SAVED, ORR_F32, saved_words(model, size), home, home == model->rank, 0));
     }
     for (int c = 0; model->mesh.tp > 1 && c < model->chunks; c++) {
         int home = orri_place(block, d, c);
-        int64_t count = sharding->chunk_saved_floats(block->config, o->batch, chunk_positions(model, o, c));
-        ORR_TRY(make(slots, &cell->chunk_saved[c], ORR_SAVED, ORR_F32, count, home, home == model->rank, 0));
+        struct orr_saved_size size = orri_chunk_saved_of(block, o, c);
+        ORR_TRY(make(slots, &cell->chunk_saved[c], ORR_SAVED, ORR_F32, saved_words(model, size), home, home == model->rank, 0));
     }
     return ORR_OK;
 }
@@ -145,14 +180,14 @@ static int make_partials(struct orr_slots *slots, struct orri_cell *cell, const 
         int64_t back = o->training && block->inputs > 0 ? rows * block->spec.width : 0;
         int64_t branch = block->cls->cpu[ORR_CHUNK_FORWARD] ? rows * block->spec.width : 0;
         int home = orri_place(block, d, c);
-        ORR_TRY(make(slots, &cell->branch[c], ORR_ACTIVATION, ORR_F32, branch, home, orri_stage_here(model, d, block->stage),
+        ORR_TRY(make(slots, &cell->branch[c], ORR_ACTIVATION, model->dtype, branch, home, orri_stage_here(model, d, block->stage),
                      orri_tag(model, ORRI_BRANCH, d, l, k, 0, c)));
         for (int t = 0; t < model->mesh.tp; t++) {
             int i = t * model->chunks + c, from = orri_place(block, d, t);
             bool here = model->rank == home || model->rank == from;
-            ORR_TRY(make(slots, &cell->partial[i], ORR_ACTIVATION, ORR_F32, rows * partial_width(block), from, here,
+            ORR_TRY(make(slots, &cell->partial[i], ORR_ACTIVATION, partial_dtype(block), rows * partial_width(block), from, here,
                          orri_tag(model, ORRI_PARTIAL, d, l, k, t, c)));
-            ORR_TRY(make(slots, &cell->dpartial[i], ORR_ACTIVATION, ORR_F32, back, from, here,
+            ORR_TRY(make(slots, &cell->dpartial[i], ORR_ACTIVATION, model->dtype, back, from, here,
                          orri_tag(model, ORRI_PARTIAL_GRADIENT, d, l, k, t, c)));
         }
     }

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <orrery/cuda.h>
+#include <orrery/dtype.h>
 #include <orrery/mesh.h>
 #include <orrery/rng.h>
 
@@ -22,6 +24,10 @@ extern "C" {
 struct orr_block;
 struct orr_operands;
 struct orr_model;
+
+/* A model computes in one element type, its dtype: fp32, bf16 or fp16 (mixed precision: Micikevicius et al. 2018). Values,
+ * their gradients and what blocks read of parameters have elements of it; what is summed up (gradients of parameters,
+ * results, the parts of a loss) and what the optimizer keeps is fp32 always. */
 
 enum {
     ORR_MAX_INPUTS = 2,     /* values that a block reads                  */
@@ -66,19 +72,21 @@ enum orr_pass {
  * F writes OUTPUT and SAVED, B writes INPUT_GRADIENT and may rewrite SAVED into what W needs. A pass of a shard sees all
  * chunks of OUTPUT, OUTPUT_GRADIENT and BRANCH, a pass of a chunk its own. */
 enum orr_operand {
-    ORR_INPUT = 1 << 0,             /* x[i]      [B,T,C] fp32                       read          */
-    ORR_OUTPUT = 1 << 1,            /* y         [B,T,C] fp32                       written; read by a shard's passes */
-    ORR_OUTPUT_GRADIENT = 1 << 2,   /* dy        [B,T,C] fp32                       read          */
-    ORR_INPUT_GRADIENT = 1 << 3,    /* dx[i]     [B,T,C] fp32     written, or added to when not the first */
-    ORR_PARAMETERS = 1 << 4,        /* param[g][v]  fp32 views of flat tiles        read          */
-    ORR_GRADIENTS = 1 << 5,         /* grad[g][v]   as these      added to, or written when the first     */
+    ORR_INPUT = 1 << 0,             /* x[i]      [B,T,C] dtype                      read          */
+    ORR_OUTPUT = 1 << 1,            /* y         [B,T,C] dtype, or of output_width fp32   written; read by a shard's passes */
+    ORR_OUTPUT_GRADIENT = 1 << 2,   /* dy        [B,T,C] dtype                      read          */
+    ORR_INPUT_GRADIENT = 1 << 3,    /* dx[i]     [B,T,C] dtype    written, or added to when not the first */
+    ORR_PARAMETERS = 1 << 4,        /* param[g][v]  dtype, views of flat tiles      read          */
+    ORR_GRADIENTS = 1 << 5,         /* grad[g][v]   fp32, likewise  added to, or written when the first   */
     ORR_SAVEDS = 1 << 6,            /* saved     as the block likes           F writes, B changes, W reads */
     ORR_IDS = 1 << 7,               /* ids       [B,T] int32: tokens, or labels for the loss block  read  */
     ORR_RESULT = 1 << 8,            /* result    struct orr_result                  added to      */
     ORR_PREDICTION = 1 << 9,        /* prediction: see struct orr_rows              written       */
-    ORR_BRANCH = 1 << 10,           /* branch[c] [B,T_c,C] fp32   written by CHUNK_FORWARD, read by shards and PREDICT */
-    ORR_PARTIAL = 1 << 11,          /* partial[]  a shard writes one of every chunk, a chunk reads one of every shard */
-    ORR_PARTIAL_GRADIENT = 1 << 12  /* dpartial[] [B,T_c,C], the same way                         */
+    ORR_BRANCH = 1 << 10,           /* branch[c] [B,T_c,C] dtype  written by CHUNK_FORWARD, read by shards and PREDICT */
+    ORR_PARTIAL = 1 << 11,          /* partial[]  a shard writes one of every chunk, a chunk reads one of every shard; dtype,
+                                                  or of partial_width fp32                        */
+    ORR_PARTIAL_GRADIENT = 1 << 12, /* dpartial[] [B,T_c,C] dtype, the same way                   */
+    ORR_LOSS_SCALE = 1 << 13        /* loss_scale fp32: the loss block multiplies its gradients   read, where there is one */
 };
 
 enum orr_initial { ORR_INITIAL_ZERO, ORR_INITIAL_ONE, ORR_INITIAL_NORMAL };
@@ -121,7 +129,7 @@ struct orr_block_spec {
 };
 
 /* Rows and shape of what ORR_PREDICT writes: for every row r of `count` (positions b*T + t in rows[]),
- * prediction[r*(vocabulary + width) ...] holds the logits, then the last hidden state. */
+ * prediction[r*(vocabulary + width) ...] holds the logits, then the last hidden state, in fp32. */
 struct orr_rows {
     int count;
     const int32_t *rows;
@@ -133,18 +141,33 @@ struct orr_result {
     int64_t labels;     /* labels that counted                */
 };
 
+/* What F leaves for B and W: statistics and sums, which stay fp32, and values of the model's dtype. */
+struct orr_saved_size {
+    int64_t floats, values;
+};
+
 /* How a block is cut into shards. All functions are pure. */
 struct orr_sharding {
     /* The largest number of shards, and what there are so many of ("heads"), for messages. */
     int (*most)(const void *config);
     const char *unit;
-    /* Floats that SHARD_FORWARD saves in shard t, and CHUNK_FORWARD for a chunk of `positions` of each sequence. */
-    int64_t (*saved_floats)(const void *config, int batch, int seq, int shards, int t);
-    int64_t (*chunk_saved_floats)(const void *config, int batch, int positions);
+    /* What SHARD_FORWARD saves in shard t, and CHUNK_FORWARD for a chunk of `positions` of each sequence. */
+    struct orr_saved_size (*saved)(const void *config, int batch, int seq, int shards, int t);
+    struct orr_saved_size (*chunk_saved)(const void *config, int batch, int positions);
     /* Bytes of scratch that the hungriest of these passes takes in a worker. */
     size_t (*scratch_bytes)(const void *config, int batch, int seq, int shards);
-    /* Floats per position of a partial output, and of the loss block's output; 0: the block's width. */
+    /* Floats per position of a partial output, and of the loss block's output; 0: the block's width, in the model's dtype. */
     int partial_width, output_width;
+};
+
+/* The passes of a block on a CUDA device: the same operands, by the same names. */
+struct orr_block_cuda {
+    /* Called by a StarPU worker, which owns a device: they enqueue on o->cuda->stream and return (orrery/cuda.h). All pointers
+     * of the operands but rows.rows are to the device's memory; where the type says float and the operand's elements are of
+     * o->dtype, it is that. NULL: the pass runs on the CPU. */
+    void (*pass[ORR_PASSES])(const struct orr_operands *o);
+    /* Bytes of o->cuda->scratch that the hungriest pass takes: of the whole block, or of shards and chunks of it. Pure. */
+    size_t (*scratch_bytes)(const void *config, enum orr_dtype dtype, int batch, int seq, int shards);
 };
 
 struct orr_block_class {
@@ -152,17 +175,19 @@ struct orr_block_class {
     size_t config_size;                             /* bytes of its configuration struct, which is hashed for
                                                        performance models and so must have no padding       */
     void (*specify)(const void *config, struct orr_block_spec *spec);
-    /* Floats that F saves for microbatches of shape [batch, seq]. */
-    int64_t (*saved_floats)(const void *config, int batch, int seq);
+    /* What F saves for microbatches of shape [batch, seq]. */
+    struct orr_saved_size (*saved)(const void *config, int batch, int seq);
     /* Bytes of scratch that the hungriest pass takes in a worker. */
     size_t (*scratch_bytes)(const void *config, int batch, int seq);
     /* Floating-point operations of a pass of the whole block: ORR_FORWARD .. ORR_PREDICT. */
     double (*flops)(const void *config, int batch, int seq, enum orr_pass pass);
     bool is_loss;                                   /* reads labels and adds to the result: ends the tape  */
     const struct orr_sharding *sharding;            /* NULL: the block is always whole                     */
-    /* The passes, run by a StarPU worker: they neither block nor submit nor fail but by orr_task_fail().
+    /* The passes, run by a StarPU worker: they neither block nor submit nor fail but by orr_task_fail(). They compute in
+     * fp32; of another dtype the engine gives them copies of what they read and rounds what they write, to nearest even.
      * NULL: the block has no such pass. ORR_BOTH and ORR_SHARD_BOTH are made by the engine. */
     void (*cpu[ORR_PASSES])(const struct orr_operands *o);
+    const struct orr_block_cuda *cuda;              /* NULL: the block runs on CPUs alone                 */
     unsigned operands[ORR_PASSES];                  /* of enum orr_operand                                */
 };
 
@@ -170,9 +195,12 @@ struct orr_block_class {
 struct orr_operands {
     const void *task;                   /* for orr_task_fail()                                      */
     const void *config;
+    enum orr_dtype dtype;               /* of the elements that the pass sees: on a CPU fp32         */
+    struct orr_cuda *cuda;              /* NULL on a CPU                                             */
     int batch, seq;                     /* B, T: of the microbatch, also where there are chunks      */
     bool training;                      /* dropout on, saved present                                */
     bool first_gradient;                /* overwrite grad[] instead of adding to it                 */
+    bool first_result;                  /* overwrite *result                                        */
     bool add_input_gradient[ORR_MAX_INPUTS];
     uint64_t seed;                      /* of dropout                                               */
     uint32_t step;
@@ -186,8 +214,10 @@ struct orr_operands {
     float *dx[ORR_MAX_INPUTS];
     const float *param[ORR_MAX_GROUPS][ORR_MAX_VIEWS];  /* NULL: another shard's, or shared by all shards */
     float *grad[ORR_MAX_GROUPS][ORR_MAX_VIEWS];
-    float *saved;
+    float *saved;                       /* floats of struct orr_saved_size                          */
+    float *saved_values;                /* its values                                               */
     const int32_t *ids;
+    const float *loss_scale;            /* NULL: 1                                                  */
     struct orr_result *result;
     float *prediction;
     struct orr_rows rows;

@@ -17,6 +17,7 @@
 
 #include <orrery/checkpoint.h>
 #include <orrery/config.h>
+#include <orrery/cuda.h>
 #include <orrery/data.h>
 #include <orrery/dtype.h>
 #include <orrery/block.h>

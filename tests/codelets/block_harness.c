@@ -63,7 +63,9 @@ static int64_t values_of(const struct harness *h)
 
 static int64_t saved_of(const struct harness *h)
 {
-    return h->cls->saved_floats(h->block->config, h->o.batch, h->o.seq);
+    struct orr_saved_size size = h->cls->saved(h->block->config, h->o.batch, h->o.seq);
+
+    return size.floats + size.values;
 }
 
 static size_t scratch_of(const struct harness *h)
@@ -219,8 +221,10 @@ static struct orr_operands operands_of(struct harness *h, enum orr_pass pass)
             o.param[g][v] = takes & ORR_PARAMETERS ? h->param[g] + offset : NULL;
             o.grad[g][v] = takes & ORR_GRADIENTS ? h->grad[g] + offset : NULL;
         }
-    if ((takes & ORR_SAVEDS) && h->o.training)
+    if ((takes & ORR_SAVEDS) && h->o.training) {
         o.saved = h->saved;
+        o.saved_values = h->saved + h->cls->saved(h->block->config, h->o.batch, h->o.seq).floats;
+    }
     if (takes & ORR_IDS)
         o.ids = h->ids;
     if (takes & ORR_RESULT)
@@ -394,8 +398,8 @@ static struct tiles *tiles_open(struct harness *h, int shards, int chunks)
         s->dy[c] = tile(s, "dy", (int64_t)rows * h->width);
         s->dx[c] = tile(s, "dx", (int64_t)rows * h->width);
         s->branch[c] = tile(s, "branch", (int64_t)rows * h->width);
-        s->chunk_saved[c] =
-            tile(s, "saved of a chunk", sharding->chunk_saved_floats(h->block->config, h->o.batch, positions));
+        struct orr_saved_size size = sharding->chunk_saved(h->block->config, h->o.batch, positions);
+        s->chunk_saved[c] = tile(s, "saved of a chunk", size.floats + size.values);
         for (int t = 0; t < shards; t++) {
             s->partial[t][c] = tile(s, "partial", (int64_t)rows * partial);
             s->dpartial[t][c] = tile(s, "dpartial", (int64_t)rows * h->width);
@@ -407,8 +411,8 @@ static struct tiles *tiles_open(struct harness *h, int shards, int chunks)
     }
     for (int t = 0; t < shards; t++) {
         int64_t vocab = orr_split(h->vocab, 1, shards, t).count;
-        s->saved[t] = tile(s, "saved of a shard",
-                           sharding->saved_floats(h->block->config, h->o.batch, h->o.seq, shards, t));
+        struct orr_saved_size size = sharding->saved(h->block->config, h->o.batch, h->o.seq, shards, t);
+        s->saved[t] = tile(s, "saved of a shard", size.floats + size.values);
         s->prediction[t] = tile(s, "part of a prediction", h->o.rows.count * vocab);
     }
     for (int g = 0; g < h->block->spec.groups; g++)
@@ -454,8 +458,10 @@ static struct orr_operands shard_operands(const struct tiles *s, enum orr_pass p
     }
     if (pass == ORR_SHARD_PREDICT)
         o.partial[0] = s->prediction[t];
-    if ((takes & ORR_SAVEDS) && o.training)
+    if ((takes & ORR_SAVEDS) && o.training) {
         o.saved = s->saved[t];
+        o.saved_values = o.saved + s->sharding->saved(o.config, o.batch, o.seq, o.shards, t).floats;
+    }
     return o;
 }
 
@@ -477,8 +483,10 @@ static struct orr_operands chunk_operands(const struct tiles *s, enum orr_pass p
         o.partial[t] = takes & ORR_PARTIAL ? s->partial[t][c] : NULL;
         o.dpartial[t] = takes & ORR_PARTIAL_GRADIENT ? s->dpartial[t][c] : NULL;
     }
-    if ((takes & ORR_SAVEDS) && o.training)
+    if ((takes & ORR_SAVEDS) && o.training) {
         o.saved = s->chunk_saved[c];
+        o.saved_values = o.saved + s->sharding->chunk_saved(o.config, o.batch, (int)orr_chunk(&o, c).count).floats;
+    }
     return o;
 }
 

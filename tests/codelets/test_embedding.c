@@ -158,7 +158,7 @@ START_TEST(has_no_backward_to_tokens)
 
     open_case(&h, 0);
     ck_assert(h.cls->cpu[ORR_BACKWARD] == NULL);
-    ck_assert_int_eq(h.cls->saved_floats(h.block->config, 3, 129), 0);
+    ck_assert_int_eq(h.cls->saved(h.block->config, 3, 129).floats, 0);
     harness_close(&h);
 }
 END_TEST

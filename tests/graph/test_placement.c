@@ -62,16 +62,16 @@ static void end_spec(const void *config, struct orr_block_spec *spec)
     };
 }
 
-static int64_t cut_saves(const void *config, int batch, int seq, int shards, int t)
+static struct orr_saved_size cut_saves(const void *config, int batch, int seq, int shards, int t)
 {
     (void)config;
-    return batch * seq * orr_split(HEADS, 1, shards, t).count;
+    return (struct orr_saved_size){batch * seq * orr_split(HEADS, 1, shards, t).count, 0};
 }
 
-static int64_t chunk_saves(const void *config, int batch, int positions)
+static struct orr_saved_size chunk_saves(const void *config, int batch, int positions)
 {
     (void)config;
-    return batch * positions * 2;
+    return (struct orr_saved_size){batch * positions * 2, 0};
 }
 
 static size_t cut_scratch(const void *config, int batch, int seq, int shards)
@@ -92,7 +92,7 @@ static const struct orr_block_class table_class = {
     .name = "table",
     .config_size = sizeof(struct toy),
     .specify = table_spec,
-    .saved_floats = toy_saves_nothing,
+    .saved = toy_saves_nothing,
     .scratch_bytes = toy_scratch,
     .flops = toy_flops,
     .sharding = &sharding,
@@ -104,7 +104,7 @@ static const struct orr_block_class cut_class = {
     .name = "cut",
     .config_size = sizeof(struct toy),
     .specify = cut_spec,
-    .saved_floats = toy_saves_word,
+    .saved = toy_saves_word,
     .scratch_bytes = toy_scratch,
     .flops = toy_flops,
     .sharding = &sharding,
@@ -115,7 +115,7 @@ static const struct orr_block_class end_class = {
     .name = "end",
     .config_size = sizeof(struct toy),
     .specify = end_spec,
-    .saved_floats = toy_saves_word,
+    .saved = toy_saves_word,
     .scratch_bytes = toy_scratch,
     .flops = toy_flops,
     .is_loss = true,

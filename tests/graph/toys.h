@@ -53,16 +53,16 @@ static void toy_add(float *sum, bool add, float value)
     *sum = add ? *sum + value : value;
 }
 
-static int64_t toy_saves_nothing(const void *config, int batch, int seq)
+static struct orr_saved_size toy_saves_nothing(const void *config, int batch, int seq)
 {
     (void)config, (void)batch, (void)seq;
-    return 0;
+    return (struct orr_saved_size){0, 0};
 }
 
-static int64_t toy_saves_word(const void *config, int batch, int seq)
+static struct orr_saved_size toy_saves_word(const void *config, int batch, int seq)
 {
     (void)config, (void)batch, (void)seq;
-    return 1;
+    return (struct orr_saved_size){1, 0};
 }
 
 static size_t toy_scratch(const void *config, int batch, int seq)
@@ -112,7 +112,7 @@ static const struct orr_block_class source_class = {
     .name = "source",
     .config_size = sizeof(struct toy),
     .specify = weight_spec,
-    .saved_floats = toy_saves_word,
+    .saved = toy_saves_word,
     .scratch_bytes = toy_scratch,
     .flops = toy_flops,
     .cpu = {[ORR_FORWARD] = source_forward, [ORR_WEIGHTS] = source_weights},
@@ -150,7 +150,7 @@ static const struct orr_block_class scale_class = {
     .name = "scale",
     .config_size = sizeof(struct toy),
     .specify = weight_spec,
-    .saved_floats = toy_saves_word,
+    .saved = toy_saves_word,
     .scratch_bytes = toy_scratch,
     .flops = toy_flops,
     .cpu = {[ORR_FORWARD] = scale_forward, [ORR_BACKWARD] = scale_backward, [ORR_WEIGHTS] = scale_weights},
@@ -188,7 +188,7 @@ static const struct orr_block_class add_class = {
     .name = "add",
     .config_size = sizeof(struct toy),
     .specify = add_spec,
-    .saved_floats = toy_saves_nothing,
+    .saved = toy_saves_nothing,
     .scratch_bytes = toy_scratch,
     .flops = toy_flops,
     .cpu = {[ORR_FORWARD] = add_forward, [ORR_BACKWARD] = add_backward},
@@ -255,7 +255,7 @@ static const struct orr_block_class loss_class = {
     .name = "loss",
     .config_size = sizeof(struct toy),
     .specify = loss_spec,
-    .saved_floats = toy_saves_word,
+    .saved = toy_saves_word,
     .scratch_bytes = toy_scratch,
     .flops = toy_flops,
     .is_loss = true,

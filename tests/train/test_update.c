@@ -136,7 +136,7 @@ static const struct orr_block_class mixed_class = {
     .name = "mixed",
     .config_size = sizeof(struct toy),
     .specify = mixed_spec,
-    .saved_floats = toy_saves_nothing,
+    .saved = toy_saves_nothing,
     .scratch_bytes = toy_scratch,
     .flops = toy_flops,
     .cpu = {[ORR_FORWARD] = mixed_forward, [ORR_WEIGHTS] = mixed_weights},

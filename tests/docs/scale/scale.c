@@ -16,10 +16,10 @@ static void specify(const void *config, struct orr_block_spec *spec)
     };
 }
 
-static int64_t saved_floats(const void *config, int batch, int seq)
+static struct orr_saved_size saved(const void *config, int batch, int seq)
 {
     (void)config, (void)batch, (void)seq;
-    return 0;       /* x itself stays in its slot until B and W have read it */
+    return (struct orr_saved_size){0, 0};   /* x itself stays in its slot until B and W have read it */
 }
 
 static size_t scratch_bytes(const void *config, int batch, int seq)
@@ -75,7 +75,7 @@ static const struct orr_block_class scale_class = {
     .name = "scale",
     .config_size = sizeof(struct scale),
     .specify = specify,
-    .saved_floats = saved_floats,
+    .saved = saved,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .cpu = {[ORR_FORWARD] = forward, [ORR_BACKWARD] = backward, [ORR_WEIGHTS] = weights},

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* CUDA kernels that blocks share: what math.h and operands.h have for the CPU.
+ *
+ * Every function enqueues its work on cuda->stream and returns; after a failure (cuda->code) it does nothing. Pointers are
+ * to device memory unless said otherwise. Matrices are row-major with a row stride ("ld", in elements). `void` arrays have
+ * elements of `dtype` (ORR_F32, ORR_BF16 or ORR_F16), aligned to an element at least; what is computed in between is fp32,
+ * and a result is rounded once, to nearest even. Results are deterministic: no sum depends on the order in which threads
+ * run. Any size from 1 is legal; sizes and alignments that wide loads or tensor cores cannot take go by slower ways. */
+#ifndef ORRI_MATH_CUDA_H
+#define ORRI_MATH_CUDA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <orrery/block.h>
+#include <orrery/cuda.h>
+#include <orrery/dtype.h>
+
+#include "codelets/math/math.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- matrix products (gemm_cuda.c) ------------------------------------------------------------------------ */
+
+enum orri_epilogue {
+    ORRI_EPILOGUE_NONE,
+    ORRI_EPILOGUE_GELU,             /* aux = the product with bias and all; C = gelu(aux)              */
+    ORRI_EPILOGUE_GELU_BACKWARD     /* C = the product times gelu'(aux)                                 */
+};
+
+/* C[m,n] = op(A)[m,k] op(B)[k,n] + beta add[m,n] + bias[n], then the epilogue; op(X) = X or X^T. */
+struct orri_cuda_product {
+    bool trans_a, trans_b;
+    int m, n, k;
+    enum orr_dtype dtype;           /* of A, B, bias and aux                                           */
+    const void *a, *b;
+    int lda, ldb;
+    const void *bias;               /* NULL: none; only with c_dtype = dtype                           */
+    const void *add;                /* of c_dtype, row stride ldc; may be C; NULL: nothing is added    */
+    void *c;
+    int ldc;
+    enum orr_dtype c_dtype;         /* dtype or ORR_F32                                                */
+    enum orri_epilogue epilogue;    /* only with c_dtype = dtype and without add                       */
+    void *aux;                      /* [m,n], row stride ldc                                           */
+};
+
+/* By cuBLASLt, with sums in fp32 and the workspace of `cuda`. The algorithm is asked for once per worker and shape; where
+ * the library has none for the epilogue (odd sizes, unaligned rows) the product and the rest are kernels of their own. */
+void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_cuda_product *product);
+
+/* ---- LayerNorm (norm_cuda.cu); formulas in math.h ---------------------------------------------------------- */
+
+void orri_cuda_layernorm(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *x,
+                         const void *gamma, const void *beta, float eps, void *y, float *mean, float *rstd);
+void orri_cuda_layernorm_again(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *x,
+                               const void *gamma, const void *beta, const float *mean, const float *rstd, void *y);
+
+/* Bytes of scratch that the next function takes. */
+size_t orri_cuda_layernorm_backward_scratch(int rows, int width);
+/* dx = [residual +] the gradient; residual may be NULL, dx, or dy; dx may equal dy. dgamma, dbeta: overwritten. */
+void orri_cuda_layernorm_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *dy,
+                                  const void *x, const void *gamma, const float *mean, const float *rstd,
+                                  const void *residual, void *dx, float *dgamma, float *dbeta, void *scratch);
+
+/* ---- rows and elements (rows_cuda.cu) ------------------------------------------------------------------------ */
+
+/* y[r][j] = (x ? x[r][j] : 0) + (bias ? bias[j] : 0). x may equal y. */
+void orri_cuda_bias_rows(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *x,
+                         const void *bias, void *y);
+
+/* db[j] = beta db[j] + sum over rows of dy[r][j], beta 0 or 1. */
+size_t orri_cuda_bias_backward_scratch(int rows, int width);
+void orri_cuda_bias_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *dy, int ld,
+                             float beta, float *db, void *scratch);
+
+/* u[r][j] += bias[j] (bias may be NULL); h = gelu(u). And du[k] = dh[k] gelu'(u[k]); du may equal dh or u. */
+void orri_cuda_bias_gelu(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *u, const void *bias,
+                         void *h);
+void orri_cuda_gelu_backward(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, const void *dh, const void *u,
+                             void *du);
+
+/* y[k] += x[k]. */
+void orri_cuda_add(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, const void *x, void *y);
+
+/* y = part[0] + part[1] + ..., in this order, the sum in fp32; part[] is a host array of `parts` <= ORR_MAX_SHARDS device
+ * pointers, read before the function returns. */
+void orri_cuda_sum(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, int parts, const void *const part[], void *y);
+
+/* Copies; fills with zero bytes. Row strides in bytes. */
+void orri_cuda_copy(struct orr_cuda *cuda, size_t bytes, const void *from, void *to);
+void orri_cuda_copy_rows(struct orr_cuda *cuda, size_t rows, size_t row_bytes, const void *from, size_t from_stride,
+                         void *to, size_t to_stride);
+void orri_cuda_zero(struct orr_cuda *cuda, size_t bytes, void *to);
+
+/* to[k] = from[k], rounded to the nearest even of to_dtype. */
+void orri_cuda_convert(struct orr_cuda *cuda, size_t count, enum orr_dtype from_dtype, const void *from,
+                       enum orr_dtype to_dtype, void *to);
+
+/* Dropout of `batch` stretches of `count` elements that lie behind each other: element k of stretch b of x is element
+ * first + b stride + k of the stream of d; math.h tells which are kept. y = x dropped out; x may equal y. With `residual`
+ * (or NULL), y = residual + that. */
+void orri_cuda_dropout(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_dropout *d, int batch, size_t count,
+                       uint64_t first, uint64_t stride, const void *x, const void *residual, void *y);
+
+/* ---- softmax cross-entropy (cross_entropy_cuda.cu) ------------------------------------------------------------ */
+
+/* As orri_softmax_cross_entropy(). The gradient is multiplied by *loss_scale (NULL: 1). loss[r] (fp32, device) becomes the
+ * loss of row r, 0 where its target is ORR_IGNORE. */
+void orri_cuda_softmax_cross_entropy(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *logits, int ld,
+                                     const int32_t *target, bool gradient, const float *loss_scale, float *loss);
+
+/* result (device) += sum of loss[rows] in double, and how many targets were not ORR_IGNORE; overwritten where `first`. */
+void orri_cuda_add_losses(struct orr_cuda *cuda, int rows, const float *loss, const int32_t *target, bool first,
+                          struct orr_result *result);
+
+/* In parts, as the functions without cuda. part[] of the second is a host array of device pointers, read before it
+ * returns; loss as above. */
+void orri_cuda_cross_entropy_part(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *logits,
+                                  int ld, const int32_t *target, int first, float *part);
+void orri_cuda_cross_entropy_join(struct orr_cuda *cuda, int rows, int parts, const float *const part[],
+                                  const int32_t *target, float *norm, float *loss);
+void orri_cuda_cross_entropy_part_gradient(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *logits,
+                                           int ld, const int32_t *target, int first, const float *norm,
+                                           const float *loss_scale);
+
+/* ---- rows by number (gather_cuda.cu) --------------------------------------------------------------------------- */
+
+/* Positions `at` of each of `batch` sequences of `seq`: ids is [batch,seq], y [batch,at.count,width].
+ * y[b][t] = (table[ids - first] where 0 <= ids - first < count, else 0) + (position ? position[t] : 0); position is the
+ * whole table, row 0 first. */
+void orri_cuda_embed(struct orr_cuda *cuda, enum orr_dtype dtype, int batch, int seq, struct orr_part at, int width,
+                     const int32_t *ids, int64_t first, int64_t count, const void *table, const void *position, void *y);
+
+/* dtable[row] += the sum, in order of position, of the rows of dy whose id - first is row (fp32; rows without an id are
+ * left alone). Sorted by CUB, so that no sum needs an atomic. */
+size_t orri_cuda_embed_backward_scratch(int batch, int positions);
+void orri_cuda_embed_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int batch, int seq, struct orr_part at, int width,
+                              const int32_t *ids, int64_t first, int64_t count, const void *dy, float *dtable,
+                              void *scratch);
+
+/* dposition[at.first + t] += sum over b of dy[b][t] (fp32). */
+void orri_cuda_position_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int batch, struct orr_part at, int width,
+                                 const void *dy, float *dposition);
+
+/* y[i] = x[rows[i]], width elements each, to fp32; rows in device memory, y with row stride ld. */
+void orri_cuda_pick_rows(struct orr_cuda *cuda, enum orr_dtype dtype, int count, int width, const void *x,
+                         const int32_t *rows, float *y, int ld);
+
+/* ---- attention (attention_cuda.cu) --------------------------------------------------------------------------------- */
+
+/* As orri_attention_forward() and _backward(), for element type dtype: q, k, v with row stride a->ld, o and d_o with
+ * a->ld_out, lse fp32. Head sizes 64 and 128 in bf16 and fp16 go by tensor cores; every other by a plain kernel. Never a
+ * T x T matrix. */
+size_t orri_cuda_attention_forward_scratch(const struct orri_attention *a, enum orr_dtype dtype);
+size_t orri_cuda_attention_backward_scratch(const struct orri_attention *a, enum orr_dtype dtype);
+void orri_cuda_attention_forward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention *a, const void *q,
+                                 const void *k, const void *v, void *o, float *lse, void *scratch);
+void orri_cuda_attention_backward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention *a, void *q,
+                                  void *k, void *v, const void *o, const void *d_o, const float *lse, void *scratch);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
