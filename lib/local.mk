@@ -21,6 +21,7 @@ apiorrery_HEADERS += \
 	lib/orrery/trainer.h
 
 liborri_la_SOURCES += \
+	lib/core/convert.c \
 	lib/core/core.h \
 	lib/core/cores.c \
 	lib/core/cores.h \
@@ -45,6 +46,7 @@ liborri_la_SOURCES += \
 	lib/graph/model.c \
 	lib/graph/pass.c \
 	lib/graph/placement.c \
+	lib/graph/precision.c \
 	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \

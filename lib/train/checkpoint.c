@@ -305,7 +305,8 @@ static int weights_load(struct orr_model *model, const char *directory)
 
 int orr_weights_load(struct orr_model *model, const char *directory)
 {
-    return orri_model_settle(model, weights_load(model, directory));
+    ORR_TRY(orri_model_settle(model, weights_load(model, directory)));
+    return orri_model_submitted(model, orri_model_share(model, NULL));
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------- */

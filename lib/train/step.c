@@ -75,7 +75,7 @@ static int create_tiles(struct orr_training *t)
         if (model->parameter[p]->here == 0)
             ORR_TRY(orr_tile_create(&t->outer[p], ORR_STATE, ORR_F32, model->parameter[p]->count, model->rank, true));
     if (t->copies > 1)
-        ORR_TRY(orri_make_reads(model));
+        ORR_TRY(orri_make_own(model));
     if (t->copies > t->states)
         ORR_TRY(orri_exchange_create(t));
     ORR_TRY(orri_deals_create(t));
@@ -107,10 +107,10 @@ static void add_pools(const struct orr_model *model, const struct orr_training_o
         orri_memory_add(&need->gradients, orri_state_pool_bytes(&there, states));
 }
 
-static void add_reads(const struct orr_model *model, const struct orr_training_options *o, int rank,
-                      struct orr_memory_need *need)
+static void add_own(const struct orr_model *model, const struct orr_training_options *o, int rank,
+                    struct orr_memory_need *need)
 {
-    bool apart = o->sync == ORR_SYNC_PARAMETERS;
+    bool apart = o->sync == ORR_SYNC_PARAMETERS, mixed = model->dtype != ORR_F32;
     int dp = model->mesh.dp, states = orr_optimizer_state_count(o->optimizer.kind);
 
     for (int i = 0; dp > 1 && (apart || o->staleness > 0) && i < model->parameters * dp; i++) {
@@ -119,6 +119,8 @@ static void add_reads(const struct orr_model *model, const struct orr_training_o
         bool owner = orri_place_of(parameter, rank) == 0;
         bool here = orri_user_rank(parameter, 0, i % dp, 0) == rank;
         if (orri_is_read_at(parameter, i % dp, rank))
+            orri_memory_add(&need->parameters, (double)parameter->count * (double)orr_dtype_size(model->dtype));
+        if (mixed && here)
             orri_memory_add(&need->parameters, bytes);
         /* Each replica has a state; the owner's has been counted, and it has the momentum of all. */
         if (apart && i % dp == parameter->owner)
@@ -138,7 +140,7 @@ int orr_training_memory(const struct orr_model *model, const struct orr_training
 
     ORR_TRY(orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), rank, need));
     add_pools(model, options, rank, need);
-    add_reads(model, options, rank, need);
+    add_own(model, options, rank, need);
     orri_memory_total(need);
     return ORR_OK;
 }
@@ -197,7 +199,7 @@ void orr_training_destroy(struct orr_training *t)
     for (int p = 0; t->outer && p < t->model->parameters; p++)
         orr_tile_destroy(&t->outer[p]);
     orri_exchange_destroy(t);
-    orri_destroy_reads(t->model);
+    orri_destroy_own(t->model);
     orri_deals_destroy(t);
     free(t->outer);
     orri_trees_destroy(t);
@@ -434,12 +436,8 @@ int orr_training_write_state(struct orr_training *t, int index, int which, const
 
 int orr_training_resume(struct orr_training *t, int64_t steps, int64_t samples)
 {
-    for (int p = 0; p < t->model->parameters; p++) {
-        struct orri_parameter *parameter = t->model->parameter[p];
-        for (int r = 0; parameter->read && r < t->model->mesh.dp; r++)
-            if (parameter->read[r].handle)
-                ORR_TRY(orri_copy_submit(&parameter->value, &parameter->read[r]));
-    }
+    if (t->copies > 1)
+        ORR_TRY(orri_fill_own_submit(t->model, t->model->runs++));
     orri_exchange_resume(t, steps);
     t->steps = t->synchronised = steps;
     t->samples = samples;

@@ -117,9 +117,6 @@ int orri_state_rank(const struct orr_training *t, const struct orri_parameter *p
 struct orr_tile *orri_state_tile(const struct orr_training *t, const struct orri_parameter *parameter, int copy);
 int orri_update_submit(struct orr_training *t, int parameter, double lr);
 int orri_synchronise_submit(struct orr_training *t);
-/* From the owner of a tile to all who read it; from a replica's rank to its others. */
-int orri_publish_submit(struct orr_training *t, const struct orri_parameter *parameter, struct orr_tile *tile);
-int orri_publish_copy_submit(struct orr_training *t, const struct orri_parameter *parameter, int copy);
 /* The optimizer on a whole tile; step from 1. */
 void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter, double lr, int64_t step,
                        float scale, const float *g, float *p, float *state);
