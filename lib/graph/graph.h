@@ -142,6 +142,7 @@ struct orr_slots {
     struct orri_ring *ring;         /* [dp][stages]                                            */
     struct orr_tile *result;        /* [ORRI_MOST_STEPS][dp][chunks]                           */
     struct orr_tile prediction;     /* on every rank, when predicting                          */
+    struct orr_tile *loss_scale;    /* begins with a float that the loss block multiplies its gradients by; NULL: 1 */
     bool counting;                  /* nothing is created, only `bytes` added up               */
     double bytes;
 };

@@ -488,6 +488,8 @@ static void add_shard_operands(struct list *list, const struct orr_block *block,
     struct orri_cell *cell = orri_cell_at(list->slots, list->mb, block);
     int chunks = block->model->chunks;
 
+    if ((operands & ORR_LOSS_SCALE) && list->slots->loss_scale)
+        add(list, list->slots->loss_scale, ORR_LOSS_SCALE, 0, STARPU_R);
     if (operands & ORR_BRANCH)
         add_all(list, cell->branch, chunks, 1, ORR_BRANCH, STARPU_R);
     if (operands & ORR_OUTPUT)
@@ -536,6 +538,8 @@ static void add_chunk_operands(struct list *list, const struct orr_block *block,
         add(list, orri_slots_result(list->slots, list->mb->step, list->mb->replica, c), ORR_RESULT, 0,
             list->mb->turn == 0 ? STARPU_W : STARPU_RW);
     }
+    if ((operands & ORR_LOSS_SCALE) && list->slots->loss_scale)
+        add(list, list->slots->loss_scale, ORR_LOSS_SCALE, 0, STARPU_R);
     if (operands & ORR_PREDICTION)
         add(list, &list->slots->prediction, ORR_PREDICTION, 0, STARPU_W);
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
 #include <stdlib.h>
 
 #include "train/train.h"
@@ -21,6 +22,12 @@ static int check_modes(const struct orr_model *model, const struct orr_training_
         return orri_remedy(orri_fail(ORR_EINVAL, "train", "replicas with parameters of their own have neither staleness nor "
                                                           "a dynamic partition"),
                            "leave --staleness and --partition out, or use --sync gradients");
+    if (model->dtype == ORR_F16 && (apart || o->staleness > 0))
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "replicas that differ have no loss scale in common for fp16"),
+                           "use --dtype bf16");
+    if (o->loss_scale < 0 || !isfinite(o->loss_scale) || o->loss_scale_window < 0)
+        return orri_fail(ORR_EINVAL, "train", "a loss scale of %g, doubled every %lld steps", o->loss_scale,
+                         (long long)o->loss_scale_window);
     if (model->mesh.zero == 3 && (apart || o->staleness > 0))
         return orri_remedy(orri_fail(ORR_EINVAL, "train", "with ZeRO-3 no replica has parameters of its own"),
                            "use --zero 1");
@@ -79,7 +86,11 @@ static int create_tiles(struct orr_training *t)
     if (t->copies > t->states)
         ORR_TRY(orri_exchange_create(t));
     ORR_TRY(orri_deals_create(t));
-    return orri_trees_create(t);
+    ORR_TRY(orri_trees_create(t));
+    ORR_TRY(orr_training_set_loss_scale(t, &(struct orr_loss_scale){.scale = t->options.loss_scale}));
+    if (model->dtype == ORR_F16)
+        t->slots->loss_scale = &t->tree[0].control;
+    return ORR_OK;
 }
 
 static struct orr_slots_options slots_options(const struct orr_training_options *o)
@@ -161,6 +172,10 @@ struct orr_training *orr_training_create(struct orr_model *model, const struct o
     t->in_flight = ORRI_IN_FLIGHT + options->staleness;
     if (t->options.sync_every == 0)
         t->options.sync_every = 1;
+    if (t->options.loss_scale == 0)
+        t->options.loss_scale = 65536;
+    if (t->options.loss_scale_window == 0)
+        t->options.loss_scale_window = 2000;
     if (options->outer_lr == 0)
         t->options.outer_lr = 1;
     pthread_mutex_init(&t->lock, NULL);
@@ -357,7 +372,7 @@ int orr_training_read_gradient(struct orr_training *t, int index, float *values)
 
     orr_model_parameter(t->model, index, &info);
     const struct orri_control *control = orr_tile_acquire(&t->tree[0].control, false);
-    float scale = control->labels ? (float)(1 / (double)control->labels) : 0;
+    float scale = control->labels ? (float)(1 / ((double)control->labels * control->used_factor)) : 0;
     orr_tile_release(&t->tree[0].control);
     ORR_TRY(orri_view_gather(t->model, index, sum_of, t, values));
     for (int64_t i = 0; i < info.count; i++)
@@ -431,6 +446,35 @@ int orr_training_write_state(struct orr_training *t, int index, int which, const
 
     for (; state.copy < t->states; state.copy++)
         ORR_TRY(orri_view_scatter(t->model, index, state_of, &state, values));
+    return ORR_OK;
+}
+
+/* All ranks have the control of the last step. */
+int orr_training_loss_scale(struct orr_training *t, struct orr_loss_scale *scale)
+{
+    *scale = (struct orr_loss_scale){.scale = 1};
+    if (t->model->dtype != ORR_F16)
+        return ORR_OK;
+    const struct orri_control *control = orr_tile_acquire(&t->tree[0].control, false);
+    if (!control)
+        return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
+    *scale = (struct orr_loss_scale){control->loss_scale, control->good, control->skipped};
+    orr_tile_release(&t->tree[0].control);
+    return ORR_OK;
+}
+
+int orr_training_set_loss_scale(struct orr_training *t, const struct orr_loss_scale *scale)
+{
+    struct orri_control *control = orr_tile_acquire(&t->tree[0].control, true);
+
+    if (!control)
+        return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
+    t->scale = *scale;
+    control->loss_scale = scale->scale;
+    control->loss_factor = orri_loss_factor(t, scale->scale);
+    control->good = scale->good;
+    control->skipped = scale->skipped;
+    orr_tile_release(&t->tree[0].control);
     return ORR_OK;
 }
 

@@ -40,11 +40,14 @@ static void update_cpu(void *buffers[], void *argument)
 
     if (orri_control_stopped(update->model, update->run, control))
         return;
+    if (control->skip)
+        return;
     if (!isfinite(*(const double *)orri_pointer(buffers[4]))) {
         orri_gradient_fail(update->model, update->run, parameter, update->step);
         return;
     }
-    orri_update_apply(&update->optimizer, parameter, update->lr, update->step + 1, (float)control->scale, g, p, state);
+    orri_update_apply(&update->optimizer, parameter, update->lr, update->step + 1 - control->skipped,
+                      (float)control->scale, g, p, state);
     if (update->working != ORR_F32)
         orri_round(update->working, (size_t)parameter->count, p, orri_pointer(buffers[5]));
 }
