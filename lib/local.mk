@@ -25,6 +25,7 @@ liborri_la_SOURCES += \
 	lib/core/cores.c \
 	lib/core/cores.h \
 	lib/core/cuda.c \
+	lib/core/device_cuda.h \
 	lib/core/dtype.c \
 	lib/core/error.c \
 	lib/core/fxt.c \
