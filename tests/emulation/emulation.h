@@ -3,6 +3,7 @@
 #ifndef ORRI_EMULATION_H
 #define ORRI_EMULATION_H
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>

@@ -6,6 +6,7 @@ cuda_emulation = tests/emulation/libcuda_emulation.la
 noinst_LTLIBRARIES += $(cuda_emulation)
 endif
 tests_emulation_libcuda_emulation_la_SOURCES = \
+	tests/emulation/blas.cpp \
 	tests/emulation/blocks.cpp \
 	tests/emulation/emulation.h \
 	tests/emulation/errors.cpp \
