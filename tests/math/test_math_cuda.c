@@ -9,10 +9,10 @@
 
 /* Loops over tests are over element types; in them, over shapes, and addresses that are and are not multiples of 16. */
 static const int row_counts[] = {1, 3, 33, 127};
-static const int widths[] = {1, 3, 31, 33, 127, 768, 1000};
-enum { SHAPES = 4 * 7 };
-#define ROWS_OF(s) row_counts[(s) / 7]
-#define WIDTH_OF(s) widths[(s) % 7]
+static const int widths[] = {1, 3, 12, 31, 33, 127, 768, 1000};
+enum { SHAPES = 4 * 8 };
+#define ROWS_OF(s) row_counts[(s) / 8]
+#define WIDTH_OF(s) widths[(s) % 8]
 
 static const size_t shifts[] = {0, 1, 8};
 enum { SHIFTS = 3 };
