@@ -50,7 +50,8 @@ device *device_at(const void *at);
 bool is_pinned(const void *at, size_t bytes);
 /* Ends the process where `bytes` from there are not within one allocation. */
 void must_be_allocated(const char *call, device *of, const void *at, size_t bytes);
-/* Whether this thread may touch the memory of devices, where the processor has protection keys. */
+/* From here to the opposite call this thread may touch the memory of devices, or may not. Without protection keys in the
+ * processor every thread may where one may. */
 void allow_device_memory(bool allow);
 
 /* ---- streams (streams.cpp) -------------------------------------------------------------------------------------- */

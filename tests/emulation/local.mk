@@ -5,6 +5,11 @@ if CUDA_EMULATION
 cuda_emulation = tests/emulation/libcuda_emulation.la
 noinst_LTLIBRARIES += $(cuda_emulation)
 endif
+if CUDA_EMULATION
+check_PROGRAMS += tests/test_emulated_kernels
+endif
+tests_test_emulated_kernels_SOURCES = tests/emulation/test_kernels.cu tests/emulation/forked.h
+
 tests_emulation_libcuda_emulation_la_SOURCES = \
 	tests/emulation/blas.cpp \
 	tests/emulation/blocks.cpp \

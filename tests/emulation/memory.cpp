@@ -18,7 +18,10 @@ enum { ALIGNMENT = 256, FENCE = 256, FENCE_BYTE = 0xa5 };
 std::vector<std::unique_ptr<device>> *all;
 std::map<uintptr_t, size_t> *pinned;
 thread_local int current;
-int key = -1;       /* protection key of device memory */
+int key = -1;                   /* protection key of device memory */
+bool guarded;                   /* without one: nobody may touch it while no work of a device is done */
+std::mutex guard_lock;
+int working;
 
 /* What an allocation takes: whole units, and a fence behind. */
 size_t whole(size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + FENCE; }
@@ -37,9 +40,10 @@ void start()
     pinned = new std::map<uintptr_t, size_t>;
     all = new std::vector<std::unique_ptr<device>>;
     key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+    guarded = key < 0 && setting("ORRERY_EMULATED_GUARD", 1);
     for (long k = 0; k < count; k++) {
         device *d = new device();
-        void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *memory = mmap(nullptr, size, guarded ? PROT_NONE : PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
         if (memory == MAP_FAILED)
             die("no address space for %zu MiB", size >> 20);
@@ -124,8 +128,16 @@ void must_be_allocated(const char *call, device *of, const void *at, size_t byte
 
 void allow_device_memory(bool allow)
 {
-    if (key >= 0)
+    if (key >= 0) {
         pkey_set(key, allow ? 0 : PKEY_DISABLE_ACCESS);
+    } else if (guarded) {
+        std::lock_guard<std::mutex> guard(guard_lock);
+
+        if (allow ? working++ == 0 : --working == 0)
+            for (const auto &d : *all)
+                if (mprotect(d->memory, d->size, allow ? PROT_READ | PROT_WRITE : PROT_NONE))
+                    die("the memory of device %d cannot be protected", d->number);
+    }
 }
 
 }

@@ -40,7 +40,6 @@ void work_of(std::shared_ptr<CUstream_st> s)
     long jitter = setting("ORRERY_EMULATED_JITTER", 0);
     std::unique_lock<std::mutex> guard(s->lock);
 
-    allow_device_memory(true);
     for (;;) {
         s->changed.wait(guard, [&] { return s->ending || !s->work.empty(); });
         if (s->work.empty())
@@ -51,8 +50,10 @@ void work_of(std::shared_ptr<CUstream_st> s)
         guard.unlock();
         if (jitter > 0)
             std::this_thread::sleep_for(std::chrono::microseconds(random() % (unsigned long)jitter));
+        allow_device_memory(true);
         work();
         work = nullptr;
+        allow_device_memory(false);
         guard.lock();
         s->done++;
         s->changed.notify_all();
