@@ -21,6 +21,7 @@ apiorrery_HEADERS += \
 	lib/orrery/trainer.h
 
 liborri_la_SOURCES += \
+	lib/core/convert.c \
 	lib/core/core.h \
 	lib/core/cores.c \
 	lib/core/cores.h \
@@ -31,13 +32,16 @@ liborri_la_SOURCES += \
 	lib/core/fxt.c \
 	lib/core/fxt.h \
 	lib/core/hash.c \
+	lib/core/kernel_cuda.h \
 	lib/core/launch_cuda.h \
 	lib/core/memory.c \
+	lib/core/philox_cuda.h \
 	lib/core/ranks.c \
 	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
 	lib/core/vector.c \
+	lib/core/vector_cuda.h \
 	lib/core/watch.c \
 	lib/core/watch.h \
 	lib/data/corpus.c \
@@ -46,6 +50,7 @@ liborri_la_SOURCES += \
 	lib/graph/model.c \
 	lib/graph/pass.c \
 	lib/graph/placement.c \
+	lib/graph/precision.c \
 	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \
@@ -85,6 +90,7 @@ liborri_la_SOURCES += \
 	lib/train/evaluation.c \
 	lib/train/exchange.c \
 	lib/train/optimizer.c \
+	lib/train/optimizer_cuda.h \
 	lib/train/record.c \
 	lib/train/reduce.c \
 	lib/train/schedule.c \
@@ -92,3 +98,7 @@ liborri_la_SOURCES += \
 	lib/train/train.h \
 	lib/train/trainer.c \
 	lib/train/update.c
+
+CUDA_SOURCES += \
+	lib/core/vector_cuda.cu \
+	lib/train/optimizer_cuda.cu

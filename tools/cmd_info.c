@@ -102,7 +102,7 @@ static int print(const struct opened *o)
 
     printf("orrery %s\n%s", orr_version(), topology ? topology : "");
     printf("workers: %d CPU, scheduler %s, ranks %d\n", orr_worker_count(), orr_scheduler(), orr_rank_count());
-    printf("features: dtype fp32; data, tensor, sequence and pipeline parallel, ZeRO 1-3%s\n",
+    printf("features: dtypes fp32, bf16, fp16; data, tensor, sequence and pipeline parallel, ZeRO 1-3%s\n",
            strstr(orr_version(), "no MPI") ? ", in one process" : ", on ranks");
     print_blocks(o->model);
     if (named)

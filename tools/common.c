@@ -58,7 +58,7 @@ struct setting layout_table[] = {
      OPTION_REAL, &layout_options.watchdog, 0, 1e9, true),
     SETTING("heartbeat", "SECONDS", "end the run when a rank has given no sign of life for so long (6; 0 = never)", OPTION_REAL,
      &layout_options.heartbeat, 0, 1e9, true),
-    SETTING("dtype", "TYPE", "fp32, the only one in this version", OPTION_TEXT, &layout_options.dtype, 0, 0, true),
+    SETTING("dtype", "TYPE", "what to compute in: fp32, bf16 or fp16, with fp32 masters (fp32)", OPTION_TEXT, &layout_options.dtype, 0, 0, true),
     SETTING("seed", "S", "of initialisation, data order, dropout and sampling (1)", OPTION_INT, &layout_options.seed, 0, 1e15,
      true),
     {0},
@@ -145,9 +145,8 @@ static int check_layout(struct opened *o)
 {
     const struct layout_options *l = &layout_options;
 
-    if (strcmp(l->dtype, "fp32") != 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--dtype: '%s' is not known to this version", l->dtype),
-                              "use fp32");
+    if (orr_dtype_parse(l->dtype, &o->dtype) != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--dtype: '%s' is none", l->dtype), "use fp32, bf16 or fp16");
     if (data_options.task && strcmp(data_options.task, "lm") != 0)
         return command_remedy(command_fail(ORR_EINVAL, "--task: '%s' is not known to this version", data_options.task),
                               "use lm");
@@ -181,6 +180,7 @@ static int read_model(struct opened *o, int (*change)(struct orr_config *config)
         ORR_TRY(change(o->config));
     ORR_TRY(check_type(o->config));
     ORR_TRY(orr_gpt2_read(o->config, &o->gpt));
+    o->gpt.dtype = o->dtype;
     o->tokenizer = orr_tokenizer_create(model_options.tokenizer ? model_options.tokenizer : "bytes");
     return o->tokenizer ? ORR_OK : orr_error_code();
 }

@@ -55,6 +55,7 @@ struct opened {
     struct orr_tokenizer *tokenizer;
     struct orr_mesh mesh;
     struct orr_slot_policy slots;
+    enum orr_dtype dtype;
     struct orr_model *model;
 };
 

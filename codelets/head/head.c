@@ -101,6 +101,11 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
     }
 }
 
+static float loss_scale(const struct orr_operands *o)
+{
+    return o->loss_scale ? *o->loss_scale : 1;
+}
+
 /* What the passes have in common: strip by strip the logits of norm(x), their loss, and from their gradient
  * that of norm(x) and that of W, each where asked for. */
 static void strips(const struct orr_operands *o, const float *norm, float *logits, float *dnorm, float *dw,
@@ -116,7 +121,7 @@ static void strips(const struct orr_operands *o, const float *norm, float *logit
         int n = rows - r < strip ? rows - r : strip;
         const float *x = norm + (size_t)r * (size_t)c;
         orri_gemm(false, true, n, v, c, x, c, w, c, 0, logits, v);
-        orri_softmax_cross_entropy(n, v, logits, v, o->ids + r, dnorm || dw, &result->loss, &result->labels);
+        orri_softmax_cross_entropy(n, v, logits, v, o->ids + r, dnorm || dw ? loss_scale(o) : 0, &result->loss, &result->labels);
         if (dnorm)
             orri_gemm(false, false, n, c, v, logits, v, w, c, 0, dnorm + (size_t)r * (size_t)c, c);
         if (dw)
@@ -124,10 +129,10 @@ static void strips(const struct orr_operands *o, const float *norm, float *logit
     }
 }
 
-/* A diverged run ends here, before it can spoil the parameters. */
+/* A diverged run ends here, before it can spoil the parameters; with a loss scale the step is skipped first. */
 static void add_result(const struct orr_operands *o, const struct orr_result *mine)
 {
-    if (!isfinite(mine->loss))
+    if (!isfinite(mine->loss) && !o->loss_scale)
         orr_task_fail(o, ORR_ENONFINITE, "the loss is not a finite number");
     o->result->loss += mine->loss;
     o->result->labels += mine->labels;
@@ -308,7 +313,7 @@ static void shard_backward(const struct orr_operands *o)
         const float *x = norm + (size_t)r * (size_t)c;
         orri_gemm(false, true, n, v, c, x, c, w, c, 0, logits, v);
         orri_cross_entropy_part_gradient(n, v, logits, v, o->ids + r, (int)tokens.first,
-                                         sums + (size_t)r * ORRI_LOSS_NORM);
+                                         sums + (size_t)r * ORRI_LOSS_NORM, loss_scale(o));
         orri_gemm(false, false, n, c, v, logits, v, w, c, 0, dnorm + (size_t)r * (size_t)c, c);
         orri_gemm(true, false, v, c, n, logits, v, x, c, beta, o->grad[OUTPUT][0], c);
     }
@@ -379,17 +384,17 @@ static const struct orr_block_class head_class = {
             [ORR_CHUNK_BACKWARD] = chunk_backward,
             [ORR_SHARD_PREDICT] = shard_predict,
             [ORR_CHUNK_PREDICT] = chunk_predict},
-    .operands = {[ORR_FORWARD] = ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_RESULT,
+    .operands = {[ORR_FORWARD] = ORR_LOSS_SCALE | ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_RESULT,
                  [ORR_BACKWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_INPUT_GRADIENT,
-                 [ORR_WEIGHTS] = ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS,
+                 [ORR_WEIGHTS] = ORR_LOSS_SCALE | ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS,
                  [ORR_WHOLE] =
-                     ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_INPUT_GRADIENT | ORR_GRADIENTS | ORR_RESULT,
+                     ORR_LOSS_SCALE | ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_INPUT_GRADIENT | ORR_GRADIENTS | ORR_RESULT,
                  [ORR_PREDICT] = ORR_INPUT | ORR_PARAMETERS | ORR_PREDICTION,
                  [ORR_CHUNK_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_BRANCH,
                  [ORR_SHARD_FORWARD] = ORR_IDS | ORR_BRANCH | ORR_PARAMETERS | ORR_PARTIAL,
-                 [ORR_CHUNK_JOIN] = ORR_IDS | ORR_PARTIAL | ORR_OUTPUT | ORR_RESULT,
+                 [ORR_CHUNK_JOIN] = ORR_LOSS_SCALE | ORR_IDS | ORR_PARTIAL | ORR_OUTPUT | ORR_RESULT,
                  [ORR_SHARD_BACKWARD] =
-                     ORR_IDS | ORR_BRANCH | ORR_OUTPUT | ORR_PARAMETERS | ORR_PARTIAL_GRADIENT | ORR_GRADIENTS,
+                     ORR_LOSS_SCALE | ORR_IDS | ORR_BRANCH | ORR_OUTPUT | ORR_PARAMETERS | ORR_PARTIAL_GRADIENT | ORR_GRADIENTS,
                  [ORR_CHUNK_BACKWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT |
                                         ORR_INPUT_GRADIENT | ORR_GRADIENTS,
                  [ORR_SHARD_PREDICT] = ORR_BRANCH | ORR_PARAMETERS | ORR_PARTIAL,

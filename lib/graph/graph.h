@@ -45,9 +45,11 @@ struct orri_parameter {
     struct orr_view view[ORR_MAX_VIEWS];        /* as cut, with its offset in the tile                   */
     int64_t count;
     int owner;                                  /* replica                                               */
-    struct orr_tile value;
-    struct orr_tile *read;                      /* [dp] what microbatches in training read instead of value where each
-                                                   replica has parameters of its own, else NULL           */
+    struct orr_tile value;                      /* fp32; where the model computes in another dtype only its owner has it */
+    struct orr_tile working;                    /* then: value, rounded, with all who read it             */
+    struct orr_tile *own;                       /* [dp] where each replica has parameters of its own, those: what its
+                                                   microbatches in training read instead of value; else NULL */
+    struct orr_tile *own_working;               /* [dp] these, rounded                                   */
     int copies;                                 /* gradients of a user and replica: one, or one of every chunk */
     struct orr_tile *gradient;                  /* [users][dp][copies], summed up in this order          */
     int places, *place;                         /* ranks that read it, the owner's first, each once      */
@@ -140,6 +142,7 @@ struct orr_slots {
     struct orri_ring *ring;         /* [dp][stages]                                            */
     struct orr_tile *result;        /* [ORRI_MOST_STEPS][dp][chunks]                           */
     struct orr_tile prediction;     /* on every rank, when predicting                          */
+    struct orr_tile *loss_scale;    /* begins with a float that the loss block multiplies its gradients by; NULL: 1 */
     bool counting;                  /* nothing is created, only `bytes` added up               */
     double bytes;
 };
@@ -238,6 +241,23 @@ int64_t orri_saved_offset(struct orr_saved_size size);
 /* True where a block's forward, backward and weights passes are one task: where no W is to fill a gap, the loss
  * block need not compute its logits twice. */
 bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_block *block);
+
+/* ---- parameters in the dtype that the model computes in (precision.c) ----------------------------------- */
+
+/* The tile that blocks read a parameter from: as all have it, or as a replica has it for itself. */
+struct orr_tile *orri_shared(struct orri_parameter *parameter);
+struct orr_tile *orri_own(struct orri_parameter *parameter, int replica);
+
+/* What blocks read, from the owner to all who do, along a tree of their ranks; and within a replica, from where it is summed up
+ * to the ranks of the other blocks and chunks. The second two round it there first. */
+int orri_publish_submit(struct orr_model *model, struct orri_parameter *parameter, int64_t run);
+int orri_publish_own_submit(struct orr_model *model, struct orri_parameter *parameter, int replica, int64_t run);
+int orri_share_submit(struct orr_model *model, struct orri_parameter *parameter, int64_t run);
+int orri_share_own_submit(struct orr_model *model, struct orri_parameter *parameter, int replica, int64_t run);
+
+/* Shares a group of parameters, NULL: all, once values were set otherwise than by an update. Does nothing in fp32, where each rank
+ * has set its own. */
+int orri_model_share(struct orr_model *model, const struct orri_group *group);
 
 /* ---- transfers (transfer.c) ------------------------------------------------------------------------- */
 
@@ -345,9 +365,10 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* The tiles that each replica reads parameters from in training instead of `value`, filled with it. */
-int orri_make_reads(struct orr_model *model);
-void orri_destroy_reads(struct orr_model *model);
+/* Gives each replica parameters of its own, which it reads in training instead of `value`; and fills these with it. */
+int orri_make_own(struct orr_model *model);
+int orri_fill_own_submit(struct orr_model *model, int64_t run);
+void orri_destroy_own(struct orr_model *model);
 /* Does a block or chunk of a replica read a parameter on a rank? */
 bool orri_is_read_at(const struct orri_parameter *parameter, int replica, int rank);
 

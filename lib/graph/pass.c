@@ -23,7 +23,8 @@ struct task {
     int buffers;
     struct {
         unsigned operand;
-        int index;
+        int index, mode;
+        enum orr_dtype dtype;
         const struct orri_parameter *parameter;
     } buffer[ORRI_MAX_BUFFERS];                 /* the first `buffers` of them are copied */
 };
@@ -69,16 +70,16 @@ static void decode_parameter(const struct orri_parameter *parameter, int group, 
     }
 }
 
-static float *saved_values(const struct task *task, float *saved)
+static struct orr_saved_size saved_size(const struct task *task)
 {
     const struct orr_slots_options *o = &task->slots->options;
     bool chunk = passes[task->pass].kind == CHUNK;
 
-    return saved + orri_saved_offset(chunk ? orri_chunk_saved_of(task->block, o, task->part)
-                                           : orri_saved_of(task->block, o, task->part));
+    return chunk ? orri_chunk_saved_of(task->block, o, task->part) : orri_saved_of(task->block, o, task->part);
 }
 
-static void decode(const struct task *task, void *buffers[], struct orr_operands *out)
+/* wide[i]: what a pass sees in place of the values of buffer i, NULL: these themselves. */
+static void decode(const struct task *task, void *buffers[], float *const wide[], struct orr_operands *out)
 {
     const struct orr_slots *slots = task->slots;
     const struct orr_model *model = slots->model;
@@ -91,6 +92,7 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         .seq = slots->options.seq,
         .training = slots->options.training,
         .first_gradient = task->first_gradient,
+        .first_result = task->first_result,
         .seed = slots->options.seed,
         .step = (uint32_t)task->mb.step,
         .first_sample = task->mb.first_sample,
@@ -103,7 +105,8 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
     };
     memcpy(out->add_input_gradient, task->add_input_gradient, sizeof(out->add_input_gradient));
     for (int i = 0; i < task->buffers; i++) {
-        void *p = (void *)STARPU_VECTOR_GET_PTR(buffers[i]);
+        bool replaced = wide && wide[i];
+        void *own = (void *)STARPU_VECTOR_GET_PTR(buffers[i]), *p = replaced ? wide[i] : own;
         int index = task->buffer[i].index;
         switch (task->buffer[i].operand) {
         case ORR_INPUT: out->x[index] = p; break;
@@ -112,8 +115,12 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         case ORR_INPUT_GRADIENT: out->dx[index] = p; break;
         case ORR_PARAMETERS: decode_parameter(task->buffer[i].parameter, index, p, out, false); break;
         case ORR_GRADIENTS: decode_parameter(task->buffer[i].parameter, index, p, out, true); break;
-        case ORR_SAVEDS: out->saved_values = saved_values(task, out->saved = p); break;
+        case ORR_SAVEDS:
+            out->saved = own;
+            out->saved_values = replaced ? wide[i] : out->saved + orri_saved_offset(saved_size(task));
+            break;
         case ORR_IDS: out->ids = p; break;
+        case ORR_LOSS_SCALE: out->loss_scale = p; break;
         case ORR_RESULT: out->result = p; break;
         case ORR_PREDICTION: out->prediction = p; break;
         case ORR_BRANCH: out->branch[index] = p; break;
@@ -121,8 +128,53 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         case ORR_PARTIAL_GRADIENT: out->dpartial[index] = p; break;
         }
     }
-    if (out->result && task->first_result)
-        *out->result = (struct orr_result){0};
+}
+
+/* ---- what a CPU sees of another dtype than fp32 ----------------------------------------------------- */
+
+/* A buffer's values: where they are and how many. */
+struct values {
+    void *at;
+    size_t count;
+};
+
+static struct values values_of(const struct task *task, void *buffers[], int i)
+{
+    char *at = (char *)STARPU_VECTOR_GET_PTR(buffers[i]);
+
+    if (task->buffer[i].operand == ORR_SAVEDS) {
+        struct orr_saved_size size = saved_size(task);
+        return (struct values){at + orri_saved_offset(size) * (int64_t)sizeof(float), (size_t)size.values};
+    }
+    return (struct values){at, STARPU_VECTOR_GET_NX(buffers[i])};
+}
+
+/* Makes room for fp32 copies of all values of the model's dtype, and fills those that are read. */
+static void widen(const struct task *task, void *buffers[], float *wide[])
+{
+    enum orr_dtype dtype = task->slots->model->dtype;
+    size_t elements = 0;
+
+    for (int i = 0; i < task->buffers; i++)
+        if (task->buffer[i].dtype == dtype)
+            elements += values_of(task, buffers, i).count;
+    float *room = orri_outer_scratch(elements * sizeof(*room));
+    for (int i = 0; i < task->buffers; i++) {
+        struct values v = values_of(task, buffers, i);
+        wide[i] = task->buffer[i].dtype == dtype ? room : NULL;
+        if (wide[i] && task->buffer[i].mode != STARPU_W)
+            orri_widen(dtype, v.count, v.at, room);
+        room += wide[i] ? v.count : 0;
+    }
+}
+
+static void narrow(const struct task *task, void *buffers[], float *const wide[])
+{
+    for (int i = 0; i < task->buffers; i++) {
+        struct values v = values_of(task, buffers, i);
+        if (wide[i] && task->buffer[i].mode != STARPU_R)
+            orri_round(task->slots->model->dtype, v.count, wide[i], v.at);
+    }
 }
 
 /* The two passes that one made by the engine consists of. */
@@ -143,18 +195,26 @@ static void pass_cpu(void *buffers[], void *argument)
     const struct task *task = argument;
     const struct orr_block_class *cls = task->block->cls;
     struct orr_operands o;
+    float *wide[ORRI_MAX_BUFFERS];
+    bool mixed = task->slots->model->dtype != ORR_F32;
 
     if (orri_model_stopped(task->slots->model, task->mb.run))
         return;
-    decode(task, buffers, &o);
     int64_t *busy = task->slots->model->busy;
     double begin = busy ? orri_seconds() : 0;
+    if (mixed)
+        widen(task, buffers, wide);
+    decode(task, buffers, mixed ? wide : NULL, &o);
+    if (o.result && o.first_result)
+        *o.result = (struct orr_result){0};
     if (is_both(task->pass)) {
         cls->cpu[both[task->pass].first](&o);
         cls->cpu[both[task->pass].second](&o);
     } else {
         cls->cpu[task->pass](&o);
     }
+    if (mixed)
+        narrow(task, buffers, wide);
     if (busy)
         __atomic_fetch_add(&busy[task->mb.replica], (int64_t)(1e9 * (orri_seconds() - begin)), __ATOMIC_RELAXED);
 }
@@ -178,6 +238,7 @@ static uint32_t shape_footprint(const struct orr_block *block, int batch, int se
     uint32_t hash = starpu_hash_crc32c_be_n(block->config, block->cls->config_size, 0);
 
     hash = starpu_hash_crc32c_be((uint32_t)batch, hash);
+    hash = model->dtype == ORR_F32 ? hash : starpu_hash_crc32c_be((uint32_t)model->dtype, hash);
     hash = starpu_hash_crc32c_be((uint32_t)(model->mesh.tp << 8 | model->chunks), hash);
     return starpu_hash_crc32c_be((uint32_t)seq, hash);
 }
@@ -337,6 +398,8 @@ static void add(struct list *list, struct orr_tile *tile, unsigned operand, int 
 
     list->task->buffer[i].operand = operand;
     list->task->buffer[i].index = index;
+    list->task->buffer[i].mode = mode;
+    list->task->buffer[i].dtype = operand == ORR_SAVEDS ? list->slots->model->dtype : tile->dtype;
     list->buffer[i] = (struct orri_buffer){tile, mode};
 }
 
@@ -362,9 +425,8 @@ static int add_parameters(struct list *list, struct orr_block *block, enum orr_p
         struct orri_parameter *parameter = part_of(block->group[g], passes[pass].kind, part);
         if (!parameter)
             continue;
-        struct orr_tile *tile = &parameter->value;
-        if (parameter->read && list->slots->options.training)
-            tile = &parameter->read[list->mb->replica];
+        bool own = parameter->own && list->slots->options.training;
+        struct orr_tile *tile = own ? orri_own(parameter, list->mb->replica) : orri_shared(parameter);
         if (orri_is_lent(model, parameter)) {
             if (!again)
                 block->lent[g] = orri_receive_submit(model, &model->values, tile, parameter->place[0], at, list->mb->run);
@@ -426,6 +488,8 @@ static void add_shard_operands(struct list *list, const struct orr_block *block,
     struct orri_cell *cell = orri_cell_at(list->slots, list->mb, block);
     int chunks = block->model->chunks;
 
+    if ((operands & ORR_LOSS_SCALE) && list->slots->loss_scale)
+        add(list, list->slots->loss_scale, ORR_LOSS_SCALE, 0, STARPU_R);
     if (operands & ORR_BRANCH)
         add_all(list, cell->branch, chunks, 1, ORR_BRANCH, STARPU_R);
     if (operands & ORR_OUTPUT)
@@ -474,6 +538,8 @@ static void add_chunk_operands(struct list *list, const struct orr_block *block,
         add(list, orri_slots_result(list->slots, list->mb->step, list->mb->replica, c), ORR_RESULT, 0,
             list->mb->turn == 0 ? STARPU_W : STARPU_RW);
     }
+    if ((operands & ORR_LOSS_SCALE) && list->slots->loss_scale)
+        add(list, list->slots->loss_scale, ORR_LOSS_SCALE, 0, STARPU_R);
     if (operands & ORR_PREDICTION)
         add(list, &list->slots->prediction, ORR_PREDICTION, 0, STARPU_W);
 }

@@ -473,7 +473,8 @@ static double pool_bytes(const struct orr_model *model, enum pool pool)
         for (int q = 0; q < p && first; q++)
             first = model->parameter[q]->count != count || !receives(model, model->parameter[q], pool);
         if (first)
-            bytes += (double)count * sizeof(float) * pool_slots(model, count, pool);
+            bytes += (double)count * (double)orr_dtype_size(pool == LENT ? model->dtype : ORR_F32) *
+                     pool_slots(model, count, pool);
     }
     return bytes;
 }
@@ -503,8 +504,10 @@ static void count_parameters(const struct orr_model *model, const struct orr_slo
         const struct orri_parameter *parameter = model->parameter[p];
         double bytes = (double)parameter->count * sizeof(float);
         int place = orri_place_of(parameter, model->rank);
-        if (place == 0 || (place > 0 && !orri_is_lent(model, parameter)))
+        if (place == 0 && model->dtype != ORR_F32)
             orri_memory_add(&need->parameters, bytes);
+        if (place == 0 || (place > 0 && !orri_is_lent(model, parameter)))
+            orri_memory_add(&need->parameters, (double)parameter->count * (double)orr_dtype_size(model->dtype));
         if (place == 0 && o->training)
             orri_memory_add(&need->state, bytes * state_tiles);
     }

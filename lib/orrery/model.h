@@ -27,6 +27,13 @@ struct orr_parameter_name {
 struct orr_model *orr_model_create(const struct orr_mesh *mesh);
 void orr_model_destroy(struct orr_model *model);
 
+/* The element type that the model computes in: ORR_F32, which it is without this call, ORR_BF16 or ORR_F16 (mixed precision:
+ * Micikevicius et al. 2018). Values and what blocks read of parameters have it; the owner of a parameter keeps it in fp32 and
+ * rounds it for the others, to the nearest and even, and gradients are summed up in fp32. What is read, written, loaded and saved
+ * is the fp32 parameter. Before orr_model_build(). ORR_EINVAL. */
+int orr_model_set_dtype(struct orr_model *model, enum orr_dtype dtype);
+enum orr_dtype orr_model_dtype(const struct orr_model *model);
+
 /* The blocks of the tape in order, borrowed: what orr_block_share() and orr_block_append_inputs() name. */
 int orr_model_block_count(const struct orr_model *model);
 struct orr_block *orr_model_block(struct orr_model *model, int index);

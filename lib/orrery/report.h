@@ -21,6 +21,8 @@ struct orr_metric {
     int64_t tokens;         /* read since step 1, this one included      */
     double tokens_per_s;    /* of this step                              */
     double step_ms;
+    double loss_scale;      /* of fp16; 0: there is none                 */
+    bool skipped;           /* it overflowed and changed nothing          */
 };
 
 /* ---- metrics: one JSON object per line ------------------------------------------------------------- */
@@ -33,7 +35,8 @@ struct orr_metrics;
 struct orr_metrics *orr_metrics_open(const char *path, int64_t keep);
 void orr_metrics_destroy(struct orr_metrics *metrics);
 
-/* Appends {"step":..,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,"step_ms":..}. ORR_EIO. */
+/* Appends {"step":..,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,"step_ms":..}, and with a loss scale
+ * "loss_scale" and "skipped". What is not finite is null. ORR_EIO. */
 int orr_metrics_step(struct orr_metrics *metrics, const struct orr_metric *m);
 
 /* Appends {"step":..,"val_loss":..}. ORR_EIO. */

@@ -88,8 +88,21 @@ struct orr_training_options {
     enum orr_sync sync;
     int sync_every;                     /* steps, with parameters in common; 0: 1                           */
     double outer_lr, outer_momentum;    /* with parameters in common; both 0: the mean                      */
+    double loss_scale;                  /* with fp16: at first; 0: 65536. See struct orr_loss_scale          */
+    int64_t loss_scale_window;          /* steps without overflow after which it doubles; 0: 2000            */
+    enum orr_dtype checkpoint_dtype;    /* of the parameters in model.safetensors; other than fp32, the exact ones lie beside */
     int staleness;                      /* 0..4; see above; only with gradients in common, and not with ZeRO-3 */
     const volatile sig_atomic_t *stop;  /* set by a signal handler of any rank; see orr_step. NULL: never */
+};
+
+/* fp16 has too small a range for gradients as they are: the mean loss is multiplied by a scale before its backward pass, and the updates
+ * divide by it (Micikevicius et al. 2018). A step whose gradient or loss is not finite changes nothing and halves the scale, so
+ * many steps without one double it. At a scale below 1 a step that overflows has failed: then it is the run that diverged. Only
+ * where replicas have the gradient of every step in common. */
+struct orr_loss_scale {
+    double scale;               /* of the next step; 1 where the model does not compute in fp16 */
+    int64_t good;               /* steps since it changed                                       */
+    int64_t skipped;            /* steps that changed nothing                                   */
 };
 
 /* What a finished step says of itself. */
@@ -101,6 +114,8 @@ struct orr_step {
     int64_t labels;             /* tokens that counted                                        */
     double seconds;             /* since the step before ended (or since submission)          */
     bool stop;                  /* some rank's `stop` was set: all ranks learn it of the same step */
+    bool skipped;               /* it overflowed and changed nothing: loss and norm may not be finite */
+    double loss_scale;          /* that it was made with                                       */
 };
 
 /* Prepares training of a built model: slots, gradients, optimizer state (zero). The model is borrowed and
@@ -157,6 +172,10 @@ struct orr_submission orr_training_submission(const struct orr_training *trainin
 const char *orr_training_state_name(const struct orr_training *training, int which);
 int orr_training_read_state(struct orr_training *training, int index, int which, float *values);
 int orr_training_write_state(struct orr_training *training, int index, int which, const float *values);
+
+/* The scale behind the steps submitted so far, which the first waits for; and what it continues from. */
+int orr_training_loss_scale(struct orr_training *training, struct orr_loss_scale *scale);
+int orr_training_set_loss_scale(struct orr_training *training, const struct orr_loss_scale *scale);
 
 /* Continues as if `steps` steps had been made that read `samples` samples (after the parameters and state were
  * written). */

@@ -124,7 +124,7 @@ static struct orr_tile *over_submit(struct orr_training *t, int p)
 
 static struct orr_tile *term_value(const struct reduction *r, int i)
 {
-    return &r->sum.parameter->read[i];
+    return &r->sum.parameter->own[i];
 }
 
 static struct orr_tile *term_state(const struct reduction *r, int i)

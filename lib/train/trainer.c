@@ -331,6 +331,8 @@ static void take(struct run *r, const struct orr_step *step)
         .tokens = (orr_training_samples(r->training) - ahead * o->batch) * o->seq,
         .tokens_per_s = (double)(o->batch * o->seq) / step->seconds,
         .step_ms = 1000 * step->seconds,
+        .loss_scale = orr_model_dtype(r->t.model) == ORR_F16 ? step->loss_scale : 0,
+        .skipped = step->skipped,
     };
 
     r->in_flight--;
@@ -486,6 +488,10 @@ int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result
     if (status != 0 && status != ORR_EINTR)
         status = meet(&r, status);
     result->steps = r.complete ? r.saved : result->steps;
+    struct orr_loss_scale scale = {0};
+    if (status == 0)
+        status = orr_training_loss_scale(r.training, &scale);
+    result->skipped = scale.skipped;
     if (r.seconds)
         summarise(&r);
     /* What follows must not replace the message of a failure. */

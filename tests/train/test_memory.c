@@ -76,8 +76,8 @@ static void check_rank(const struct orr_mesh *mesh, int rank, struct orr_trainin
     for (int p = 0; p < model->parameters; p++) {
         const struct orri_parameter *parameter = model->parameter[p];
         parameters += bytes_of(&parameter->value);
-        for (int r = 0; parameter->read && r < mesh->dp; r++)
-            parameters += bytes_of(&parameter->read[r]);
+        for (int i = 0; parameter->own && i < 2 * mesh->dp; i++)
+            parameters += bytes_of(&parameter->own[i]);
         for (int i = 0; i < parameter->group->users * mesh->dp * parameter->copies; i++)
             gradients += bytes_of(&parameter->gradient[i]);
         for (int i = 0; i < t->states; i++)
