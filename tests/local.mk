@@ -159,6 +159,7 @@ SH_LOG_COMPILER = $(SHELL)
 cli_tests = \
 	tests/cli/bad_input.sh \
 	tests/cli/commands.sh \
+	tests/cli/cuda.sh \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
 	tests/cli/restart.sh \
@@ -171,7 +172,7 @@ EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 cli_programs = tests/cli/compare_tensors tests/cli/read_events
 EXTRA_PROGRAMS += $(cli_programs)
 CLEANFILES += $(cli_programs)
-tests/cli/commands.log: $(cli_programs)
+tests/cli/commands.log tests/cli/cuda.log: $(cli_programs)
 tests/cli/resume.log: tests/cli/read_events
 tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
 tests_cli_compare_tensors_LDADD = liborri.la

@@ -48,21 +48,29 @@ static void read_random(void *self, uint64_t first, int count, int length, int32
     }
 }
 
+static int64_t streamed_bytes(const struct orr_training *training)
+{
+    const struct orr_residency r = orr_training_residency(training);
+
+    return r.streamed[0] + r.streamed[1] + r.streamed[2] + r.streamed[3];
+}
+
 static int print(const struct opened *o, const struct orr_training_options *t, double *seconds,
-                 const struct orr_profile *profile, int64_t tasks)
+                 const struct orr_profile *profile, int64_t tasks, int64_t streamed)
 {
     double tokens = (double)t->batch * t->seq;
     double per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->seq);
 
     double median = orr_median(seconds, steps);
     json_t *object = json_pack(
-        "{s:f,s:f,s:f,s:f,s:I,s:f,s:f,s:I,s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s}", "tokens_per_s", tokens / median,
+        "{s:f,s:f,s:f,s:f,s:I,s:f,s:f,s:I,s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s,s:s,s:I}", "tokens_per_s", tokens / median,
         "best_tokens_per_s", tokens / seconds[0], "step_ms", 1000 * median, "gflops", tokens * per_token / median / 1e9,
         "tasks_per_step", (json_int_t)tasks, "overhead_pct", 100 * profile->runtime / profile->wall, "idle_pct",
         100 * profile->idle / profile->wall, "peak_rss_mib", (json_int_t)(orr_memory_peak() >> 20), "model",
         model_options.model, "dtype", layout_options.dtype, "parameters", (json_int_t)orr_model_size(o->model), "batch",
         t->batch, "micro_batch", t->micro_batch, "seq", t->seq, "dp", o->mesh.dp, "pp", o->mesh.pp, "tp", o->mesh.tp,
-        "workers", orr_worker_count(), "scheduler", orr_scheduler());
+        "workers", orr_worker_count(), "scheduler", orr_scheduler(),
+        "device", orr_device_count() ? "cuda" : "cpu", "streamed_mib", (json_int_t)(streamed >> 20));
     if (json)
         return print_json(object);
     const char *key;
@@ -150,7 +158,8 @@ static int run(struct opened *o)
     if (status == 0 && !o->mesh.pretended)
         status = describe_trace(o, (t.batch + t.micro_batch - 1) / t.micro_batch, WARM_UP + steps);
     if (status == 0 && !o->mesh.pretended)
-        status = print(o, &t, seconds, &profile, orr_training_submission(training).tasks);
+        status = print(o, &t, seconds, &profile, orr_training_submission(training).tasks,
+                       streamed_bytes(training));
     orr_training_destroy(training);
     free(seconds);
     return status;

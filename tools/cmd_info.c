@@ -44,7 +44,7 @@ static void print_blocks(struct orr_model *model)
         for (int p = 0; p < ORR_PASSES; p++)
             if (passes[p] && cls->cpu[p])
                 printf(" %s", passes[p]);
-        printf("  (CPU: yes, CUDA: no)\n");
+        printf("  (CPU: yes, CUDA: %s)\n", cls->cuda ? "yes" : "no");
     }
 }
 
@@ -96,12 +96,26 @@ static void print_stages(const struct orr_model *model)
     }
 }
 
+static void print_devices(void)
+{
+    char name[64];
+
+    if (orr_device_count() == 0)
+        printf("CUDA devices: none%s\n", orr_has_cuda() ? "" : ", and this build has no CUDA functions");
+    for (int i = 0; i < orr_device_count(); i++) {
+        orr_device_name(i, name, sizeof(name));
+        printf("%s: %lld MiB to use\n", name, (long long)(orr_device_memory(i) >> 20));
+    }
+}
+
 static int print(const struct opened *o)
 {
     char *topology = orr_topology();
 
     printf("orrery %s\n%s", orr_version(), topology ? topology : "");
-    printf("workers: %d CPU, scheduler %s, ranks %d\n", orr_worker_count(), orr_scheduler(), orr_rank_count());
+    printf("workers: %d %s, scheduler %s, ranks %d\n", orr_worker_count(), orr_device_count() ? "CUDA" : "CPU", orr_scheduler(),
+           orr_rank_count());
+    print_devices();
     printf("features: dtypes fp32, bf16, fp16; data, tensor, sequence and pipeline parallel, ZeRO 1-3%s\n",
            strstr(orr_version(), "no MPI") ? ", in one process" : ", on ranks");
     print_blocks(o->model);

@@ -8,6 +8,13 @@
 
 #include "codelets/math/math.h"
 
+/* The passes of a block on a CUDA device, where this build has them. */
+#ifdef ORR_HAVE_CUDA
+#define ORRI_CUDA(table) (&(table))
+#else
+#define ORRI_CUDA(table) NULL
+#endif
+
 /* The positions that a pass of a chunk, or of a whole block, works on; and those of a pass of a shard: all. */
 struct orr_part orri_positions(const struct orr_operands *o);
 struct orr_part orri_all_positions(const struct orr_operands *o);

@@ -10,6 +10,7 @@
 #include <orrery/tile.h>
 
 #include "core/core.h"
+#include "core/device.h"
 
 struct starpu_codelet;
 
@@ -169,6 +170,11 @@ int orri_place(const struct orr_block *block, int replica, int t);
  * specified it. */
 int orri_user_rank(const struct orri_parameter *parameter, int user, int replica, int chunk);
 
+/* StarPU's worker of the device where the tasks of a coordinate of this rank have their home, -1: anywhere. */
+int orri_home_worker(const struct orr_model *model, int replica, int stage, int t);
+/* Of the tasks on a parameter, as its owner or as a replica has it. */
+int orri_parameter_worker(const struct orri_parameter *parameter, int replica);
+
 /* Is any coordinate of a replica on this rank? Listed once, and then found in the list. */
 bool orri_has_coordinate(const struct orr_model *model, int replica);
 int orri_list_replicas(struct orr_model *model);
@@ -306,7 +312,8 @@ void orri_memory_total(struct orr_memory_need *need);
 /* ---- tasks (task.c, pass.c) --------------------------------------------------------------------- */
 
 /* Submits a task: a codelet, its buffers, an argument that is copied, a priority class and the order within it
- * (lower first). The second one is of a pass: the watchdog names it by layer and microbatch, which is the order. */
+ * (lower first). The others run on that StarPU worker, -1: any; the last is of a pass, which the watchdog
+ * names by layer and microbatch, which is the order. */
 enum orri_priority { ORRI_PRIORITY_WEIGHTS, ORRI_PRIORITY_FORWARD, ORRI_PRIORITY_BACKWARD, ORRI_PRIORITY_UPDATE };
 
 struct orri_buffer {
@@ -316,7 +323,10 @@ struct orri_buffer {
 int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
                      const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                      enum orri_priority priority, int order, double flops);
-int orri_pass_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
+int orri_task_submit_at(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
+                        const struct orri_buffer *buffer, const void *argument, size_t argument_size,
+                        enum orri_priority priority, int order);
+int orri_pass_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
                           const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                           enum orri_priority priority, int layer, int microbatch, double flops);
 
@@ -371,6 +381,9 @@ int orri_fill_own_submit(struct orr_model *model, int64_t run);
 void orri_destroy_own(struct orr_model *model);
 /* Does a block or chunk of a replica read a parameter on a rank? */
 bool orri_is_read_at(const struct orri_parameter *parameter, int replica, int rank);
+
+/* Marks it so where the CUDA function of a codelet could not enqueue its work. */
+void orri_device_check(struct orr_model *model, int64_t run, const char *codelet, const struct orr_cuda *cuda);
 
 /* The code of the failure, with its message; 0 where there is none. */
 int orri_model_failure(const struct orr_model *model, char *message, size_t size);

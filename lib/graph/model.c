@@ -529,6 +529,12 @@ int orr_model_status(const struct orr_model *model)
     return code == 0 ? ORR_OK : orri_fail(code, "run", "%s", message);
 }
 
+void orri_device_check(struct orr_model *model, int64_t run, const char *codelet, const struct orr_cuda *cuda)
+{
+    if (cuda->code)
+        orri_model_fail(model, run, cuda->code, "%s: %s", codelet, cuda->what);
+}
+
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
 {
     va_list args;

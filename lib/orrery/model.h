@@ -118,6 +118,7 @@ void orr_slots_destroy(struct orr_slots *slots);
  * process has already (libraries, data, the runtime), which stands for that rank's. Of a built model, before it is allocated. ORR_ENOMEM. */
 struct orr_memory_need {
     int64_t parameters, gradients, state, slots, scratch, process, total;
+    int64_t device;         /* with CUDA devices, of `total` nothing: what tiles take there, as far as there is room */
 };
 int orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *options, int state_tiles, int rank,
                      struct orr_memory_need *need);

@@ -158,6 +158,15 @@ int64_t orr_training_steps(const struct orr_training *training);
 /* Samples read by them: the number of the next one. */
 int64_t orr_training_samples(const struct orr_training *training);
 
+/* What stays on CUDA devices whose memory does not hold all tiles: as many as fit; the others come for each task and go. Of the device
+ * that needs most, the bytes that its tiles have and that there is room for; and of all devices the bytes that are streamed:
+ * optimizer state, what F saves, parameters, gradients. Zeros without devices. */
+struct orr_residency {
+    int64_t need, room;
+    int64_t streamed[4];
+};
+struct orr_residency orr_training_residency(const struct orr_training *training);
+
 /* What the last step took to submit on this rank: tasks, messages that it sends or receives, and the host's time without
  * that of waiting for earlier steps. Zero before the first. */
 struct orr_submission {

@@ -87,6 +87,7 @@ static int create_tiles(struct orr_training *t)
         ORR_TRY(orri_exchange_create(t));
     ORR_TRY(orri_deals_create(t));
     ORR_TRY(orri_trees_create(t));
+    ORR_TRY(orri_residency_plan(t));
     ORR_TRY(orr_training_set_loss_scale(t, &(struct orr_loss_scale){.scale = t->options.loss_scale}));
     if (model->dtype == ORR_F16)
         t->slots->loss_scale = &t->tree[0].control;
@@ -404,6 +405,11 @@ int64_t orr_training_steps(const struct orr_training *t)
 int64_t orr_training_samples(const struct orr_training *t)
 {
     return t->samples;
+}
+
+struct orr_residency orr_training_residency(const struct orr_training *t)
+{
+    return t->residency;
 }
 
 struct orr_submission orr_training_submission(const struct orr_training *t)
