@@ -1,5 +1,6 @@
 EXTRA_DIST += \
 	tests/golden/README.md \
+	tests/golden/gpt2-small/bf16.safetensors \
 	tests/golden/gpt2-small/config.json \
 	tests/golden/gpt2-small/golden.safetensors \
 	tests/golden/gpt2-small/input.json \
@@ -56,7 +57,11 @@ check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
 
 check_PROGRAMS += tests/test_gpt2
-tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h tests/meshes.h
+tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
+
+check_PROGRAMS += tests/test_precision
+tests_test_precision_SOURCES = tests/models/test_precision.c tests/models/golden.c tests/models/golden.h tests/check_main.h \
+	tests/meshes.h
 
 check_PROGRAMS += tests/test_fuzz_readers
 tests_test_fuzz_readers_SOURCES = tests/fuzz/test_fuzz_readers.c tests/check_main.h tests/files.h
