@@ -113,7 +113,8 @@ check_PROGRAMS += tests/test_report
 tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
 
 check_PROGRAMS += tests/test_training
-tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h tests/meshes.h
+tests_test_training_SOURCES = tests/train/test_training.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
+	tests/files.h tests/meshes.h
 
 check_PROGRAMS += tests/test_pipeline
 tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h
