@@ -120,6 +120,10 @@ check_PROGRAMS += tests/test_mixed
 tests_test_mixed_SOURCES = tests/train/test_mixed.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
 	tests/files.h tests/meshes.h
 
+check_PROGRAMS += tests/test_loss_scale
+tests_test_loss_scale_SOURCES = tests/train/test_loss_scale.c tests/train/small_gpt.c tests/train/small_gpt.h \
+	tests/check_main.h tests/meshes.h
+
 check_PROGRAMS += tests/test_pipeline
 tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h
 

@@ -351,10 +351,15 @@ int orr_training_submit(struct orr_training *t, const struct orr_source *source)
 
 int orr_training_gradients(struct orr_training *t, const struct orr_source *source, struct orr_step *report)
 {
-    ORR_TRY(step_submit(t, source, false));
+    int64_t samples = t->samples;
     int taken;
-    while ((taken = orr_training_next(t, report, true)) == 1 && report->step < t->steps)
-        ;
+
+    do {
+        t->samples = samples;
+        ORR_TRY(step_submit(t, source, false));
+        while ((taken = orr_training_next(t, report, true)) == 1 && report->step < t->steps)
+            ;
+    } while (taken == 1 && report->skipped);
     return taken < 0 ? taken : ORR_OK;
 }
 
