@@ -1,5 +1,6 @@
 EXTRA_DIST += \
 	tests/golden/README.md \
+	tests/golden/gpt2-small/bf16.safetensors \
 	tests/golden/gpt2-small/config.json \
 	tests/golden/gpt2-small/golden.safetensors \
 	tests/golden/gpt2-small/input.json \
@@ -24,6 +25,9 @@ TESTS += $(check_PROGRAMS)
 
 check_PROGRAMS += tests/test_rng
 tests_test_rng_SOURCES = tests/core/test_rng.c tests/check_main.h
+
+check_PROGRAMS += tests/test_convert
+tests_test_convert_SOURCES = tests/core/test_convert.c tests/check_main.h
 
 check_PROGRAMS += tests/test_math
 tests_test_math_SOURCES = tests/math/test_math.c tests/math/reference.h tests/check_main.h
@@ -73,7 +77,11 @@ check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
 
 check_PROGRAMS += tests/test_gpt2
-tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h tests/meshes.h
+tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
+
+check_PROGRAMS += tests/test_precision
+tests_test_precision_SOURCES = tests/models/test_precision.c tests/models/golden.c tests/models/golden.h tests/check_main.h \
+	tests/meshes.h
 
 check_PROGRAMS += tests/test_fuzz_readers
 tests_test_fuzz_readers_SOURCES = tests/fuzz/test_fuzz_readers.c tests/check_main.h tests/files.h
@@ -125,7 +133,16 @@ check_PROGRAMS += tests/test_report
 tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
 
 check_PROGRAMS += tests/test_training
-tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h tests/meshes.h
+tests_test_training_SOURCES = tests/train/test_training.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
+	tests/files.h tests/meshes.h
+
+check_PROGRAMS += tests/test_mixed
+tests_test_mixed_SOURCES = tests/train/test_mixed.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
+	tests/files.h tests/meshes.h
+
+check_PROGRAMS += tests/test_loss_scale
+tests_test_loss_scale_SOURCES = tests/train/test_loss_scale.c tests/train/small_gpt.c tests/train/small_gpt.h \
+	tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_pipeline
 tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h

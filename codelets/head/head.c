@@ -151,6 +151,7 @@ static void whole(const struct orr_operands *o)
 
     orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
     strips(o, norm, values + size.values, s.dnorm, o->grad[ORRI_HEAD_OUTPUT][0], &mine);
+    orri_round_as_saved(o, (size_t)rows * (size_t)c, s.dnorm);
     add_result(o, &mine);
     orri_norm_input_gradient(o, c, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
     orri_norm_weights(o, c, s.dgamma, s.dbeta);

@@ -35,6 +35,9 @@ void orri_dropout_tile(const struct orr_operands *o, const struct orri_dropout *
 const float *orri_dropout_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width,
                                    struct orr_part at, const float *dy, float *room);
 
+/* Rounds values that a pass keeps to itself as if they had been saved. */
+void orri_round_as_saved(const struct orr_operands *o, size_t count, float *values);
+
 /* ---- chunks and shards ---------------------------------------------------------------------------- */
 
 /* All positions of what lies in chunks: the only chunk as it is, or [B,T,width] put together in `room`. */

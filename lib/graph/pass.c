@@ -93,6 +93,7 @@ static void decode(const struct task *task, void *buffers[], float *const wide[]
         .config = task->block->config,
         .batch = slots->options.batch,
         .seq = slots->options.seq,
+        .saved_dtype = model->dtype,
         .training = slots->options.training,
         .first_gradient = task->first_gradient,
         .first_result = task->first_result,
@@ -181,6 +182,20 @@ static void narrow(const struct task *task, void *buffers[], float *const wide[]
     }
 }
 
+/* What the second of two passes finds is the same where both are one task. */
+static void round_saved(const struct task *task, void *buffers[], float *const wide[])
+{
+    enum orr_dtype dtype = task->slots->model->dtype;
+
+    for (int i = 0; i < task->buffers; i++) {
+        if (!wide[i] || task->buffer[i].operand != ORR_SAVEDS)
+            continue;
+        struct values v = values_of(task, buffers, i);
+        orri_round(dtype, v.count, wide[i], v.at);
+        orri_widen(dtype, v.count, v.at, wide[i]);
+    }
+}
+
 /* The two passes that one made by the engine consists of. */
 static const struct {
     enum orr_pass first, second;
@@ -213,6 +228,8 @@ static void pass_cpu(void *buffers[], void *argument)
         *o.result = (struct orr_result){0};
     if (is_both(task->pass)) {
         cls->cpu[both[task->pass].first](&o);
+        if (mixed)
+            round_saved(task, buffers, wide);
         cls->cpu[both[task->pass].second](&o);
     } else {
         cls->cpu[task->pass](&o);

@@ -142,7 +142,8 @@ int orr_training_shares(struct orr_training *training, int64_t step, int *share)
 int orr_training_prescribe(struct orr_training *training, int64_t step, const int *share);
 
 /* One step without its updates: counts as a step, waits for it, and leaves the gradient to be read. Reports of steps
- * before it that were not taken are dropped. */
+ * before it that were not taken are dropped. In fp16 a step that overflows is repeated on the same samples with the smaller loss
+ * scale that it leaves, each time as a step more, until the gradient is finite. */
 int orr_training_gradients(struct orr_training *training, const struct orr_source *source, struct orr_step *report);
 
 /* The last step's gradient of the mean loss by parameter `index`, unclipped, into values[count]. Waits for it. */

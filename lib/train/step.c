@@ -352,10 +352,15 @@ int orr_training_submit(struct orr_training *t, const struct orr_source *source)
 
 int orr_training_gradients(struct orr_training *t, const struct orr_source *source, struct orr_step *report)
 {
-    ORR_TRY(step_submit(t, source, false));
+    int64_t samples = t->samples;
     int taken;
-    while ((taken = orr_training_next(t, report, true)) == 1 && report->step < t->steps)
-        ;
+
+    do {
+        t->samples = samples;
+        ORR_TRY(step_submit(t, source, false));
+        while ((taken = orr_training_next(t, report, true)) == 1 && report->step < t->steps)
+            ;
+    } while (taken == 1 && report->skipped);
     return taken < 0 ? taken : ORR_OK;
 }
 
@@ -469,13 +474,15 @@ int orr_training_loss_scale(struct orr_training *t, struct orr_loss_scale *scale
     return ORR_OK;
 }
 
+/* Of a replica that has its control for itself other ranks have none. */
 int orr_training_set_loss_scale(struct orr_training *t, const struct orr_loss_scale *scale)
 {
+    t->scale = *scale;
+    if (t->model->dtype != ORR_F16)
+        return ORR_OK;
     struct orri_control *control = orr_tile_acquire(&t->tree[0].control, true);
-
     if (!control)
         return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
-    t->scale = *scale;
     control->loss_scale = scale->scale;
     control->loss_factor = orri_loss_factor(t, scale->scale);
     control->good = scale->good;
