@@ -13,6 +13,7 @@ liborri_la_SOURCES += \
 	codelets/math/dropout.c \
 	codelets/math/gelu.c \
 	codelets/math/gemm.c \
+	codelets/math/gemm_cuda.h \
 	codelets/math/math.h \
 	codelets/math/math_cuda.h \
 	codelets/math/norm.c \
@@ -29,4 +30,10 @@ liborri_la_SOURCES += \
 
 # Kernels that every block's CUDA functions share.
 CUDA_SOURCES += \
+	codelets/math/cross_entropy_cuda.cu \
+	codelets/math/gather_cuda.cu \
+	codelets/math/norm_cuda.cu \
 	codelets/math/rows_cuda.cu
+if HAVE_CUDA
+liborri_la_SOURCES += codelets/math/gemm_cuda.c
+endif

@@ -25,18 +25,22 @@ liborri_la_SOURCES += \
 	lib/core/cores.c \
 	lib/core/cores.h \
 	lib/core/cuda.c \
+	lib/core/device_cuda.h \
 	lib/core/dtype.c \
 	lib/core/error.c \
 	lib/core/fxt.c \
 	lib/core/fxt.h \
 	lib/core/hash.c \
+	lib/core/kernel_cuda.h \
 	lib/core/launch_cuda.h \
 	lib/core/memory.c \
+	lib/core/philox_cuda.h \
 	lib/core/ranks.c \
 	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
 	lib/core/vector.c \
+	lib/core/vector_cuda.h \
 	lib/core/watch.c \
 	lib/core/watch.h \
 	lib/data/corpus.c \
@@ -84,6 +88,7 @@ liborri_la_SOURCES += \
 	lib/train/evaluation.c \
 	lib/train/exchange.c \
 	lib/train/optimizer.c \
+	lib/train/optimizer_cuda.h \
 	lib/train/record.c \
 	lib/train/reduce.c \
 	lib/train/schedule.c \
@@ -91,3 +96,7 @@ liborri_la_SOURCES += \
 	lib/train/train.h \
 	lib/train/trainer.c \
 	lib/train/update.c
+
+CUDA_SOURCES += \
+	lib/core/vector_cuda.cu \
+	lib/train/optimizer_cuda.cu

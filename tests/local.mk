@@ -33,6 +33,13 @@ tests_test_math_attention_SOURCES = tests/math/test_math_attention.c tests/math/
 
 check_PROGRAMS += tests/test_math_loss
 tests_test_math_loss_SOURCES = tests/math/test_math_loss.c tests/math/reference.h tests/check_main.h
+
+if HAVE_CUDA
+# Kernels; skipped where there is no device.
+check_PROGRAMS += tests/test_math_cuda
+tests_test_math_cuda_SOURCES = tests/math/test_math_cuda.c tests/math/device.h tests/math/reference.h tests/check_main.h
+endif
+
 check_PROGRAMS += tests/test_file
 tests_test_file_SOURCES = tests/io/test_file.c tests/io/faults.c tests/io/faults.h tests/check_main.h tests/files.h
 

@@ -18,6 +18,7 @@
 #include <orrery/dtype.h>
 
 #include "codelets/math/math.h"
+#include "core/vector_cuda.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -65,7 +66,7 @@ void orri_cuda_layernorm_backward(struct orr_cuda *cuda, enum orr_dtype dtype, i
                                   const void *x, const void *gamma, const float *mean, const float *rstd,
                                   const void *residual, void *dx, float *dgamma, float *dbeta, void *scratch);
 
-/* ---- rows and elements (rows_cuda.cu) ------------------------------------------------------------------------ */
+/* ---- rows and elements (rows_cuda.cu; more of them in core/vector_cuda.h) -------------------------------------- */
 
 /* y[r][j] = (x ? x[r][j] : 0) + (bias ? bias[j] : 0). x may equal y. */
 void orri_cuda_bias_rows(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *x,
@@ -82,22 +83,9 @@ void orri_cuda_bias_gelu(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, 
 void orri_cuda_gelu_backward(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, const void *dh, const void *u,
                              void *du);
 
-/* y[k] += x[k]. */
-void orri_cuda_add(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, const void *x, void *y);
-
 /* y = part[0] + part[1] + ..., in this order, the sum in fp32; part[] is a host array of `parts` <= ORR_MAX_SHARDS device
  * pointers, read before the function returns. */
 void orri_cuda_sum(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, int parts, const void *const part[], void *y);
-
-/* Copies; fills with zero bytes. Row strides in bytes. */
-void orri_cuda_copy(struct orr_cuda *cuda, size_t bytes, const void *from, void *to);
-void orri_cuda_copy_rows(struct orr_cuda *cuda, size_t rows, size_t row_bytes, const void *from, size_t from_stride,
-                         void *to, size_t to_stride);
-void orri_cuda_zero(struct orr_cuda *cuda, size_t bytes, void *to);
-
-/* to[k] = from[k], rounded to the nearest even of to_dtype. */
-void orri_cuda_convert(struct orr_cuda *cuda, size_t count, enum orr_dtype from_dtype, const void *from,
-                       enum orr_dtype to_dtype, void *to);
 
 /* Dropout of `batch` stretches of `count` elements that lie behind each other: element k of stretch b of x is element
  * first + b stride + k of the stream of d; math.h tells which are kept. y = x dropped out; x may equal y. With `residual`

@@ -18,6 +18,11 @@ static inline bool orri_cuda_check(struct orr_cuda *cuda, cudaError_t status, co
     return status == cudaSuccess;
 }
 
+static inline cudaStream_t orri_stream(const struct orr_cuda *cuda)
+{
+    return static_cast<cudaStream_t>(cuda->stream);
+}
+
 /* Launches kernel(args...) on the worker's stream, with `shared` bytes of dynamic shared memory; an empty grid is none. All
  * kernels are launched here, never by <<<>>>, whose failures nobody would see. */
 template <typename... P, typename... A>
@@ -34,7 +39,7 @@ static inline void orri_launch(struct orr_cuda *cuda, const char *name, void (*k
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared;
-    config.stream = static_cast<cudaStream_t>(cuda->stream);
+    config.stream = orri_stream(cuda);
     orri_cuda_check(cuda, cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...), name);
 }
 
