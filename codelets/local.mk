@@ -9,6 +9,7 @@ liborri_la_SOURCES += \
 	codelets/embedding/embedding.c \
 	codelets/head/head.c \
 	codelets/math/attention.c \
+	codelets/math/attention_cuda.h \
 	codelets/math/cross_entropy.c \
 	codelets/math/dropout.c \
 	codelets/math/gelu.c \
@@ -30,6 +31,9 @@ liborri_la_SOURCES += \
 
 # Kernels that every block's CUDA functions share.
 CUDA_SOURCES += \
+	codelets/math/attention_cuda.cu \
+	codelets/math/attention_plain_cuda.cu \
+	codelets/math/attention_tensor_cuda.cu \
 	codelets/math/cross_entropy_cuda.cu \
 	codelets/math/gather_cuda.cu \
 	codelets/math/norm_cuda.cu \

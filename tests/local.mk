@@ -38,6 +38,10 @@ if HAVE_CUDA
 # Kernels; skipped where there is no device.
 check_PROGRAMS += tests/test_math_cuda
 tests_test_math_cuda_SOURCES = tests/math/test_math_cuda.c tests/math/device.h tests/math/reference.h tests/check_main.h
+
+check_PROGRAMS += tests/test_math_attention_cuda
+tests_test_math_attention_cuda_SOURCES = tests/math/test_math_attention_cuda.c tests/math/device.h tests/math/reference.h \
+	tests/check_main.h
 endif
 
 check_PROGRAMS += tests/test_file

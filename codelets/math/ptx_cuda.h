@@ -76,10 +76,10 @@ static __device__ __forceinline__ void orri_copies_wait()
 
 /* cvt.rn.bf16x2.f32, cvt.rn.f16x2.f32: two elements in a register, `low` in the lower half. */
 template <typename T>
-static __device__ __forceinline__ uint32_t orri_pack(float low, float high);
+static __device__ __forceinline__ uint32_t orri_pair(float low, float high);
 
 template <>
-__device__ __forceinline__ uint32_t orri_pack<__nv_bfloat16>(float low, float high)
+__device__ __forceinline__ uint32_t orri_pair<__nv_bfloat16>(float low, float high)
 {
     uint32_t x;
 
@@ -88,11 +88,19 @@ __device__ __forceinline__ uint32_t orri_pack<__nv_bfloat16>(float low, float hi
 }
 
 template <>
-__device__ __forceinline__ uint32_t orri_pack<__half>(float low, float high)
+__device__ __forceinline__ uint32_t orri_pair<__half>(float low, float high)
 {
     uint32_t x;
 
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
+    return x;
+}
+
+/* No instruction. What follows from the result is computed again where it is needed: the compiler, which would keep it from
+ * one turn of a loop to the next in registers that are not there, no longer sees that it is the same. */
+static __device__ __forceinline__ int orri_anew(int x)
+{
+    asm volatile("" : "+r"(x));
     return x;
 }
 
