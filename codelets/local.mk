@@ -12,6 +12,7 @@ liborri_la_SOURCES += \
 	codelets/head/geometry.h \
 	codelets/head/head.c \
 	codelets/math/attention.c \
+	codelets/math/attention_cuda.h \
 	codelets/math/cross_entropy.c \
 	codelets/math/dropout.c \
 	codelets/math/gelu.c \
@@ -23,6 +24,7 @@ liborri_la_SOURCES += \
 	codelets/math/operands.c \
 	codelets/math/operands.h \
 	codelets/math/philox_cuda.h \
+	codelets/math/ptx_cuda.h \
 	codelets/math/residual.c \
 	codelets/math/residual.h \
 	codelets/math/residual_cuda.h \

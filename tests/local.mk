@@ -55,6 +55,10 @@ tests_test_math_loss_cuda_SOURCES = tests/math/test_math_loss_cuda.c tests/math/
 
 check_PROGRAMS += tests/test_update_cuda
 tests_test_update_cuda_SOURCES = tests/train/test_update_cuda.c tests/math/device.h tests/math/reference.h tests/check_main.h
+
+check_PROGRAMS += tests/test_math_attention_cuda
+tests_test_math_attention_cuda_SOURCES = tests/math/test_math_attention_cuda.c tests/math/device.h tests/math/reference.h \
+	tests/check_main.h
 endif
 
 check_PROGRAMS += tests/test_file
