@@ -14,9 +14,11 @@ EXTRA_DIST += \
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
 # check_PROGRAMS and its sources; all are linked to liborri, which has the internal functions too.
 LDADD = liborri.la $(CHECK_LIBS)
+# Tests run on the CPU, but for those of CUDA devices, which ask for them.
 AM_TESTS_ENVIRONMENT = \
 	OPENBLAS_NUM_THREADS=1; export OPENBLAS_NUM_THREADS; \
 	STARPU_NCPU=2; export STARPU_NCPU; \
+	STARPU_NCUDA=0; export STARPU_NCUDA; \
 	STARPU_SILENT=1; export STARPU_SILENT; \
 	OMPI_ALLOW_RUN_AS_ROOT=1; export OMPI_ALLOW_RUN_AS_ROOT; \
 	OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM;

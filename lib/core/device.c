@@ -92,6 +92,8 @@ int orri_devices_start(const struct orr_runtime_options *options)
     int count = (int)starpu_cuda_worker_get_count();
 
     memset(&devices, 0, sizeof(devices));
+    if (count == 0 && options && options->device == ORR_DEVICE_CUDA)
+        return orri_remedy(orri_fail(ORR_EDEVICE, "CUDA", "StarPU drives no device"), "unset STARPU_NCUDA, or use --device cpu");
     if (count == 0)
         return ORR_OK;
     devices.pinned = !options || !options->unpinned;

@@ -6,6 +6,7 @@
 # shellcheck source=tests/cli/common.sh
 . "${srcdir:-.}/tests/cli/common.sh"
 cd "$work" || exit 99
+unset STARPU_NCUDA
 
 run info
 if ! grep -q '^CUDA [0-9]' "$work/out"; then
