@@ -244,15 +244,88 @@ START_TEST(epilogues)
 }
 END_TEST
 
-/* fp32 that may be TF32 has 10 bits behind the point. */
-START_TEST(tf32_rounds)
+START_TEST(tf32_is_for_fp32)
 {
     product p;
 
     p.compute = CUBLAS_COMPUTE_32F_FAST_TF32;
-    BLAS_OK(try_product(p));    /* values() are exact in TF32 */
+    BLAS_OK(try_product(p));    /* value()s are exact in TF32 */
     p.type = p.d_type = CUDA_R_16BF;
     ck_assert_int_eq(try_product(p), CUBLAS_STATUS_NOT_SUPPORTED);
+}
+END_TEST
+
+/* A handle and what is needed for matrices of 2 x 2 in fp32, `batch` of them behind each other. */
+struct small {
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t what;
+    cublasLtMatrixLayout_t of;
+    cublasLtMatmulPreference_t wish;
+    cublasLtMatmulHeuristicResult_t found;
+
+    small(cublasComputeType_t compute, int32_t batch, int32_t order)
+    {
+        int64_t stride = 4;
+        int count;
+
+        BLAS_OK(cublasLtCreate(&handle));
+        BLAS_OK(cublasLtMatmulDescCreate(&what, compute, CUDA_R_32F));
+        BLAS_OK(cublasLtMatrixLayoutCreate(&of, CUDA_R_32F, 2, 2, 2));
+        BLAS_OK(cublasLtMatrixLayoutSetAttribute(of, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof(batch)));
+        BLAS_OK(cublasLtMatrixLayoutSetAttribute(of, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof(stride)));
+        BLAS_OK(cublasLtMatrixLayoutSetAttribute(of, CUBLASLT_MATRIX_LAYOUT_ORDER, &order, sizeof(order)));
+        BLAS_OK(cublasLtMatmulPreferenceCreate(&wish));
+        BLAS_OK(cublasLtMatmulAlgoGetHeuristic(handle, what, of, of, of, of, wish, 1, &found, &count));
+        ck_assert_int_eq(count, 1);
+    }
+
+    cublasStatus_t multiply(const float *a, const float *b, float *c)
+    {
+        float one = 1, zero = 0;
+
+        return cublasLtMatmul(handle, what, &one, a, of, b, of, &zero, c, of, c, of, &found.algo, NULL, 0, NULL);
+    }
+};
+
+START_TEST(tf32_rounds)
+{
+    const float x[4] = { 1 + 0x1p-10f, 0, 0, 1 + 0x1p-12f }, one[4] = { 1, 0, 0, 1 };
+    float y[4], *d = on_device<float>(4);
+    small exact(CUBLAS_COMPUTE_32F, 1, CUBLASLT_ORDER_COL), rounded(CUBLAS_COMPUTE_32F_FAST_TF32, 1, CUBLASLT_ORDER_COL);
+
+    BLAS_OK(exact.multiply(on_device(4, x), on_device(4, one), d));
+    to_host(y, d, 4);
+    ck_assert_mem_eq(y, x, sizeof(x));
+    BLAS_OK(rounded.multiply(on_device(4, x), on_device(4, one), d));
+    to_host(y, d, 4);
+    ck_assert_float_eq(y[0], x[0]);
+    ck_assert_float_eq(y[3], 1);
+}
+END_TEST
+
+START_TEST(batches_and_rows)
+{
+    const float a[8] = { 1, 2, 3, 4, 5, 6, 7, 8 }, b[8] = { 1, 1, 0, 1, 2, 0, 0, 3 };
+    const float rows[8] = { 1, 3, 3, 7, 10, 18, 14, 24 }, columns[8] = { 4, 6, 3, 4, 10, 12, 21, 24 };
+    float y[8], *d = on_device<float>(8), *on_a = on_device(8, a), *on_b = on_device(8, b);
+
+    BLAS_OK(small(CUBLAS_COMPUTE_32F, 2, CUBLASLT_ORDER_COL).multiply(on_a, on_b, d));
+    to_host(y, d, 8);
+    ck_assert_mem_eq(y, columns, sizeof(y));
+    BLAS_OK(small(CUBLAS_COMPUTE_32F, 2, CUBLASLT_ORDER_ROW).multiply(on_a, on_b, d));
+    to_host(y, d, 8);
+    ck_assert_mem_eq(y, rows, sizeof(y));
+}
+END_TEST
+
+START_TEST(an_algorithm_is_for_its_product)
+{
+    float *d = on_device<float>(12);
+    small one(CUBLAS_COMPUTE_32F, 1, CUBLASLT_ORDER_COL), two(CUBLAS_COMPUTE_32F, 2, CUBLASLT_ORDER_COL);
+
+    BLAS_OK(one.multiply(d, d + 4, d + 8));
+    one.found = two.found;
+    ck_assert_int_eq(one.multiply(d, d + 4, d + 8), CUBLAS_STATUS_INVALID_VALUE);
 }
 END_TEST
 
@@ -301,7 +374,10 @@ Suite *suite(void)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, products, 0, sizeof(types) / sizeof(types[0]));
     tcase_add_loop_test(tc, epilogues, 0, sizeof(types) / sizeof(types[0]));
+    tcase_add_test(tc, tf32_is_for_fp32);
     tcase_add_test(tc, tf32_rounds);
+    tcase_add_test(tc, batches_and_rows);
+    tcase_add_test(tc, an_algorithm_is_for_its_product);
     tcase_add_test(tc, what_there_is_no_kernel_for);
     tcase_add_test(tc, products_fail_on_demand);
     suite_add_tcase(s, tc);

@@ -111,11 +111,11 @@ END_TEST
 /* Streams that were not made non-blocking and the default stream wait for each other. */
 START_TEST(the_default_stream_waits)
 {
-    gate hold;
+    gate hold, again;
     cudaStream_t blocking, free;
     cudaEvent_t event, other;
     static int x[N];
-    int *d = on_device(N, x);
+    int *d = on_device(N, x), *d2 = on_device(N, x);
 
     CUDA_OK(cudaStreamCreate(&blocking));
     CUDA_OK(cudaStreamCreateWithFlags(&free, cudaStreamNonBlocking));
@@ -131,6 +131,15 @@ START_TEST(the_default_stream_waits)
     hold.open();
     to_host(x, d, N);
     ck_assert_int_eq(x[3], 0);
+    CUDA_OK(cudaLaunchHostFunc(NULL, gate::pass, &again));
+    add_in(blocking, d, 1);
+    add_in(free, d2, 1);
+    CUDA_OK(cudaStreamSynchronize(free));
+    CUDA_OK(cudaEventRecord(event, blocking));
+    usleep(20000);
+    ck_assert_int_eq(cudaEventQuery(event), cudaErrorNotReady);
+    again.open();
+    CUDA_OK(cudaEventSynchronize(event));
 }
 END_TEST
 
