@@ -16,11 +16,13 @@
 #include <orrery/cuda.h>
 #include <orrery/dtype.h>
 
+#include "tests/math/reference.h"
+
 /* ---- the device: a stream and a handle as a worker has them ------------------------------------------------------- */
 
 static struct orr_cuda device;
 
-#define CUDA(call) ck_assert_msg((call) == cudaSuccess, #call)
+#define CUDA(call) assert_that((call) == cudaSuccess)
 
 /* Ends the program as skipped where there is no device. */
 static inline void begin_device(void)
@@ -45,7 +47,8 @@ static inline void begin_device(void)
 /* Waits for what was enqueued, which must not have failed. */
 static inline void finish(void)
 {
-    ck_assert_msg(device.code == 0, "%s", device.what);
+    if (device.code)
+        ck_abort_msg("%s", device.what);
     CUDA(cudaStreamSynchronize(device.stream));
 }
 
@@ -136,7 +139,7 @@ static inline struct array put(enum orr_dtype dtype, size_t count, float *values
     size_t size = orr_dtype_size(dtype), bytes = GUARD + (shift + count) * size + GUARD;
     unsigned char *host = malloc(bytes);
 
-    ck_assert_ptr_nonnull(host);
+    assert_that(host);
     memset(host, 0x5a, bytes);
     for (size_t i = 0; i < count; i++) {
         unsigned char *to = host + GUARD + (shift + i) * size;
@@ -160,7 +163,7 @@ static inline void *bytes_of(const struct array *a)
 {
     void *bytes = malloc(array_bytes(a) + 1);
 
-    ck_assert_ptr_nonnull(bytes);
+    assert_that(bytes);
     finish();
     CUDA(cudaMemcpy(bytes, a->data, array_bytes(a), cudaMemcpyDeviceToHost));
     return bytes;
@@ -172,7 +175,7 @@ static inline float *get(const struct array *a)
     void *bytes = bytes_of(a);
     float *values = malloc((a->count + 1) * sizeof(*values));
 
-    ck_assert_ptr_nonnull(values);
+    assert_that(values);
     for (size_t i = 0; i < a->count; i++) {
         uint16_t half;
 
@@ -190,17 +193,17 @@ static inline float *get(const struct array *a)
 /* Nothing was written around it. */
 static inline void drop(struct array *a)
 {
-    unsigned char guard[2 * GUARD];
-    size_t ahead = (size_t)((unsigned char *)a->data - a->base);
+    size_t from = (size_t)((unsigned char *)a->data - a->base), to = from + array_bytes(a), end = to + GUARD;
+    unsigned char *all = malloc(end);
 
+    assert_that(all);
     finish();
-    CUDA(cudaMemcpy(guard, (char *)a->data - GUARD, GUARD, cudaMemcpyDeviceToHost));
-    CUDA(cudaMemcpy(guard + GUARD, (char *)a->data + array_bytes(a), GUARD, cudaMemcpyDeviceToHost));
-    for (int i = 0; i < 2 * GUARD; i++)
-        ck_assert_msg(guard[i] == 0x5a, "byte %d beside an array of %zu was written", i - GUARD, a->count);
-    ck_assert(ahead >= GUARD);
+    CUDA(cudaMemcpy(all, a->base, end, cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < end; i++)
+        if ((i < from || i >= to) && all[i] != 0x5a)
+            ck_abort_msg("byte %td of %zu was written", (ptrdiff_t)(i - from), to - from);
     CUDA(cudaFree(a->base));
-    a->base = a->data = NULL;
+    free(all);
 }
 
 static inline void assert_same(const struct array *a, const struct array *b)

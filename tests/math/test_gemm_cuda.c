@@ -2,7 +2,6 @@
 /* Matrix products on a device against double. */
 #include "tests/check_main.h"
 #include "tests/math/device.h"
-#include "tests/math/reference.h"
 
 #include "codelets/math/math_cuda.h"
 
@@ -77,7 +76,7 @@ static void check(const struct use *u)
             double magnitude, want, bound;
 
             if (j >= u->n) {
-                ck_assert(got[at] == c[at] && got_aux[at] == aux[at]);
+                assert_that(got[at] == c[at] && got_aux[at] == aux[at]);
                 continue;
             }
             want = sum_of(u, a, lda, b, ldb, i, j, &magnitude);
@@ -95,7 +94,7 @@ static void check(const struct use *u)
             } else if (u->epilogue == ORRI_EPILOGUE_GELU_BACKWARD) {
                 double slope = gelu_slope(aux[at]);
 
-                ck_assert(got_aux[at] == aux[at]);
+                assert_that(got_aux[at] == aux[at]);
                 bound = bound * fabs(slope) + 8 * FLT_EPSILON * fabs(want) + rounding(u->dtype, want * slope);
                 want *= slope;
             }
@@ -202,7 +201,7 @@ START_TEST(not_a_number)
     orri_cuda_gemm(&device, &p);
     float *got = get(&ac);
     for (int i = 0; i < M * N; i++)
-        ck_assert(isnan(got[i]) == (i / N == 2));
+        assert_that(isnan(got[i]) == (i / N == 2));
     drop(&aa);
     drop(&ab);
     drop(&ac);

@@ -3,14 +3,13 @@
  * (test_math.c), and by rounding it to its element type. */
 #include "tests/check_main.h"
 #include "tests/math/device.h"
-#include "tests/math/reference.h"
 
 #include "codelets/math/math_cuda.h"
 
 /* Loops over tests are over element types; in them, over shapes, and addresses that are and are not multiples of 16. */
-static const int row_counts[] = {1, 3, 33, 127};
+static const int row_counts[] = {1, 3, 127};
 static const int widths[] = {1, 3, 12, 31, 33, 127, 768, 1000};
-enum { SHAPES = 4 * 8 };
+enum { SHAPES = 3 * 8 };
 #define ROWS_OF(s) row_counts[(s) / 8]
 #define WIDTH_OF(s) widths[(s) % 8]
 
@@ -53,7 +52,7 @@ START_TEST(conversions)
             orri_cuda_convert(&device, count, dtypes[f], x.data, dtypes[t], y.data);
             float *got = get(&y);
             for (size_t i = 0; i < count; i++)
-                ck_assert_msg(got[i] == rounded(dtypes[t], from[i]), "%d to %d: %.9g becomes %.9g", f, t, from[i], got[i]);
+                assert_that(got[i] == rounded(dtypes[t], from[i]));
             drop(&x);
             drop(&y);
             free(from);
@@ -66,7 +65,7 @@ START_TEST(conversions)
     struct array x = put(ORR_F32, 3, odd, 0), y = put(dtypes[_i], 3, (float[3]){0}, 0);
     orri_cuda_convert(&device, 3, ORR_F32, x.data, dtypes[_i], y.data);
     float *got = get(&y);
-    ck_assert(isnan(got[0]) && got[1] == INFINITY && got[2] == -INFINITY);
+    assert_that(isnan(got[0]) && got[1] == INFINITY && got[2] == -INFINITY);
     free(got);
     drop(&x);
     drop(&y);
@@ -99,7 +98,7 @@ START_TEST(sums)
                     float want = values[0][k];
                     for (int p = 1; p < parts; p++)
                         want += values[p][k];
-                    ck_assert(got[k] == rounded(type, want));
+                    assert_that(got[k] == rounded(type, want));
                 }
                 free(got);
             }
@@ -108,13 +107,13 @@ START_TEST(sums)
             orri_cuda_add(&device, type, count, part[1].data, part[2].data);
             float *got = get(&part[2]);
             for (size_t k = 0; k < count; k++)
-                ck_assert(got[k] == rounded(type, values[1][k] + values[2][k]));
+                assert_that(got[k] == rounded(type, values[1][k] + values[2][k]));
             free(got);
             if (type == ORR_F32) {
                 orri_cuda_scale(&device, count, 0.3f, part[3].data);
                 got = get(&part[3]);
                 for (size_t k = 0; k < count; k++)
-                    ck_assert(got[k] == values[3][k] * 0.3f);
+                    assert_that(got[k] == values[3][k] * 0.3f);
                 free(got);
             }
             for (int p = 0; p < MOST; p++) {
@@ -137,14 +136,14 @@ START_TEST(copies)
     float *got = get(&y);
     for (int r = 0; r < ROWS; r++)
         for (int j = 0; j < TO; j++)
-            ck_assert(got[r * TO + j] == (j < WIDTH ? from[r * FROM + j] : to[r * TO + j]));
+            assert_that(got[r * TO + j] == (j < WIDTH ? from[r * FROM + j] : to[r * TO + j]));
     free(got);
     orri_cuda_copy(&device, ROWS * FROM * 4, x.data, z.data);
     assert_same(&x, &z);
     orri_cuda_zero(&device, 5 * 4, (float *)z.data + 1);
     got = get(&z);
     for (int k = 0; k < ROWS * FROM; k++)
-        ck_assert(got[k] == (k >= 1 && k < 6 ? 0 : from[k]));
+        assert_that(got[k] == (k >= 1 && k < 6 ? 0 : from[k]));
     free(got);
     drop(&x);
     drop(&y);
@@ -174,7 +173,7 @@ START_TEST(bias_rows)
                                     with_bias ? dbias.data : NULL, y.data);
                 float *got = get(&y);
                 for (size_t k = 0; k < size; k++)
-                    ck_assert(got[k] == rounded(type, (with_x ? x[k] : 0) + (with_bias ? bias[k % width] : 0)));
+                    assert_that(got[k] == rounded(type, (with_x ? x[k] : 0) + (with_bias ? bias[k % width] : 0)));
                 free(got);
             }
         drop(&dx);
@@ -264,7 +263,7 @@ START_TEST(bias_gelu)
             for (size_t k = 0; k < size; k++) {
                 float sum = with_bias ? u[k] + bias[k % width] : u[k];
 
-                ck_assert(got_u[k] == rounded(type, sum));
+                assert_that(got_u[k] == rounded(type, sum));
                 /* The argument of exp, at most 30 here, is rounded a few times. */
                 assert_close(got[k], gelu(sum), 30 * FLT_EPSILON * fabs(gelu(sum)) + 1e-12 + rounding(type, gelu(sum)),
                              "gelu(%.9g)", sum);
@@ -336,8 +335,8 @@ START_TEST(gelu_far)
             for (int k = 0; k < COUNT; k++) {
                 bool up = u[k] > 0;
 
-                ck_assert(k == fill ? isnan(got[k]) : got[k] == (up ? u[k] : 0));
-                ck_assert(k == fill ? isnan(slope[k]) : fabsf(slope[k] - (float)up) < 1e-30f);
+                assert_that(k == fill ? isnan(got[k]) : got[k] == (up ? u[k] : 0));
+                assert_that(k == fill ? isnan(slope[k]) : fabsf(slope[k] - (float)up) < 1e-30f);
             }
             free(got);
             free(slope);
@@ -379,12 +378,12 @@ START_TEST(dropout)
             orri_cuda_dropout(&device, type, &d, batch, count, uses[n].first, uses[n].stride, ax.data, ar.data, y.data);
             float *got = get(&y);
             for (size_t k = 0; k < size; k++)
-                ck_assert(got[k] == rounded(type, want[k] + residual[k]));
+                assert_that(got[k] == rounded(type, want[k] + residual[k]));
             free(got);
             orri_cuda_dropout(&device, type, &d, batch, count, uses[n].first, uses[n].stride, ax.data, NULL, ax.data);
             got = get(&ax);
             for (size_t k = 0; k < size; k++)
-                ck_assert_msg(got[k] == rounded(type, want[k]), "p %g, use %zu, element %zu", d.p, n, k);
+                assert_close(got[k], rounded(type, want[k]), 0, "p %g, use %zu, element %zu", d.p, n, k);
             free(got);
             drop(&ax);
             drop(&ar);
@@ -534,7 +533,7 @@ static void check_layernorm_backward(enum orr_dtype type, int rows, int width, s
                                  gamma2.data, beta2.data, scratch);
     float *a = get(&dx), *b = get(&twice);
     for (size_t k = 0; k < size; k++)
-        ck_assert(a[k] == b[k]);
+        assert_that(a[k] == b[k]);
     free(a);
     free(b);
     drop(&ax);
@@ -592,7 +591,7 @@ START_TEST(norm_of_what_is_not_finite)
         orri_cuda_layernorm(&device, dtypes[_i], ROWS, WIDTH, ax.data, g.data, g.data, (float)EPS, y.data, mean.data, rstd.data);
         float *got = get(&y);
         for (int k = 0; k < ROWS * WIDTH; k++)
-            ck_assert(isfinite(got[k]) == (k / WIDTH != 2));
+            assert_that(isfinite(got[k]) == (k / WIDTH != 2));
         free(got);
         drop(&ax);
         drop(&g);

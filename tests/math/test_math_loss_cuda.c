@@ -2,7 +2,6 @@
 /* Kernels of the loss, and of rows by number, against double. */
 #include "tests/check_main.h"
 #include "tests/math/device.h"
-#include "tests/math/reference.h"
 
 #include "codelets/math/math_cuda.h"
 
@@ -53,7 +52,7 @@ static void check_gradient(enum orr_dtype type, int rows, int width, int ld, con
                            FLT_EPSILON * fabs(want);
 
             if (j >= width)
-                ck_assert(g[j] == row[j]);
+                assert_that(g[j] == row[j]);
             else
                 assert_close(g[j], want, bound, "%d of %d columns, row %d column %d", width, ld, r, j);
         }
@@ -211,7 +210,7 @@ START_TEST(non_finite_is_shown)
             struct array logits = put(dtypes[_i], WIDTH, x, 0), loss = put(ORR_F32, 1, (float[1]){0}, 0);
             orri_cuda_softmax_cross_entropy(&device, dtypes[_i], 1, WIDTH, logits.data, WIDTH, ids, false, NULL, loss.data);
             float *got = get(&loss);
-            ck_assert(isnan(got[0]) || got[0] == INFINITY);
+            assert_that(isnan(got[0]) || got[0] == INFINITY);
             free(got);
             drop(&logits);
             drop(&loss);
@@ -306,7 +305,7 @@ START_TEST(far_logits_in_parts)
     float *got = get(&loss), *g = get(&logits);
     assert_close(got[0], log(29) + 2e4, FLT_EPSILON * 2e4, "the first row");
     assert_close(got[1], log(1 + 2 * exp(-1)), 4 * FLT_EPSILON, "the second");
-    ck_assert(g[0] == 0 && g[1] == 0 && g[31] == 0 && g[32] == -1 && g[WIDTH + 5] == 0);
+    assert_that(g[0] == 0 && g[1] == 0 && g[31] == 0 && g[32] == -1 && g[WIDTH + 5] == 0);
     assert_close(g[7], 1 / 29.0, 4 * FLT_EPSILON / 29, "the largest");
     assert_close(g[WIDTH], 1 / (1 + 2 * exp(-1)) - 1, 4 * FLT_EPSILON, "the label's");
     free(got);
@@ -372,7 +371,7 @@ START_TEST(embed)
                     int64_t row = ids[r / at.count * SEQ + t] - part.first;
                     float want = row >= 0 && row < part.count ? table[row * width + j] : 0;
 
-                    ck_assert(got[k] == rounded(type, want + (with ? position[t * width + j] : 0)));
+                    assert_that(got[k] == rounded(type, want + (with ? position[t * width + j] : 0)));
                 }
                 free(got);
             }
@@ -477,7 +476,7 @@ START_TEST(pick_rows)
             float *got = get(&y);
             for (int r = 0; r < 5; r++)
                 for (int j = 0; j < ld; j++)
-                    ck_assert(got[r * ld + j] == (j < width ? x[rows[r] * width + j] : old[r * ld + j]));
+                    assert_that(got[r * ld + j] == (j < width ? x[rows[r] * width + j] : old[r * ld + j]));
             free(got);
             drop(&from);
             drop(&y);

@@ -2,7 +2,6 @@
 /* The optimizers on a device, against the CPU's; sums against double. */
 #include "tests/check_main.h"
 #include "tests/math/device.h"
-#include "tests/math/reference.h"
 
 #include "core/vector_cuda.h"
 #include "train/optimizer_cuda.h"
@@ -80,7 +79,7 @@ static void check_update(enum orr_optimizer_kind kind, int tile, enum orr_dtype 
         /* A few roundings a step of terms below 1, which a compiler may contract otherwise. */
         assert_close(got[i], p[i], viewed ? STEPS * 4 * FLT_EPSILON : 0, "%s, tile %d, element %zu", orr_optimizer_name(kind), tile,
                      i);
-        ck_assert(got_working[i] == (viewed ? rounded(dtype, got[i]) : 0));
+        assert_that(got_working[i] == (viewed ? rounded(dtype, got[i]) : 0));
     }
     for (size_t i = 0; i < all; i++)
         assert_close(got_state[i], state[i], STEPS * 4 * FLT_EPSILON * (state[i] != 0), "%s, tile %d, state %zu",
@@ -147,7 +146,7 @@ START_TEST(nothing_to_do)
         assert_same(&as, &states);
         if (cases[n].done) {
             float *got = get(&ap);
-            ck_assert(got[0] != p[0]);
+            assert_that(got[0] != p[0]);
             free(got);
         } else {
             assert_same(&working, &was);
@@ -197,16 +196,16 @@ START_TEST(rounded_at_random)
         uint32_t bits, up;
 
         if (!isfinite(want)) {
-            ck_assert(isnan(want) ? isnan(got[i]) : got[i] == want);
+            assert_that(isnan(want) ? isnan(got[i]) : got[i] == want);
             continue;
         }
         memcpy(&bits, &want, 4);
         up = bits + (words[i] >> 16);
-        ck_assert_msg(got[i] == from_bf16((uint16_t)(up >> 16)), "element %d: %.9g becomes %.9g", i, want, got[i]);
+        assert_close(got[i], from_bf16((uint16_t)(up >> 16)), 0, "element %d: %.9g", i, want);
         error += (double)got[i] - (double)want;
         size += rounding(ORR_BF16, want) * rounding(ORR_BF16, want);
     }
-    ck_assert(got[3] == p[3]);
+    assert_that(got[3] == p[3]);
     /* Five standard deviations of a sum of independent errors, each at most a unit in the last place. */
     ck_assert_msg(fabs(error) < 5 * 2 * sqrt(size), "off by %g", error);
     free(got);
@@ -246,7 +245,7 @@ START_TEST(sum_of_squares)
                     CUDA(cudaMemcpy(&sums[twice], squares, sizeof(double), cudaMemcpyDeviceToHost));
                 }
                 ck_assert_mem_eq(&sums[0], &sums[1], sizeof(double));
-                ck_assert(!isfinite(want) == !isfinite(sums[0]));
+                assert_that(!isfinite(want) == !isfinite(sums[0]));
                 if (isfinite(want))
                     assert_close(sums[0], want, 1e-15 * (double)count * want + DBL_EPSILON * want, "%zu elements", count);
                 drop(&ax);
