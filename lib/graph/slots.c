@@ -527,8 +527,8 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
                      struct orr_memory_need *need)
 {
     struct orr_model there = *model;
-    struct orr_slots slots = {.model = &there, .options = *o, .counting = true};
-    double most_scratch = 0;
+    struct orr_slots slots = {.model = &there, .options = *o, .split = orr_slot_split(&o->policy), .counting = true};
+    double most_scratch = 0, wide = 0;
 
     there.rank = rank;
     *need = (struct orr_memory_need){0};
@@ -541,6 +541,8 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
     if (status == 0)
         status = make_rings(&slots);
     orri_memory_add(&need->slots, slots.bytes);
+    if (status == 0)
+        wide = orri_wide_bytes(&slots);
     free_slots(&slots);
     for (int l = 0; l < model->blocks; l++) {
         double scratch = scratch_of(model->block[l], o);
@@ -549,7 +551,7 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
             here = orri_stage_here(&there, d, model->block[l]->stage);
         most_scratch = here && scratch > most_scratch ? scratch : most_scratch;
     }
-    orri_memory_add(&need->scratch, (most_scratch + BLAS_BYTES) * orr_worker_count());
+    orri_memory_add(&need->scratch, (most_scratch + wide + BLAS_BYTES) * orr_worker_count());
     need->process = (int64_t)orr_memory_resident();
     orri_memory_total(need);
     return status;

@@ -114,8 +114,9 @@ struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slo
 void orr_slots_destroy(struct orr_slots *slots);
 
 /* Bytes that rank `rank` of the model's mesh needs with these options: parameters + gradients + optimizer state
- * (state_tiles times the parameters that it updates) + slots + scratch of the workers, their BLAS' included, + what this
- * process has already (libraries, data, the runtime), which stands for that rank's. Of a built model, before it is allocated. ORR_ENOMEM. */
+ * (state_tiles times the parameters that it updates) + slots + scratch of the workers, with that of their BLAS and their
+ * copies in fp32 of what is in another dtype, + what this process has already (libraries, data, the runtime), which stands for
+ * that rank's. Of a built model, before it is allocated. ORR_ENOMEM. */
 struct orr_memory_need {
     int64_t parameters, gradients, state, slots, scratch, process, total;
 };

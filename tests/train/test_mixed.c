@@ -50,8 +50,8 @@ static float *logits_of(struct orr_model *model, size_t *bytes)
     return logits;
 }
 
-/* A model that was saved in a narrow dtype: any model that reads it has the rounded parameters, and one that computes in this dtype
- * notices nothing. */
+/* A model that was saved in a narrow dtype: any model that reads it has the rounded parameters, and one that computes in this
+ * dtype notices nothing. */
 START_TEST(test_narrow_files)
 {
     for (int dtype = ORR_BF16; dtype <= ORR_F16; dtype++) {
