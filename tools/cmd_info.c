@@ -65,7 +65,8 @@ static int print_memory(const struct opened *o)
     ORR_TRY(orr_optimizer_parse(optimizer, &t.optimizer.kind));
     ORR_TRY(read_sync(sync_mode, &t.sync));
     ORR_TRY(check_shape(o, t.micro_batch, t.seq));
-    printf("memory to train it with --batch %d --micro-batch %d --seq %d --optimizer %s:\n", t.batch, t.micro_batch, t.seq, optimizer);
+    printf("memory to train it with --batch %d --micro-batch %d --seq %d --optimizer %s --dtype %s:\n", t.batch, t.micro_batch,
+           t.seq, optimizer, orr_dtype_label(o->dtype));
     for (int rank = 0; rank < o->mesh.ranks; rank++) {
         ORR_TRY(orr_training_memory(o->model, &t, rank, &need));
         if (rank < MOST_RANKS)

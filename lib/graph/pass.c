@@ -466,10 +466,10 @@ struct list {
     struct orri_buffer *buffer;                 /* [ORRI_MAX_BUFFERS] */
 };
 
-/* A tile that does not exist, because nothing would be in it, is left out. */
+/* A tile that does not exist, because nothing would be in it, is left out. Where slots are only counted none exists. */
 static void add(struct list *list, struct orr_tile *tile, unsigned operand, int index, int mode)
 {
-    if (!tile->handle)
+    if (!tile->handle && !list->slots->counting)
         return;
     int i = list->task->buffers++;
 
@@ -646,6 +646,20 @@ static void list_coming(struct list *list, const struct orr_block *block, enum o
     }
 }
 
+/* All operands but parameters and their gradients. */
+static void add_values(struct list *list, const struct orr_block *block, enum orr_pass pass, int part)
+{
+    struct orri_slot *slot = orri_slots_at(list->slots, list->mb, block->stage);
+    unsigned operands = operands_of(block->cls, pass);
+
+    if (operands & ORR_IDS)
+        add(list, block->cls->is_loss ? &slot->labels[part] : &slot->ids[part], ORR_IDS, 0, STARPU_R);
+    if (passes[pass].kind == SHARD)
+        add_shard_operands(list, block, pass, operands, part);
+    else
+        add_chunk_operands(list, block, pass, operands, part);
+}
+
 int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block,
                        enum orr_pass pass, int part, struct orr_rows rows)
 {
@@ -673,15 +687,9 @@ int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, 
     if (at != slots->model->rank)
         return ORR_OK;
     struct starpu_codelet *codelet = codelet_of(cls, pass);
-    struct orri_slot *slot = orri_slots_at(slots, mb, block->stage);
     if (!codelet)
         return ORR_ENOMEM;
-    if (operands & ORR_IDS)
-        add(&list, cls->is_loss ? &slot->labels[part] : &slot->ids[part], ORR_IDS, 0, STARPU_R);
-    if (passes[pass].kind == SHARD)
-        add_shard_operands(&list, block, pass, operands, part);
-    else
-        add_chunk_operands(&list, block, pass, operands, part);
+    add_values(&list, block, pass, part);
     if (operands & ORR_GRADIENTS)
         add_gradients(&list, block, pass, part);
     size_t size = offsetof(struct task, buffer) + (size_t)task.buffers * sizeof(task.buffer[0]);
@@ -689,4 +697,49 @@ int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, 
     int worker = has_cuda_pass(cls, pass) ? orri_home_worker(slots->model, mb->replica, block->stage, part) : -1;
     return orri_pass_task_submit(slots->model, codelet, worker, task.buffers, buffer, &task, size, passes[pass].priority,
                                  block->layer, mb->index, flops_of(block, &slots->options, pass));
+}
+
+/* ---- memory ---------------------------------------------------------------------------------------- */
+
+/* What widen() makes room for, in elements. */
+static int64_t wide_elements(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_block *block,
+                             enum orr_pass pass, int part)
+{
+    struct task task = {.block = block, .slots = slots, .pass = pass, .part = part};
+    struct orri_buffer buffer[ORRI_MAX_BUFFERS];
+    struct list list = {slots, mb, &task, buffer};
+    int64_t elements = 0;
+
+    add_values(&list, block, pass, part);
+    for (int i = 0; i < task.buffers; i++)
+        if (task.buffer[i].dtype == slots->model->dtype && buffer[i].tile->count > 0)
+            elements += task.buffer[i].operand == ORR_SAVEDS ? saved_size(&task).values : buffer[i].tile->count;
+    for (int g = 0; g < block->spec.groups && (operands_of(block->cls, pass) & ORR_PARAMETERS); g++) {
+        const struct orri_parameter *parameter = part_of(block->group[g], passes[pass].kind, part);
+        elements += parameter ? parameter->count : 0;
+    }
+    return elements;
+}
+
+double orri_wide_bytes(struct orr_slots *slots)
+{
+    const struct orr_model *model = slots->model;
+    int replicas = slots->options.predict_floats > 0 ? 1 : model->mesh.dp;
+    int64_t most = 0;
+
+    for (int i = 0; model->dtype != ORR_F32 && i < replicas * model->blocks * ORR_PASSES; i++) {
+        enum orr_pass pass = (enum orr_pass)(i % ORR_PASSES);
+        const struct orr_block *block = model->block[i / ORR_PASSES % model->blocks];
+        struct orri_microbatch mb = {.replica = i / ORR_PASSES / model->blocks};
+        int parts = pass == ORR_CHUNK_PREDICT || passes[pass].kind == WHOLE ? 1
+                    : passes[pass].kind == SHARD                            ? model->mesh.tp
+                                                                            : model->chunks;
+        for (int part = 0; orri_runs_pass(slots, block, pass) && part < parts; part++) {
+            if (orri_place(block, mb.replica, part) != model->rank)
+                continue;
+            int64_t elements = wide_elements(slots, &mb, block, pass, part);
+            most = elements > most ? elements : most;
+        }
+    }
+    return (double)most * sizeof(float);
 }

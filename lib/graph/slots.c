@@ -517,7 +517,7 @@ static void count_parameters(const struct orr_model *model, const struct orr_slo
         const struct orri_parameter *parameter = model->parameter[p];
         double bytes = (double)parameter->count * sizeof(float);
         int place = orri_place_of(parameter, model->rank);
-        if (place == 0 && model->dtype != ORR_F32)
+        if (place == 0 && model->dtype != ORR_F32 && !model->frozen)
             orri_memory_add(&need->parameters, bytes);
         if (place == 0 || (place > 0 && !orri_is_lent(model, parameter)))
             orri_memory_add(&need->parameters, (double)parameter->count * (double)orr_dtype_size(model->dtype));
@@ -549,8 +549,8 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
                      struct orr_memory_need *need)
 {
     struct orr_model there = *model;
-    struct orr_slots slots = {.model = &there, .options = *o, .counting = true};
-    double most_scratch = 0;
+    struct orr_slots slots = {.model = &there, .options = *o, .split = orr_slot_split(&o->policy), .counting = true};
+    double most_scratch = 0, wide = 0;
 
     there.rank = rank;
     *need = (struct orr_memory_need){0};
@@ -563,6 +563,8 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
     if (status == 0)
         status = make_rings(&slots);
     orri_memory_add(&need->slots, slots.bytes);
+    if (status == 0)
+        wide = orri_wide_bytes(&slots);
     free_slots(&slots);
     for (int l = 0; l < model->blocks; l++) {
         double scratch = scratch_of(model->block[l], o);
@@ -572,7 +574,7 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
         most_scratch = here && scratch > most_scratch ? scratch : most_scratch;
     }
     if (orri_blocks_on_cpu())
-        orri_memory_add(&need->scratch, (most_scratch + BLAS_BYTES) * (orr_worker_count() - orr_device_count()));
+        orri_memory_add(&need->scratch, (most_scratch + wide + BLAS_BYTES) * (orr_worker_count() - orr_device_count()));
     need->process = (int64_t)orr_memory_resident();
     orri_memory_total(need);
     return status;
