@@ -13,6 +13,8 @@ orrery_SOURCES = \
 	tools/options.c \
 	tools/options.h \
 	tools/orrery.c \
+	tools/process.c \
+	tools/process.h \
 	tools/supervise.c \
 	tools/supervise.h \
 	tools/tools.h
