@@ -181,6 +181,7 @@ TEST_EXTENSIONS = .sh
 SH_LOG_COMPILER = $(SHELL)
 cli_tests = \
 	tests/cli/bad_input.sh \
+	tests/cli/bench.sh \
 	tests/cli/commands.sh \
 	tests/cli/cuda.sh \
 	tests/cli/full_disk.sh \

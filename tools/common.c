@@ -173,7 +173,7 @@ int set_dropout(struct orr_config *config, double rate)
     return ORR_OK;
 }
 
-static int read_model(struct opened *o, int (*change)(struct orr_config *config))
+int read_model(struct opened *o, int (*change)(struct orr_config *config))
 {
     if (!model_options.model)
         return command_remedy(command_fail(ORR_EINVAL, "--model: is missing"),

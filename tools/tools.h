@@ -68,6 +68,9 @@ struct shape {
 };
 int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape);
 
+/* The part of that which needs no runtime: checks the layout options, and reads the configuration. */
+int read_model(struct opened *o, int (*change)(struct orr_config *config));
+
 /* --device, --pin and --tf32. ORR_EINVAL. */
 int read_device(struct orr_runtime_options *runtime);
 
@@ -122,6 +125,7 @@ int cmd_logits(int argc, char **argv);
 int cmd_grads(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int compare_bench(int argc, char **argv);                   /* it, with --against: compare.h */
 int cmd_info(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
 
