@@ -26,6 +26,8 @@ liborri_la_SOURCES += \
 	lib/core/cores.c \
 	lib/core/cores.h \
 	lib/core/cuda.c \
+	lib/core/device.c \
+	lib/core/device.h \
 	lib/core/device_cuda.h \
 	lib/core/dtype.c \
 	lib/core/error.c \
@@ -93,6 +95,7 @@ liborri_la_SOURCES += \
 	lib/train/optimizer_cuda.h \
 	lib/train/record.c \
 	lib/train/reduce.c \
+	lib/train/residency.c \
 	lib/train/schedule.c \
 	lib/train/step.c \
 	lib/train/train.h \

@@ -12,7 +12,7 @@
 struct model_options model_options;
 struct data_options data_options = {.validation_fraction = 0.01};
 struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
-                                        .dtype = "fp32"};
+                                        .dtype = "fp32", .device = "auto", .pin = "home"};
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
@@ -51,6 +51,12 @@ struct setting layout_table[] = {
     SETTING("zero-slots", "K", "with --zero 3, parameters of a size that a rank has room to receive (2)", OPTION_INT,
      &layout_options.zero_slots, 1, 1 << 16, true),
     SETTING("slots", "POLICY", "microbatches in flight: gpipe, 1f1b, h1, zb or a number", OPTION_TEXT, &layout_options.slots, 0,
+     0, true),
+    SETTING("device", "D", "where blocks run: auto (default: CUDA devices where there are any), cpu or cuda", OPTION_TEXT,
+     &layout_options.device, 0, 0, true),
+    SETTING("pin", "HOW", "home (default): each coordinate of the mesh has a CUDA device; none: the scheduler chooses", OPTION_TEXT,
+     &layout_options.pin, 0, 0, true),
+    SETTING("tf32", NULL, "on CUDA devices, round the factors of fp32 matrix products to TF32", OPTION_FLAG, &layout_options.tf32, 0,
      0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
      4096, true),
@@ -167,7 +173,7 @@ int set_dropout(struct orr_config *config, double rate)
     return ORR_OK;
 }
 
-static int read_model(struct opened *o, int (*change)(struct orr_config *config))
+int read_model(struct opened *o, int (*change)(struct orr_config *config))
 {
     if (!model_options.model)
         return command_remedy(command_fail(ORR_EINVAL, "--model: is missing"),
@@ -209,6 +215,24 @@ static void expect(struct opened *o, const struct shape *shape)
     }
 }
 
+int read_device(struct orr_runtime_options *runtime)
+{
+    static const char *const names[] = {[ORR_DEVICE_AUTO] = "auto", [ORR_DEVICE_CPU] = "cpu", [ORR_DEVICE_CUDA] = "cuda"};
+    const struct layout_options *l = &layout_options;
+    size_t device = 0;
+
+    while (device < sizeof(names) / sizeof(names[0]) && strcmp(l->device, names[device]) != 0)
+        device++;
+    if (device == sizeof(names) / sizeof(names[0]))
+        return command_remedy(command_fail(ORR_EINVAL, "--device: '%s' is none", l->device), "use auto, cpu or cuda");
+    runtime->device = (enum orr_device)device;
+    runtime->tf32 = l->tf32;
+    runtime->unpinned = strcmp(l->pin, "none") == 0;
+    if (!runtime->unpinned && strcmp(l->pin, "home") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--pin: '%s' is none", l->pin), "use home or none");
+    return ORR_OK;
+}
+
 int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape)
 {
     const struct layout_options *l = &layout_options;
@@ -218,6 +242,7 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config), const
                                           .heartbeat = l->heartbeat > 0 ? l->heartbeat : -1};
 
     *o = (struct opened){0};
+    ORR_TRY(orr_ranks_settle(read_device(&runtime)));
     ORR_TRY(orr_ranks_settle(read_model(o, change)));
     ORR_TRY(agree_on_model(o));
     if (trace_path)

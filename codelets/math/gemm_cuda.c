@@ -60,7 +60,7 @@ struct matmul {
     struct key key;
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, c, add;    /* of our A, B, C; add is c where the product is made in place  */
-    bool found;                             /* the library has an algorithm                                 */
+    cublasStatus_t found;                   /* whether the library has an algorithm                         */
     cublasLtMatmulAlgo_t algorithm;
 };
 
@@ -268,9 +268,10 @@ static bool find_algorithm(struct orr_cuda *cuda, struct matmul *matmul)
         return false;
     bool preferred = done(cuda, prefer(preference, key), "cublasLtMatmulPreferenceSetAttribute", key);
     if (preferred) {
-        cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(key->library, matmul->operation, matmul->b, matmul->a, matmul->add,
-                                                               matmul->c, preference, 1, &result, &results);
-        matmul->found = status == CUBLAS_STATUS_SUCCESS && results > 0 && result.state == CUBLAS_STATUS_SUCCESS;
+        matmul->found = cublasLtMatmulAlgoGetHeuristic(key->library, matmul->operation, matmul->b, matmul->a, matmul->add,
+                                                       matmul->c, preference, 1, &result, &results);
+        if (matmul->found == CUBLAS_STATUS_SUCCESS)
+            matmul->found = results > 0 ? result.state : CUBLAS_STATUS_NOT_SUPPORTED;
         matmul->algorithm = result.algo;
     }
     cublasLtMatmulPreferenceDestroy(preference);
@@ -300,16 +301,16 @@ static struct matmul *matmul_of(struct orr_cuda *cuda, const struct orri_cuda_pr
 
 /* ---- products -------------------------------------------------------------------------------------------------------- */
 
-/* False where the library has no algorithm. */
-static bool multiply(struct orr_cuda *cuda, const struct orri_cuda_product *p)
+/* False where the library has no algorithm, which is a failure unless there is another way. */
+static bool multiply(struct orr_cuda *cuda, const struct orri_cuda_product *p, bool another)
 {
     struct matmul *matmul = matmul_of(cuda, p);
     const float one = 1, beta = p->add ? 1 : 0;
 
     if (!matmul)
         return true;
-    if (!matmul->found)
-        return false;
+    if (matmul->found != CUBLAS_STATUS_SUCCESS)
+        return !another && done(cuda, matmul->found, "cublasLtMatmulAlgoGetHeuristic", &matmul->key);
     done(cuda, cublasLtMatmul(cuda->blas, matmul->operation, &one, p->b, matmul->b, p->a, matmul->a, &beta,
                               p->add ? p->add : p->c, matmul->add, p->c, matmul->c, &matmul->algorithm, cuda->workspace,
                               ORR_CUDA_WORKSPACE, cuda->stream), "cublasLtMatmul", &matmul->key);
@@ -332,10 +333,7 @@ static void multiply_in_steps(struct orr_cuda *cuda, const struct orri_cuda_prod
         orri_cuda_bias_rows(cuda, p->dtype, rows, p->n, NULL, p->bias, u + r * stride);
         plain.add = u;
     }
-    if (!multiply(cuda, &plain)) {
-        const struct key key = key_of(cuda, &plain);
-        done(cuda, CUBLAS_STATUS_NOT_SUPPORTED, "cublasLtMatmulAlgoGetHeuristic", &key);
-    }
+    multiply(cuda, &plain, false);
     for (size_t r = 0; p->bias && p->add && r < end; r += step)
         orri_cuda_bias_rows(cuda, p->dtype, rows, p->n, u + r * stride, p->bias, u + r * stride);
     for (size_t r = 0; p->epilogue == ORRI_EPILOGUE_GELU && r < end; r += step)
@@ -347,7 +345,7 @@ static void multiply_in_steps(struct orr_cuda *cuda, const struct orri_cuda_prod
 
 void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_cuda_product *product)
 {
-    if (cuda->code || (orri_product_way(product).fused && multiply(cuda, product)))
+    if (cuda->code || (orri_product_way(product).fused && multiply(cuda, product, true)))
         return;
     multiply_in_steps(cuda, product);
 }

@@ -33,8 +33,9 @@ char *orri_format(const char *format, ...) __attribute__((format(printf, 1, 2)))
 void *orri_scratch(size_t bytes);
 /* Another one, for what the engine keeps while a pass uses the first. */
 void *orri_outer_scratch(size_t bytes);
-/* Bytes of the first buffer as it is now. */
+/* Bytes of the buffers as they are now, rounded up to pages. */
 size_t orri_scratch_size(void);
+size_t orri_outer_scratch_size(void);
 void orri_scratch_free_all(void);
 
 /* y[k] += x[k], k = 0..count-1. */

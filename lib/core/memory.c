@@ -83,6 +83,11 @@ size_t orri_scratch_size(void)
     return have_scratch(INNER) ? mine[INNER]->bytes : 0;
 }
 
+size_t orri_outer_scratch_size(void)
+{
+    return have_scratch(OUTER) ? mine[OUTER]->bytes : 0;
+}
+
 static void *scratch(int use, size_t bytes)
 {
     if (!have_scratch(use)) {

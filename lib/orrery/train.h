@@ -119,7 +119,8 @@ struct orr_step {
 };
 
 /* Prepares training of a built model: slots, gradients, optimizer state (zero). The model is borrowed and
- * must outlive it. A last microbatch may be short. Errors: ORR_EINVAL (fewer microbatches than replicas), ORR_ENOMEM. */
+ * must outlive it. A last microbatch may be short. Errors: ORR_EINVAL (fewer microbatches than replicas, a frozen model),
+ * ORR_ENOMEM. */
 struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options);
 
 /* Waits for the tasks in flight. */
@@ -142,7 +143,8 @@ int orr_training_shares(struct orr_training *training, int64_t step, int *share)
 int orr_training_prescribe(struct orr_training *training, int64_t step, const int *share);
 
 /* One step without its updates: counts as a step, waits for it, and leaves the gradient to be read. Reports of steps
- * before it that were not taken are dropped. */
+ * before it that were not taken are dropped. In fp16 a step that overflows is repeated on the same samples with the smaller loss
+ * scale that it leaves, each time as a step more, until the gradient is finite. */
 int orr_training_gradients(struct orr_training *training, const struct orr_source *source, struct orr_step *report);
 
 /* The last step's gradient of the mean loss by parameter `index`, unclipped, into values[count]. Waits for it. */
@@ -157,6 +159,15 @@ int64_t orr_training_steps(const struct orr_training *training);
 
 /* Samples read by them: the number of the next one. */
 int64_t orr_training_samples(const struct orr_training *training);
+
+/* What stays on CUDA devices whose memory does not hold all tiles: as many as fit; the others come for each task and go. Of the device
+ * that needs most, the bytes that its tiles have and that there is room for; and of all devices the bytes that are streamed:
+ * optimizer state, what F saves, parameters, gradients. Zeros without devices. */
+struct orr_residency {
+    int64_t need, room;
+    int64_t streamed[4];
+};
+struct orr_residency orr_training_residency(const struct orr_training *training);
 
 /* What the last step took to submit on this rank: tasks, messages that it sends or receives, and the host's time without
  * that of waiting for earlier steps. Zero before the first. */

@@ -166,7 +166,11 @@ static void decide(const struct summarise *s, const struct orri_summary *all, st
     }
     if (is_scaled(t))
         adapt_scale(s, sqrt(squares), out);
+    int64_t updates = s->step + 1 - out->skipped;
+    out->correction[0] = 1 - pow((double)t->options.optimizer.beta1, (double)updates);
+    out->correction[1] = 1 - pow((double)t->options.optimizer.beta2, (double)updates);
     if (orri_model_stopped(model, s->run)) {
+        out->skip = 1;
         out->code = orri_model_failure(model, out->message, sizeof(out->message));
         return;
     }

@@ -36,6 +36,10 @@ static int check_modes(const struct orr_model *model, const struct orr_training_
 
 static int check_options(const struct orr_model *model, const struct orr_training_options *o)
 {
+    if (model->frozen)
+        return orri_fail(ORR_EINVAL, "train", "the model is frozen: there are no parameters in fp32 to train");
+    if (o->checkpoint_dtype != ORR_F32 && o->checkpoint_dtype != ORR_BF16 && o->checkpoint_dtype != ORR_F16)
+        return orri_fail(ORR_EINVAL, "train", "parameters are not saved in %s", orr_dtype_name(o->checkpoint_dtype));
     if (o->micro_batch < 1 || o->seq < 1 || o->batch < 1)
         return orri_fail(ORR_EINVAL, "train", "batch %d, micro-batch %d, seq %d: every one must be at least 1",
                          o->batch, o->micro_batch, o->seq);
@@ -87,6 +91,7 @@ static int create_tiles(struct orr_training *t)
         ORR_TRY(orri_exchange_create(t));
     ORR_TRY(orri_deals_create(t));
     ORR_TRY(orri_trees_create(t));
+    ORR_TRY(orri_residency_plan(t));
     ORR_TRY(orr_training_set_loss_scale(t, &(struct orr_loss_scale){.scale = t->options.loss_scale}));
     if (model->dtype == ORR_F16)
         t->slots->loss_scale = &t->tree[0].control;
@@ -351,10 +356,15 @@ int orr_training_submit(struct orr_training *t, const struct orr_source *source)
 
 int orr_training_gradients(struct orr_training *t, const struct orr_source *source, struct orr_step *report)
 {
-    ORR_TRY(step_submit(t, source, false));
+    int64_t samples = t->samples;
     int taken;
-    while ((taken = orr_training_next(t, report, true)) == 1 && report->step < t->steps)
-        ;
+
+    do {
+        t->samples = samples;
+        ORR_TRY(step_submit(t, source, false));
+        while ((taken = orr_training_next(t, report, true)) == 1 && report->step < t->steps)
+            ;
+    } while (taken == 1 && report->skipped);
     return taken < 0 ? taken : ORR_OK;
 }
 
@@ -404,6 +414,11 @@ int64_t orr_training_steps(const struct orr_training *t)
 int64_t orr_training_samples(const struct orr_training *t)
 {
     return t->samples;
+}
+
+struct orr_residency orr_training_residency(const struct orr_training *t)
+{
+    return t->residency;
 }
 
 struct orr_submission orr_training_submission(const struct orr_training *t)
@@ -463,13 +478,15 @@ int orr_training_loss_scale(struct orr_training *t, struct orr_loss_scale *scale
     return ORR_OK;
 }
 
+/* Of a replica that has its control for itself other ranks have none. */
 int orr_training_set_loss_scale(struct orr_training *t, const struct orr_loss_scale *scale)
 {
+    t->scale = *scale;
+    if (t->model->dtype != ORR_F16)
+        return ORR_OK;
     struct orri_control *control = orr_tile_acquire(&t->tree[0].control, true);
-
     if (!control)
         return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
-    t->scale = *scale;
     control->loss_scale = scale->scale;
     control->loss_factor = orri_loss_factor(t, scale->scale);
     control->good = scale->good;

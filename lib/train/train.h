@@ -21,7 +21,8 @@ struct orri_control {
     float used_factor;  /* of this one                  */
     double used_scale;  /* likewise, of the mean loss: see orri_loss_factor() */
     double loss_scale;  /* of the next                  */
-    int skip;           /* it overflowed: the updates do nothing */
+    double correction[2];   /* of Adam's moments: 1 - beta^t, t the updates made, this step's included */
+    int skip;           /* it overflowed or failed: the updates do nothing */
     int64_t good;       /* steps since the scale changed */
     int64_t skipped;    /* steps that changed nothing, this one included */
     double loss;        /* sum over labels              */
@@ -74,6 +75,7 @@ struct orr_training {
     struct orr_tile *outer;             /* [parameters] momentum of the shared parameters, with local SGD */
     struct orri_exchange *exchange;     /* with staleness                                      */
     struct orri_tree *tree;             /* [copies]                                            */
+    struct orr_residency residency;
     struct orr_loss_scale scale;        /* as the root of the tree decided last                */
     bool reports_apart;                 /* the report does not wait for what the updates do    */
     struct orri_tree total;             /* for the report then                                 */
@@ -137,6 +139,9 @@ int orri_exchange_create(struct orr_training *t);
 void orri_exchange_destroy(struct orr_training *t);
 void orri_exchange_resume(struct orr_training *t, int64_t steps);
 int orri_exchange_submit(struct orr_training *t, int parameter, double lr);
+
+/* residency.c: decides what is streamed; ORR_ENOFIT where a device has not even room for that. */
+int orri_residency_plan(struct orr_training *t);
 
 /* deal.c */
 int orri_deals_create(struct orr_training *t);

@@ -4,6 +4,9 @@
 #include <starpu.h>
 #include <stdlib.h>
 
+#include "core/vector_cuda.h"
+
+#include "train/optimizer_cuda.h"
 #include "train/train.h"
 
 /* ---- update: the optimizer on one parameter tile --------------------------------------------------- */
@@ -52,9 +55,47 @@ static void update_cpu(void *buffers[], void *argument)
         orri_round(update->working, (size_t)parameter->count, p, orri_pointer(buffers[5]));
 }
 
+#ifdef ORR_HAVE_CUDA
+
+/* What control says is read on the device; that a step failed, the host finds when it reads control itself. */
+static void update_cuda(void *buffers[], void *argument)
+{
+    const struct update *update = argument;
+    const struct orri_parameter *parameter = update->parameter;
+    const struct orri_control *control = orri_pointer(buffers[3]);
+    struct orr_cuda *cuda = orri_device_here();
+    struct orri_cuda_update u = {
+        .optimizer = update->optimizer,
+        .lr = update->lr,
+        .t = update->step + 1,
+        .scale = &control->scale,
+        .correction = control->correction,
+        .skip = &control->skip,
+        .squares = orri_pointer(buffers[4]),
+        .views = parameter->views,
+        .g = orri_pointer(buffers[2]),
+        .p = orri_pointer(buffers[0]),
+        .state = orri_pointer(buffers[1]),
+        .stride = parameter->count,
+        .dtype = update->working,
+        .working = update->working == ORR_F32 ? NULL : orri_pointer(buffers[5]),
+    };
+
+    if (orri_model_stopped(update->model, update->run))
+        return;
+    for (int v = 0; v < parameter->views; v++)
+        u.view[v] = (struct orri_update_view){parameter->view[v].offset, orri_view_count(&parameter->view[v]),
+                                              parameter->view[v].ndim == 2};
+    orri_cuda_update(cuda, &u);
+    orri_device_check(update->model, update->run, "update", cuda);
+}
+
+#endif
+
 static struct starpu_perfmodel update_model = {.type = STARPU_HISTORY_BASED, .symbol = "orrery_update"};
 static struct starpu_codelet update_codelet = {
     .cpu_funcs = {update_cpu},
+    ORRI_CUDA_FUNCTION(update_cuda)
     .nbuffers = STARPU_VARIABLE_NBUFFERS,
     .model = &update_model,
     .name = "update",
@@ -89,12 +130,12 @@ static int one_submit(struct orr_training *t, struct orri_parameter *parameter, 
         {&t->squares[i], STARPU_R},
         {working, STARPU_RW},       /* left as it is where the step failed */
     };
-    int count = update.working == ORR_F32 ? 5 : 6;
+    int count = update.working == ORR_F32 ? 5 : 6, home = t->states == 1 ? parameter->owner : copy;
 
     return orri_state_rank(t, parameter, copy) != t->model->rank
                ? ORR_OK
-               : orri_task_submit(t->model, &update_codelet, count, buffers, &update, sizeof(update), ORRI_PRIORITY_UPDATE,
-                                  parameter->index, 0);
+               : orri_task_submit_at(t->model, &update_codelet, orri_parameter_worker(parameter, home), count, buffers, &update,
+                                     sizeof(update), ORRI_PRIORITY_UPDATE, parameter->index);
 }
 
 int orri_update_submit(struct orr_training *t, int p, double lr)
@@ -134,8 +175,36 @@ static void outer_cpu(void *buffers[], void *argument)
         orri_outer_update(o->lr, o->momentum, 1 / (float)o->terms, count, sum, value, state);
 }
 
+#ifdef ORR_HAVE_CUDA
+
+static void outer_cuda(void *buffers[], void *argument)
+{
+    const struct outer *o = argument;
+    struct orr_cuda *cuda = orri_device_here();
+
+    if (orri_model_stopped(o->model, o->run))
+        return;
+    orri_cuda_outer_update(cuda, o->lr, o->momentum, 1 / (float)o->terms, (size_t)o->count, orri_pointer(buffers[2]),
+                           orri_pointer(buffers[0]), orri_pointer(buffers[1]));
+    orri_device_check(o->model, o->run, "outer", cuda);
+}
+
+static void mean_cuda(void *buffers[], void *argument)
+{
+    const struct outer *o = argument;
+    struct orr_cuda *cuda = orri_device_here();
+
+    if (orri_model_stopped(o->model, o->run))
+        return;
+    orri_cuda_scale(cuda, (size_t)orri_length(buffers[0]), 1 / (float)o->terms, orri_pointer(buffers[0]));
+    orri_device_check(o->model, o->run, "mean", cuda);
+}
+
+#endif
+
 static struct starpu_codelet outer_codelet = {
     .cpu_funcs = {outer_cpu},
+    ORRI_CUDA_FUNCTION(outer_cuda)
     .nbuffers = 3,
     .modes = {STARPU_RW, STARPU_RW, STARPU_R},
     .name = "outer",
@@ -155,6 +224,7 @@ static void mean_cpu(void *buffers[], void *argument)
 
 static struct starpu_codelet mean_codelet = {
     .cpu_funcs = {mean_cpu},
+    ORRI_CUDA_FUNCTION(mean_cuda)
     .nbuffers = 1,
     .modes = {STARPU_RW},
     .name = "mean",
@@ -201,10 +271,11 @@ static int synchronise_one(struct orr_training *t, struct orri_parameter *parame
     if (!values || !states)
         return orr_error_code();
     if (parameter->here == 0) {
-        ORR_TRY(orri_task_submit(t->model, &outer_codelet, 3, buffers, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
-                                 parameter->index, 0));
-        ORR_TRY(orri_task_submit(t->model, &mean_codelet, 1, &mean, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
-                                 parameter->index, 0));
+        int worker = orri_parameter_worker(parameter, parameter->owner);
+        ORR_TRY(orri_task_submit_at(t->model, &outer_codelet, worker, 3, buffers, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
+                                    parameter->index));
+        ORR_TRY(orri_task_submit_at(t->model, &mean_codelet, worker, 1, &mean, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
+                                    parameter->index));
     }
     ORR_TRY(orri_share_submit(t->model, parameter, t->run));
     ORR_TRY(deal_out_submit(t, parameter, &parameter->value, value_copy));

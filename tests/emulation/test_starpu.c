@@ -70,6 +70,7 @@ static void start(const char *devices)
     setenv("ORRERY_EMULATED_DEVICES", devices, 1);
     setenv("ORRERY_EMULATED_JITTER", "100", 1);
     setenv("STARPU_NCPU", "1", 1);
+    setenv("STARPU_NCUDA", devices, 1);
     ck_assert_int_eq(starpu_init(NULL), 0);
     ck_assert_int_eq(starpu_cuda_worker_get_count(), (unsigned)atoi(devices));
     starpu_cublas_init();
