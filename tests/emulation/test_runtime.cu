@@ -34,7 +34,7 @@ static __global__ void add(int *x, int count, int n)
     int k = (int)(blockIdx.x * blockDim.x + threadIdx.x);
 
     if (k < count)
-        x[k] = x[k] * 3 + n;
+        x[k] = (int)((unsigned)x[k] * 3 + (unsigned)n);
 }
 
 static void add_in(cudaStream_t stream, int *x, int n)
