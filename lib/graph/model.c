@@ -300,7 +300,7 @@ struct randomize {
     uint64_t seed;
 };
 
-enum { PIECE = 4096 };      /* floats that are rounded at a time */
+enum { PIECE = 1024 };      /* floats that are rounded at a time */
 
 /* Elements `first` .. of a whole view, to those from number `at` on of a parameter's tile. */
 static void randomize_run(const struct orr_view *whole, const struct orr_rng *rng, int64_t first, int64_t count,
