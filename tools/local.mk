@@ -6,6 +6,7 @@ orrery_SOURCES = \
 	tools/cmd_grads.c \
 	tools/cmd_info.c \
 	tools/cmd_logits.c \
+	tools/cmd_selftest.c \
 	tools/cmd_tokenize.c \
 	tools/cmd_trace.c \
 	tools/cmd_train.c \
@@ -13,7 +14,14 @@ orrery_SOURCES = \
 	tools/options.c \
 	tools/options.h \
 	tools/orrery.c \
+	tools/selftest.h \
 	tools/supervise.c \
 	tools/supervise.h \
 	tools/tools.h
-orrery_LDADD = liborrery.la $(JANSSON_LIBS)
+orrery_LDADD = liborrery.la $(JANSSON_LIBS) -lm
+if HAVE_CUDA
+orrery_SOURCES += tools/selftest_blocks.c
+orrery_LDADD += $(cuda_emulation) $(CUDA_LIBS)
+else
+EXTRA_DIST += tools/selftest_blocks.c
+endif

@@ -123,6 +123,7 @@ int cmd_grads(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_info(int argc, char **argv);
+int cmd_selftest(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
 
 #endif
