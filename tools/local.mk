@@ -15,6 +15,8 @@ orrery_SOURCES = \
 	tools/options.h \
 	tools/orrery.c \
 	tools/selftest.h \
+	tools/selftest_golden.c \
+	tools/selftest_training.c \
 	tools/supervise.c \
 	tools/supervise.h \
 	tools/tools.h
@@ -25,3 +27,12 @@ orrery_LDADD += $(cuda_emulation) $(CUDA_LIBS)
 else
 EXTRA_DIST += tools/selftest_blocks.c
 endif
+
+# What `orrery selftest` compares a device with.
+goldendir = $(pkgdatadir)/golden/gpt2-small
+dist_golden_DATA = \
+	tests/golden/gpt2-small/bf16.safetensors \
+	tests/golden/gpt2-small/config.json \
+	tests/golden/gpt2-small/golden.safetensors \
+	tests/golden/gpt2-small/input.json \
+	tests/golden/gpt2-small/model.safetensors

@@ -11,6 +11,7 @@ enum { SELFTEST_SKIPPED = 77 };      /* exit status without a device, as Automak
 
 struct selftest {
     bool quick, json;
+    const char *golden;         /* the folder of what PyTorch computes (tests/golden/README.md) */
     int checks, failures;
     json_t *rows;               /* with --json */
 };
@@ -28,8 +29,8 @@ double selftest_distance(int64_t count, const float *found, const float *wanted)
 /* Every CUDA function of every block against the CPU function. */
 int selftest_blocks(struct selftest *s);
 
-/* The model in a folder with what PyTorch computes of it (tests/golden/README.md), on the device. */
-int selftest_golden(struct selftest *s, const char *folder);
+/* The golden model on the device against what PyTorch computes of it. */
+int selftest_golden(struct selftest *s);
 
 /* Training by processes of their own: CPU against CUDA, twice the same, and with less memory than it needs. */
 int selftest_training(struct selftest *s);
