@@ -500,6 +500,16 @@ const struct orr_block_class *orr_block_class_of(const struct orr_block *block)
     return block->cls;
 }
 
+const void *orr_block_config(const struct orr_block *block)
+{
+    return block->config;
+}
+
+int orr_block_input_count(const struct orr_block *block)
+{
+    return block->inputs;
+}
+
 const struct orr_mesh *orr_model_mesh(const struct orr_model *model)
 {
     return &model->mesh;
