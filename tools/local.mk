@@ -24,7 +24,6 @@ orrery_SOURCES = \
 	tools/supervise.c \
 	tools/supervise.h \
 	tools/tools.h
-orrery_CPPFLAGS = $(AM_CPPFLAGS) -DPKGDATADIR='"$(pkgdatadir)"'
 orrery_LDADD = liborrery.la $(JANSSON_LIBS) -lm
 if HAVE_CUDA
 orrery_SOURCES += tools/selftest_blocks.c
