@@ -245,7 +245,8 @@ template <typename T> static void update_tile(struct orr_cuda *cuda, const struc
     switch (o->kind) {
     case ORR_ADAMW:
     case ORR_ADAM:
-        launch_update<adam, T>(cuda, u, {o->beta1, o->beta2, (float)(u->lr / correction1), (float)(1 / sqrt(correction2)), o->eps});
+        launch_update<adam, T>(cuda, u, {o->beta1, o->beta2, (float)(u->lr / correction1), (float)(1 / sqrt(correction2)),
+                                         o->eps});
         break;
     case ORR_SGD: launch_update<sgd, T>(cuda, u, {o->beta1, (float)u->lr}); break;
     case ORR_RMSPROP: launch_update<rmsprop, T>(cuda, u, {o->beta2, (float)u->lr, o->eps}); break;
