@@ -6,9 +6,13 @@ nobase_api_HEADERS += \
 
 liborri_la_SOURCES += \
 	codelets/attention/attention.c \
+	codelets/attention/geometry.h \
 	codelets/embedding/embedding.c \
+	codelets/embedding/geometry.h \
+	codelets/head/geometry.h \
 	codelets/head/head.c \
 	codelets/math/attention.c \
+	codelets/math/attention_cuda.h \
 	codelets/math/cross_entropy.c \
 	codelets/math/dropout.c \
 	codelets/math/gelu.c \
@@ -20,19 +24,33 @@ liborri_la_SOURCES += \
 	codelets/math/operands.c \
 	codelets/math/operands.h \
 	codelets/math/philox_cuda.h \
+	codelets/math/ptx_cuda.h \
 	codelets/math/residual.c \
 	codelets/math/residual.h \
+	codelets/math/residual_cuda.h \
+	codelets/math/residual_cuda_passes.h \
 	codelets/math/residual_passes.h \
 	codelets/math/rows.c \
 	codelets/math/simd_math.h \
+	codelets/mlp/geometry.h \
 	codelets/mlp/mlp.c
 
-# Kernels that every block's CUDA functions share.
+# The blocks' CUDA functions, and the kernels that they share.
 CUDA_SOURCES += \
+	codelets/math/attention_cuda.cu \
+	codelets/math/attention_plain_cuda.cu \
+	codelets/math/attention_tensor_cuda.cu \
 	codelets/math/cross_entropy_cuda.cu \
 	codelets/math/gather_cuda.cu \
 	codelets/math/norm_cuda.cu \
 	codelets/math/rows_cuda.cu
 if HAVE_CUDA
-liborri_la_SOURCES += codelets/math/gemm_cuda.c
+liborri_la_SOURCES += \
+	codelets/attention/attention_cuda.c \
+	codelets/embedding/embedding_cuda.c \
+	codelets/head/head_cuda.c \
+	codelets/math/gemm_cuda.c \
+	codelets/math/operands_cuda.c \
+	codelets/math/residual_cuda.c \
+	codelets/mlp/mlp_cuda.c
 endif

@@ -21,10 +21,13 @@ apiorrery_HEADERS += \
 	lib/orrery/trainer.h
 
 liborri_la_SOURCES += \
+	lib/core/convert.c \
 	lib/core/core.h \
 	lib/core/cores.c \
 	lib/core/cores.h \
 	lib/core/cuda.c \
+	lib/core/device.c \
+	lib/core/device.h \
 	lib/core/device_cuda.h \
 	lib/core/dtype.c \
 	lib/core/error.c \
@@ -49,6 +52,7 @@ liborri_la_SOURCES += \
 	lib/graph/model.c \
 	lib/graph/pass.c \
 	lib/graph/placement.c \
+	lib/graph/precision.c \
 	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \
@@ -91,6 +95,7 @@ liborri_la_SOURCES += \
 	lib/train/optimizer_cuda.h \
 	lib/train/record.c \
 	lib/train/reduce.c \
+	lib/train/residency.c \
 	lib/train/schedule.c \
 	lib/train/step.c \
 	lib/train/train.h \

@@ -62,7 +62,7 @@ struct orr_model *orr_gpt2_create(const struct orr_gpt2 *gpt, const struct orr_m
 {
     struct orr_model *model = orr_model_create(mesh);
 
-    if (model && wire(model, gpt) != 0) {
+    if (model && (orr_model_set_dtype(model, gpt->dtype) != 0 || wire(model, gpt) != 0)) {
         orr_model_destroy(model);
         return NULL;
     }
@@ -162,6 +162,7 @@ static int check_variant(const struct orr_config *config)
 
 int orr_gpt2_read(const struct orr_config *config, struct orr_gpt2 *g)
 {
+    g->dtype = ORR_F32;
     ORR_TRY(check_variant(config));
     ORR_TRY(read_int(config, "vocab_size", &g->vocab_size));
     ORR_TRY(read_int(config, "n_positions", &g->n_positions));

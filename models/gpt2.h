@@ -17,6 +17,7 @@ struct orr_gpt2 {
     float embd_pdrop, attn_pdrop, resid_pdrop;      /* dropout                               */
     float layer_norm_epsilon, initializer_range;
     bool tie_word_embeddings;
+    enum orr_dtype dtype;                           /* to compute in; none of the file's keys: orr_gpt2_read() leaves ORR_F32 */
 };
 
 /* A preset: "tiny-gpt2" (4 layers, 128 wide, 4 heads, 256 positions, bytes as vocabulary), "gpt2", "gpt2-medium",

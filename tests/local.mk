@@ -1,5 +1,6 @@
 EXTRA_DIST += \
 	tests/golden/README.md \
+	tests/golden/gpt2-small/bf16.safetensors \
 	tests/golden/gpt2-small/config.json \
 	tests/golden/gpt2-small/golden.safetensors \
 	tests/golden/gpt2-small/input.json \
@@ -13,9 +14,11 @@ EXTRA_DIST += \
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
 # check_PROGRAMS and its sources; all are linked to liborri, which has the internal functions too.
 LDADD = liborri.la $(CHECK_LIBS)
+# Tests run on the CPU, but for those of CUDA devices, which ask for them.
 AM_TESTS_ENVIRONMENT = \
 	OPENBLAS_NUM_THREADS=1; export OPENBLAS_NUM_THREADS; \
 	STARPU_NCPU=2; export STARPU_NCPU; \
+	STARPU_NCUDA=0; export STARPU_NCUDA; \
 	STARPU_SILENT=1; export STARPU_SILENT; \
 	OMPI_ALLOW_RUN_AS_ROOT=1; export OMPI_ALLOW_RUN_AS_ROOT; \
 	OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM;
@@ -24,6 +27,9 @@ TESTS += $(check_PROGRAMS)
 
 check_PROGRAMS += tests/test_rng
 tests_test_rng_SOURCES = tests/core/test_rng.c tests/check_main.h
+
+check_PROGRAMS += tests/test_convert
+tests_test_convert_SOURCES = tests/core/test_convert.c tests/check_main.h
 
 check_PROGRAMS += tests/test_math
 tests_test_math_SOURCES = tests/math/test_math.c tests/math/reference.h tests/check_main.h
@@ -51,6 +57,10 @@ tests_test_math_loss_cuda_SOURCES = tests/math/test_math_loss_cuda.c tests/math/
 
 check_PROGRAMS += tests/test_update_cuda
 tests_test_update_cuda_SOURCES = tests/train/test_update_cuda.c tests/math/device.h tests/math/reference.h tests/check_main.h
+
+check_PROGRAMS += tests/test_math_attention_cuda
+tests_test_math_attention_cuda_SOURCES = tests/math/test_math_attention_cuda.c tests/math/device.h tests/math/reference.h \
+	tests/check_main.h
 endif
 
 check_PROGRAMS += tests/test_file
@@ -73,7 +83,11 @@ check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
 
 check_PROGRAMS += tests/test_gpt2
-tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/check_main.h tests/meshes.h
+tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
+
+check_PROGRAMS += tests/test_precision
+tests_test_precision_SOURCES = tests/models/test_precision.c tests/models/golden.c tests/models/golden.h tests/check_main.h \
+	tests/meshes.h
 
 check_PROGRAMS += tests/test_fuzz_readers
 tests_test_fuzz_readers_SOURCES = tests/fuzz/test_fuzz_readers.c tests/check_main.h tests/files.h
@@ -125,7 +139,16 @@ check_PROGRAMS += tests/test_report
 tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
 
 check_PROGRAMS += tests/test_training
-tests_test_training_SOURCES = tests/train/test_training.c tests/check_main.h tests/files.h tests/meshes.h
+tests_test_training_SOURCES = tests/train/test_training.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
+	tests/files.h tests/meshes.h
+
+check_PROGRAMS += tests/test_mixed
+tests_test_mixed_SOURCES = tests/train/test_mixed.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
+	tests/files.h tests/meshes.h
+
+check_PROGRAMS += tests/test_loss_scale
+tests_test_loss_scale_SOURCES = tests/train/test_loss_scale.c tests/train/small_gpt.c tests/train/small_gpt.h \
+	tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_pipeline
 tests_test_pipeline_SOURCES = tests/report/test_pipeline.c tests/check_main.h
@@ -158,7 +181,9 @@ TEST_EXTENSIONS = .sh
 SH_LOG_COMPILER = $(SHELL)
 cli_tests = \
 	tests/cli/bad_input.sh \
+	tests/cli/bench.sh \
 	tests/cli/commands.sh \
+	tests/cli/cuda.sh \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
 	tests/cli/restart.sh \
@@ -171,7 +196,7 @@ EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 cli_programs = tests/cli/compare_tensors tests/cli/read_events
 EXTRA_PROGRAMS += $(cli_programs)
 CLEANFILES += $(cli_programs)
-tests/cli/commands.log: $(cli_programs)
+tests/cli/commands.log tests/cli/cuda.log: $(cli_programs)
 tests/cli/resume.log: tests/cli/read_events
 tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
 tests_cli_compare_tensors_LDADD = liborri.la

@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "tools/compare.h"
 #include "tools/tools.h"
 
 enum { WARM_UP = 2, TOKEN_STREAM = 0x62656e };
 
 static int64_t batch = 4, micro_batch, seq = 256, steps = 8;
 static bool json;
+static const char *against;
+static struct comparison comparison = {.pairs = 5, .python = "python3"};
+static const double lr = 1e-4;
 
 static struct setting table[] = {
     SETTING("batch", "B", "sequences per step (4)", OPTION_INT, &batch, 1, 1 << 24, false),
@@ -22,7 +27,21 @@ static struct setting table[] = {
     {0},
 };
 
-static struct setting *const tables[] = {model_table, table, layout_table, trace_table, NULL};
+static struct setting comparison_table[] = {
+    SETTING("against", "PROGRAM", "run this program's steps and Orrery's alternately, and compare: pytorch", OPTION_TEXT, &against, 0, 0,
+     false),
+    SETTING("pairs", "N", "with --against, runs of each (5)", OPTION_INT, &comparison.pairs, 1, 1000, false),
+    SETTING("python", "PYTHON", "the Python that has PyTorch (python3)", OPTION_TEXT, &comparison.python, 0, 0, false),
+    SETTING("script", "PATH", "PyTorch's steps (default: gpt2_pytorch.py, which comes with Orrery)", OPTION_TEXT,
+     &comparison.script, 0, 0, false),
+    SETTING("compile", NULL, "let PyTorch compile the model (torch.compile)", OPTION_FLAG, &comparison.compile, 0, 0, false),
+    SETTING("pytorch-micro-batch", "b", "PyTorch's --micro-batch (default: the same where that is given, else --batch)", OPTION_INT,
+     &comparison.micro_batch, 1, 1 << 24, false),
+    {0},
+};
+
+static struct setting *const tables[] = {model_table, table, comparison_table, layout_table, trace_table, NULL};
+static const char summary[] = "Times training steps on random tokens.";
 
 struct random_tokens {
     uint64_t seed;
@@ -48,21 +67,29 @@ static void read_random(void *self, uint64_t first, int count, int length, int32
     }
 }
 
+static int64_t streamed_bytes(const struct orr_training *training)
+{
+    const struct orr_residency r = orr_training_residency(training);
+
+    return r.streamed[0] + r.streamed[1] + r.streamed[2] + r.streamed[3];
+}
+
 static int print(const struct opened *o, const struct orr_training_options *t, double *seconds,
-                 const struct orr_profile *profile, int64_t tasks)
+                 const struct orr_profile *profile, int64_t tasks, int64_t streamed)
 {
     double tokens = (double)t->batch * t->seq;
     double per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->seq);
 
     double median = orr_median(seconds, steps);
     json_t *object = json_pack(
-        "{s:f,s:f,s:f,s:f,s:I,s:f,s:f,s:I,s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s}", "tokens_per_s", tokens / median,
+        "{s:f,s:f,s:f,s:f,s:I,s:f,s:f,s:I,s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s,s:s,s:I}", "tokens_per_s", tokens / median,
         "best_tokens_per_s", tokens / seconds[0], "step_ms", 1000 * median, "gflops", tokens * per_token / median / 1e9,
         "tasks_per_step", (json_int_t)tasks, "overhead_pct", 100 * profile->runtime / profile->wall, "idle_pct",
         100 * profile->idle / profile->wall, "peak_rss_mib", (json_int_t)(orr_memory_peak() >> 20), "model",
         model_options.model, "dtype", layout_options.dtype, "parameters", (json_int_t)orr_model_size(o->model), "batch",
         t->batch, "micro_batch", t->micro_batch, "seq", t->seq, "dp", o->mesh.dp, "pp", o->mesh.pp, "tp", o->mesh.tp,
-        "workers", orr_worker_count(), "scheduler", orr_scheduler());
+        "workers", orr_worker_count(), "scheduler", orr_scheduler(),
+        "device", orr_device_count() ? "cuda" : "cpu", "streamed_mib", (json_int_t)(streamed >> 20));
     if (json)
         return print_json(object);
     const char *key;
@@ -128,7 +155,7 @@ static int run(struct opened *o)
         .seq = (int)seq,
         .slots = o->slots,
         .optimizer = orr_optimizer_default(ORR_ADAMW),
-        .schedule = {.kind = ORR_SCHEDULE_CONSTANT, .lr = 1e-4},
+        .schedule = {.kind = ORR_SCHEDULE_CONSTANT, .lr = lr},
         .seed = (uint64_t)layout_options.seed,
     };
     struct random_tokens random = {(uint64_t)layout_options.seed, o->gpt.vocab_size};
@@ -150,16 +177,78 @@ static int run(struct opened *o)
     if (status == 0 && !o->mesh.pretended)
         status = describe_trace(o, (t.batch + t.micro_batch - 1) / t.micro_batch, WARM_UP + steps);
     if (status == 0 && !o->mesh.pretended)
-        status = print(o, &t, seconds, &profile, orr_training_submission(training).tasks);
+        status = print(o, &t, seconds, &profile, orr_training_submission(training).tasks,
+                       streamed_bytes(training));
     orr_training_destroy(training);
     free(seconds);
+    return status;
+}
+
+/* ---- against another program --------------------------------------------------------------------------------------- */
+
+bool comparison_wanted(int argc, char **argv)
+{
+    bool wanted = false;
+
+    if (argc < 2 || strcmp(argv[1], "bench") != 0)
+        return false;
+    for (int i = 2; i < argc; i++)      /* options may be abbreviated; no other begins so */
+        wanted |= strncmp(argv[i], "--a", 3) == 0;
+    return wanted;
+}
+
+static int check_comparison(void)
+{
+    if (!against || strcmp(against, "pytorch") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--against: '%s' is no program it knows", against ? against : ""),
+                              "write --against pytorch");
+    if (layout_options.pretend_ranks)
+        return command_fail(ORR_EINVAL, "--against: cannot be given together with --pretend-ranks");
+    return ORR_OK;
+}
+
+int compare_bench(int argc, char **argv)
+{
+    /* What only the comparison is told. */
+    static const char *const own[] = {"against", "pairs", "python", "script", "compile", "pytorch-micro-batch", "json", NULL};
+    struct comparison *c = &comparison;
+    struct opened o = {0};
+    int status = options_parse("bench", summary, tables, argc, argv);
+
+    if (status == 0)
+        status = check_comparison();
+    if (status == 0)
+        status = read_model(&o, NULL);
+    if (status == 0)
+        status = check_shape(&o, micro_batch, seq);
+    if (status == 0)
+        status = arguments_collect(&c->arguments, tables, own);
+    if (status == 0) {
+        c->gpt = o.gpt;
+        c->optimizer = orr_optimizer_default(ORR_ADAMW);
+        c->lr = lr;
+        c->batch = batch;
+        c->seq = seq;
+        c->steps = steps;
+        c->warm_up = WARM_UP;
+        if (!c->micro_batch)
+            c->micro_batch = micro_batch;
+        c->json = json;
+        status = compare(c);
+    }
+    arguments_free(&c->arguments);
+    close_model(&o);
     return status;
 }
 
 int cmd_bench(int argc, char **argv)
 {
     struct opened o = {0};
-    int status = options_parse("bench", "Times training steps on random tokens.", tables, argc, argv);
+    int status = options_parse("bench", summary, tables, argc, argv);
+
+    for (const struct setting *s = comparison_table; status == 0 && s->name; s++)
+        if (s->given && !against)
+            status = command_remedy(command_fail(ORR_EINVAL, "--%s: needs --against", s->name), "add --against pytorch");
 
     struct shape shape = {batch, micro_batch, seq};
     if (status == 0)

@@ -44,7 +44,7 @@ static void print_blocks(struct orr_model *model)
         for (int p = 0; p < ORR_PASSES; p++)
             if (passes[p] && cls->cpu[p])
                 printf(" %s", passes[p]);
-        printf("  (CPU: yes, CUDA: no)\n");
+        printf("  (CPU: yes, CUDA: %s)\n", cls->cuda ? "yes" : "no");
     }
 }
 
@@ -65,7 +65,8 @@ static int print_memory(const struct opened *o)
     ORR_TRY(orr_optimizer_parse(optimizer, &t.optimizer.kind));
     ORR_TRY(read_sync(sync_mode, &t.sync));
     ORR_TRY(check_shape(o, t.micro_batch, t.seq));
-    printf("memory to train it with --batch %d --micro-batch %d --seq %d --optimizer %s:\n", t.batch, t.micro_batch, t.seq, optimizer);
+    printf("memory to train it with --batch %d --micro-batch %d --seq %d --optimizer %s --dtype %s:\n", t.batch, t.micro_batch,
+           t.seq, optimizer, orr_dtype_label(o->dtype));
     for (int rank = 0; rank < o->mesh.ranks; rank++) {
         ORR_TRY(orr_training_memory(o->model, &t, rank, &need));
         if (rank < MOST_RANKS)
@@ -96,13 +97,27 @@ static void print_stages(const struct orr_model *model)
     }
 }
 
+static void print_devices(void)
+{
+    char name[64];
+
+    if (orr_device_count() == 0)
+        printf("CUDA devices: none%s\n", orr_has_cuda() ? "" : ", and this build has no CUDA functions");
+    for (int i = 0; i < orr_device_count(); i++) {
+        orr_device_name(i, name, sizeof(name));
+        printf("%s: %lld MiB to use\n", name, (long long)(orr_device_memory(i) >> 20));
+    }
+}
+
 static int print(const struct opened *o)
 {
     char *topology = orr_topology();
 
     printf("orrery %s\n%s", orr_version(), topology ? topology : "");
-    printf("workers: %d CPU, scheduler %s, ranks %d\n", orr_worker_count(), orr_scheduler(), orr_rank_count());
-    printf("features: dtype fp32; data, tensor, sequence and pipeline parallel, ZeRO 1-3%s\n",
+    printf("workers: %d %s, scheduler %s, ranks %d\n", orr_worker_count(), orr_device_count() ? "CUDA" : "CPU", orr_scheduler(),
+           orr_rank_count());
+    print_devices();
+    printf("features: dtypes fp32, bf16, fp16; data, tensor, sequence and pipeline parallel, ZeRO 1-3%s\n",
            strstr(orr_version(), "no MPI") ? ", in one process" : ", on ranks");
     print_blocks(o->model);
     if (named)

@@ -13,6 +13,9 @@ static int64_t steps, batch = 16, micro_batch, seq, warmup = 100, save_every, ke
 static double epochs, lr = 3e-4, min_lr = -1, weight_decay, beta1, beta2, eps, clip = 1, dropout;
 static int64_t sync_every = 1, staleness;
 static double outer_lr = 1, outer_momentum;
+static int64_t loss_scale_window;
+static double loss_scale;
+static const char *checkpoint_dtype = "fp32";
 static const char *partition = "static", *sync_mode = "gradients";
 static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics, *tensorboard;
 static int64_t max_restarts;
@@ -38,6 +41,12 @@ static struct setting table[] = {
     SETTING("clip", "NORM", "largest gradient norm (1; 0 = off)", OPTION_REAL, &clip, 0, 1e30, false),
     SETTING("dropout", "P", "all the model's dropout rates (default: those of its config.json)", OPTION_REAL, &dropout, 0,
      0.99, false),
+    SETTING("loss-scale", "S", "with fp16, at first what the loss is multiplied by (65536)", OPTION_REAL, &loss_scale, 1, 1e30,
+     true),
+    SETTING("loss-scale-window", "N", "with fp16, steps without overflow after which that doubles (2000)", OPTION_INT,
+     &loss_scale_window, 1, 1e12, true),
+    SETTING("checkpoint-dtype", "TYPE", "of the parameters in checkpoints: fp32 (default), bf16 or fp16, with fp32 beside",
+     OPTION_TEXT, &checkpoint_dtype, 0, 0, true),
     SETTING("out", "DIR", "where checkpoints go", OPTION_TEXT, &out, 0, 0, false),
     SETTING("save-every", "N", "steps between checkpoints (default: at the end)", OPTION_INT, &save_every, 1, 1e12, false),
     SETTING("keep", "K", "checkpoints to keep (3; 0 = all)", OPTION_INT, &keep, 0, 1e9, false),
@@ -97,6 +106,18 @@ static int read_modes(struct orr_training_options *t)
     return read_sync(sync_mode, &t->sync);
 }
 
+/* What it is stands in config.json too, as transformers has it there. */
+static int read_checkpoint_dtype(const struct opened *o, struct orr_training_options *t)
+{
+    static const char *const names[] = {
+        [ORR_F32] = "torch_dtype=float32", [ORR_BF16] = "torch_dtype=bfloat16", [ORR_F16] = "torch_dtype=float16"};
+
+    if (orr_dtype_parse(checkpoint_dtype, &t->checkpoint_dtype) != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--checkpoint-dtype: '%s' is none", checkpoint_dtype),
+                              "use fp32, bf16 or fp16");
+    return orr_config_set(o->config, names[t->checkpoint_dtype]);
+}
+
 /* Everything that the command line decides about the optimizer and its schedule. */
 static int read_training(const struct opened *o, struct orr_training_options *t)
 {
@@ -107,6 +128,9 @@ static int read_training(const struct opened *o, struct orr_training_options *t)
     t->outer_lr = outer_lr;
     t->outer_momentum = outer_momentum;
     t->staleness = (int)staleness;
+    t->loss_scale = loss_scale;
+    t->loss_scale_window = loss_scale_window;
+    ORR_TRY(read_checkpoint_dtype(o, t));
     ORR_TRY(read_modes(t));
     t->micro_batch = micro_batch ? (int)micro_batch : default_micro_batch(t->batch, o->mesh.dp);
     ORR_TRY(orr_optimizer_parse(optimizer, &t->optimizer.kind));
@@ -191,13 +215,16 @@ static json_t *peaks(void)
     return list;
 }
 
-static int print_summary(const struct orr_trainer_result *r, double flops_per_token)
+static int print_summary(const struct orr_trainer_result *r, const struct opened *o, double flops_per_token)
 {
-    return print_json(json_pack("{s:I,s:o,s:o,s:I,s:f,s:f,s:f,s:I,s:o*,s:s?}", "steps", (json_int_t)r->steps, "loss",
+    json_t *skipped = o->dtype == ORR_F16 ? json_integer(r->skipped) : NULL;
+
+    return print_json(json_pack("{s:I,s:o,s:o,s:I,s:f,s:f,s:f,s:I,s:o*,s:o*,s:s?}", "steps", (json_int_t)r->steps, "loss",
                                 real_or_null(r->loss), "val_loss", real_or_null(r->validation_loss), "tokens",
                                 (json_int_t)r->tokens, "tokens_per_s", r->tokens_per_s, "step_ms_median",
                                 r->step_ms_median, "gflops", r->tokens_per_s * flops_per_token / 1e9, "peak_rss_mib",
-                                (json_int_t)(orr_memory_peak() >> 20), "rank_peak_rss_mib", peaks(), "out", out));
+                                (json_int_t)(orr_memory_peak() >> 20), "rank_peak_rss_mib", peaks(),
+                                "skipped_steps", skipped, "out", out));
 }
 
 static const char *describe_size(int64_t n, char *text, size_t size)
@@ -343,7 +370,7 @@ int cmd_train(int argc, char **argv)
         int described = describe_trace(&o, (t.options.batch + t.options.micro_batch - 1) / t.options.micro_batch, result.steps);
         if (status == 0)
             status = described;
-        if (json && (status == 0 || status == ORR_EINTR) && print_summary(&result, t.flops_per_token) != 0)
+        if (json && (status == 0 || status == ORR_EINTR) && print_summary(&result, &o, t.flops_per_token) != 0)
             status = ORR_EIO;
     }
     arguments_free(&arguments);

@@ -12,7 +12,7 @@
 struct model_options model_options;
 struct data_options data_options = {.validation_fraction = 0.01};
 struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
-                                        .dtype = "fp32"};
+                                        .dtype = "fp32", .device = "auto", .pin = "home"};
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
@@ -52,13 +52,19 @@ struct setting layout_table[] = {
      &layout_options.zero_slots, 1, 1 << 16, true),
     SETTING("slots", "POLICY", "microbatches in flight: gpipe, 1f1b, h1, zb or a number", OPTION_TEXT, &layout_options.slots, 0,
      0, true),
+    SETTING("device", "D", "where blocks run: auto (default: CUDA devices where there are any), cpu or cuda", OPTION_TEXT,
+     &layout_options.device, 0, 0, true),
+    SETTING("pin", "HOW", "home (default): each coordinate of the mesh has a CUDA device; none: the scheduler chooses", OPTION_TEXT,
+     &layout_options.pin, 0, 0, true),
+    SETTING("tf32", NULL, "on CUDA devices, round the factors of fp32 matrix products to TF32", OPTION_FLAG, &layout_options.tf32, 0,
+     0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
      4096, true),
     SETTING("watchdog", "SECONDS", "end the run when no task has ended for so long while some are pending (120; 0 = never)",
      OPTION_REAL, &layout_options.watchdog, 0, 1e9, true),
     SETTING("heartbeat", "SECONDS", "end the run when a rank has given no sign of life for so long (6; 0 = never)", OPTION_REAL,
      &layout_options.heartbeat, 0, 1e9, true),
-    SETTING("dtype", "TYPE", "fp32, the only one in this version", OPTION_TEXT, &layout_options.dtype, 0, 0, true),
+    SETTING("dtype", "TYPE", "what to compute in: fp32, bf16 or fp16, with fp32 masters (fp32)", OPTION_TEXT, &layout_options.dtype, 0, 0, true),
     SETTING("seed", "S", "of initialisation, data order, dropout and sampling (1)", OPTION_INT, &layout_options.seed, 0, 1e15,
      true),
     {0},
@@ -145,9 +151,8 @@ static int check_layout(struct opened *o)
 {
     const struct layout_options *l = &layout_options;
 
-    if (strcmp(l->dtype, "fp32") != 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--dtype: '%s' is not known to this version", l->dtype),
-                              "use fp32");
+    if (orr_dtype_parse(l->dtype, &o->dtype) != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--dtype: '%s' is none", l->dtype), "use fp32, bf16 or fp16");
     if (data_options.task && strcmp(data_options.task, "lm") != 0)
         return command_remedy(command_fail(ORR_EINVAL, "--task: '%s' is not known to this version", data_options.task),
                               "use lm");
@@ -168,7 +173,7 @@ int set_dropout(struct orr_config *config, double rate)
     return ORR_OK;
 }
 
-static int read_model(struct opened *o, int (*change)(struct orr_config *config))
+int read_model(struct opened *o, int (*change)(struct orr_config *config))
 {
     if (!model_options.model)
         return command_remedy(command_fail(ORR_EINVAL, "--model: is missing"),
@@ -181,6 +186,7 @@ static int read_model(struct opened *o, int (*change)(struct orr_config *config)
         ORR_TRY(change(o->config));
     ORR_TRY(check_type(o->config));
     ORR_TRY(orr_gpt2_read(o->config, &o->gpt));
+    o->gpt.dtype = o->dtype;
     o->tokenizer = orr_tokenizer_create(model_options.tokenizer ? model_options.tokenizer : "bytes");
     return o->tokenizer ? ORR_OK : orr_error_code();
 }
@@ -209,6 +215,24 @@ static void expect(struct opened *o, const struct shape *shape)
     }
 }
 
+int read_device(struct orr_runtime_options *runtime)
+{
+    static const char *const names[] = {[ORR_DEVICE_AUTO] = "auto", [ORR_DEVICE_CPU] = "cpu", [ORR_DEVICE_CUDA] = "cuda"};
+    const struct layout_options *l = &layout_options;
+    size_t device = 0;
+
+    while (device < sizeof(names) / sizeof(names[0]) && strcmp(l->device, names[device]) != 0)
+        device++;
+    if (device == sizeof(names) / sizeof(names[0]))
+        return command_remedy(command_fail(ORR_EINVAL, "--device: '%s' is none", l->device), "use auto, cpu or cuda");
+    runtime->device = (enum orr_device)device;
+    runtime->tf32 = l->tf32;
+    runtime->unpinned = strcmp(l->pin, "none") == 0;
+    if (!runtime->unpinned && strcmp(l->pin, "home") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--pin: '%s' is none", l->pin), "use home or none");
+    return ORR_OK;
+}
+
 int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape)
 {
     const struct layout_options *l = &layout_options;
@@ -218,6 +242,7 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config), const
                                           .heartbeat = l->heartbeat > 0 ? l->heartbeat : -1};
 
     *o = (struct opened){0};
+    ORR_TRY(orr_ranks_settle(read_device(&runtime)));
     ORR_TRY(orr_ranks_settle(read_model(o, change)));
     ORR_TRY(agree_on_model(o));
     if (trace_path)

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/compare.h"
 #include "tools/supervise.h"
 #include "tools/tools.h"
 
@@ -171,6 +172,8 @@ int main(int argc, char **argv)
             sleep(1);
         return status ? status : ended;
     }
+    if (comparison_wanted(argc, argv))
+        return report(compare_bench(argc - 1, argv + 1));
     int code = start_ranks(argc, argv);
     if (code == 0)
         code = orr_ranks_settle(run(argc, argv));

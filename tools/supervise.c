@@ -4,21 +4,17 @@
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <wordexp.h>
 
+#include "tools/process.h"
 #include "tools/tools.h"
-
-enum { CANNOT_START = 127 };
 
 bool supervision_wanted(int argc, char **argv)
 {
@@ -33,35 +29,6 @@ bool supervision_wanted(int argc, char **argv)
 
 /* ---- the command line of the job ---------------------------------------------------------------------------------- */
 
-struct words {
-    char **item;
-    int count;
-};
-
-static int add(struct words *w, const char *text)
-{
-    char **more = realloc(w->item, (size_t)(w->count + 2) * sizeof(*more));
-    char *copy = strdup(text);
-
-    if (more)
-        w->item = more;
-    if (!more || !copy) {
-        free(copy);
-        return command_fail(ORR_ENOMEM, "memory: no room for the arguments");
-    }
-    w->item[w->count++] = copy;
-    w->item[w->count] = NULL;
-    return ORR_OK;
-}
-
-static void free_words(struct words *w)
-{
-    for (int i = 0; i < w->count; i++)
-        free(w->item[i]);
-    free(w->item);
-    *w = (struct words){0};
-}
-
 /* As a shell would, but for commands in it. */
 static int split(const char *text, struct words *out)
 {
@@ -74,7 +41,7 @@ static int split(const char *text, struct words *out)
         return command_remedy(command_fail(ORR_EINVAL, "--launcher: '%s' is no simple command", text),
                               "write it as for a shell, as in --launcher \"mpiexec -n 4\"");
     for (size_t i = 0; status == 0 && i < words.we_wordc; i++)
-        status = add(out, words.we_wordv[i]);
+        status = words_add(out, words.we_wordv[i]);
     wordfree(&words);
     return status;
 }
@@ -97,43 +64,22 @@ static int add_launcher(const struct supervision *s, struct words *out)
     snprintf(count, sizeof(count), "%d", ranks());
     const char *words[] = {"mpiexec", "--oversubscribe", "-n", count};
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
-        ORR_TRY(add(out, words[i]));
+        ORR_TRY(words_add(out, words[i]));
     return ORR_OK;
 }
 
 static int compose(const struct supervision *s, const char *resume, struct words *out)
 {
-    char self[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-    if (n < 0)
-        return command_fail(ORR_EDEVICE, "/proc/self/exe: cannot be read: %s", strerror(errno));
-    self[n] = '\0';
     ORR_TRY(add_launcher(s, out));
-    ORR_TRY(add(out, self));
-    ORR_TRY(add(out, "train"));
-    for (int i = 0; i < s->arguments.count; i++)
-        ORR_TRY(add(out, s->arguments.item[i]));
+    ORR_TRY(words_add_self(out, "train", &s->arguments));
     if (resume) {
-        ORR_TRY(add(out, "--resume"));
-        ORR_TRY(add(out, resume));
+        ORR_TRY(words_add(out, "--resume"));
+        ORR_TRY(words_add(out, resume));
     }
     return ORR_OK;
 }
 
 /* ---- one run ------------------------------------------------------------------------------------------------------ */
-
-static volatile sig_atomic_t child, stopped;
-
-static void forward(int number)
-{
-    int saved = errno;
-
-    stopped = 1;
-    if (child > 0)
-        kill(child, number);
-    errno = saved;
-}
 
 static bool begins(const char *text, const char *beginning)
 {
@@ -172,52 +118,17 @@ static void hasten_launcher(void)
     setenv("OMPI_MCA_oob_tcp_keepalive_probes", "7", 0);
 }
 
-static _Noreturn void become(const struct words *words, int64_t restart, pid_t parent)
+static void prepare(const void *context)
 {
+    const int64_t *restart = context;
     char text[32];
 
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent)
-        _exit(1);
-    snprintf(text, sizeof(text), "%lld", (long long)restart);
+    snprintf(text, sizeof(text), "%lld", (long long)*restart);
     forget_launcher();
     hasten_launcher();
     unsetenv("ORRERY_MAX_RESTARTS");
     unsetenv("ORRERY_LAUNCHER");
     setenv("ORRERY_RESTART", text, 1);
-    execvp(words->item[0], words->item);
-    fprintf(stderr, "orrery: %s: cannot be started: %s\n", words->item[0], strerror(errno));
-    _exit(CANNOT_START);
-}
-
-/* The exit status, 128 + number for a signal; negative on failure. */
-static int run_once(const struct words *words, int64_t restart)
-{
-    sigset_t signals, before;
-    pid_t parent = getpid();
-    int status;
-
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    sigprocmask(SIG_BLOCK, &signals, &before);      /* none is lost between fork() and child's number */
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        signal(SIGINT, SIG_DFL);
-        signal(SIGTERM, SIG_DFL);
-        sigprocmask(SIG_SETMASK, &before, NULL);
-        become(words, restart, parent);
-    }
-    child = pid;
-    sigprocmask(SIG_SETMASK, &before, NULL);
-    if (pid < 0)
-        return command_fail(ORR_EDEVICE, "train: no process can be started: %s", strerror(errno));
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
-            return command_fail(ORR_EDEVICE, "train: the job cannot be waited for: %s", strerror(errno));
-    child = 0;
-    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
 /* ---- all of them --------------------------------------------------------------------------------------------------- */
@@ -253,21 +164,19 @@ static bool by_accident(int status)
 static int run_all(const struct supervision *s, int *ended)
 {
     struct stat before = look_at_latest(s->out);
-    struct sigaction action = {.sa_handler = forward};
     char how[64];
 
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    process_forward_signals();
     for (int64_t restart = 0;; restart++) {
         struct words words = {0};
         bool saved = has_saved(s->out, &before);
         int status = compose(s, saved ? s->out : s->resume, &words);
         if (status == 0)
-            status = run_once(&words, restart);
-        free_words(&words);
+            status = process_run(&(struct process){&words, prepare, &restart, NULL, NULL});
+        words_free(&words);
         if (status < 0)
             return status;
-        if (!by_accident(status) || stopped || restart == s->max_restarts) {
+        if (!by_accident(status) || process_stopped() || restart == s->max_restarts) {
             *ended = status == FAILS_AGAIN ? 1 : status == CANNOT_START ? 2 : status;
             return ORR_OK;
         }
@@ -349,7 +258,7 @@ static int run_under_mpiexec(const struct supervision *s, int *ended)
 int supervise(const struct supervision *s, int *ended)
 {
     const char *here = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-    bool launched = ranks() > 0 || getenv("PMIX_RANK") || getenv("PMI_RANK");
+    bool launched = process_launched();
 
     if (!s->out)
         return command_remedy(command_fail(ORR_EINVAL, "--max-restarts: needs --out"),

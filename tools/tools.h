@@ -35,7 +35,8 @@ struct layout_options {
     int64_t dp, pp, tp, stages, zero, zero_slots, threads, seed, pretend_ranks, pretend_rank;
     double watchdog, heartbeat;
     bool sequence_parallel;
-    const char *slots, *dtype;
+    bool tf32;
+    const char *slots, *dtype, *device, *pin;
 };
 
 extern struct model_options model_options;
@@ -55,6 +56,7 @@ struct opened {
     struct orr_tokenizer *tokenizer;
     struct orr_mesh mesh;
     struct orr_slot_policy slots;
+    enum orr_dtype dtype;
     struct orr_model *model;
 };
 
@@ -65,6 +67,12 @@ struct shape {
     int64_t batch, micro_batch, seq;    /* micro_batch 0: default_micro_batch(); seq 0: the model's positions */
 };
 int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape);
+
+/* The part of that which needs no runtime: checks the layout options, and reads the configuration. */
+int read_model(struct opened *o, int (*change)(struct orr_config *config));
+
+/* --device, --pin and --tf32. ORR_EINVAL. */
+int read_device(struct orr_runtime_options *runtime);
 
 /* Sets all dropout rates of a configuration. */
 int set_dropout(struct orr_config *config, double rate);
@@ -117,6 +125,7 @@ int cmd_logits(int argc, char **argv);
 int cmd_grads(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int compare_bench(int argc, char **argv);                   /* it, with --against: compare.h */
 int cmd_info(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
 

@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <codelets/attention/attention.h>
 
-#include <math.h>
-
-#include "codelets/math/residual.h"
+#include "codelets/attention/geometry.h"
 #include "core/core.h"
-
-enum { PROBABILITY_PLACE, DROPOUT_PLACE };    /* of dropout */
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
@@ -27,40 +23,10 @@ static void specify(const void *config, struct orr_block_spec *spec)
     };
 }
 
-/* ---- the geometry, of all heads or a shard's -------------------------------------------------------------- */
-
-static struct orri_attention kernel(const struct orr_attention *a, int batch, int seq, int shards, int shard)
-{
-    struct orr_part heads = orr_split(a->heads, 1, shards, shard);
-    int head = a->width / a->heads;
-
-    return (struct orri_attention){
-        .batch = batch,
-        .seq = seq,
-        .heads = (int)heads.count,
-        .head_dim = head,
-        .ld = 3 * heads.count * head,
-        .ld_out = heads.count * head,
-        .scale = 1 / sqrtf((float)head),
-        .total_heads = a->heads,
-        .first_head = (int)heads.first,
-    };
-}
-
-static struct orri_attention kernel_of(const struct orr_operands *o)
-{
-    const struct orr_attention *a = o->config;
-    struct orri_attention k = kernel(a, o->batch, o->seq, o->shards, o->shard);
-
-    k.dropout = orri_block_dropout(o, a->attention_dropout, PROBABILITY_PLACE);
-    k.first_sample = o->first_sample;
-    return k;
-}
-
 /* u is q, k and v, each by heads; h what the heads give; the rest lse [B,H,T], the log-sum-exp of the scores. */
 static void heads_forward(const struct orr_operands *o, const float *norm, const struct orri_inner *s, void *scratch)
 {
-    const struct orri_attention k = kernel_of(o);
+    const struct orri_attention k = orri_attention_of(o);
     int rows = o->batch * o->seq, c = ((const struct orr_attention *)o->config)->width, ld = (int)k.ld;
 
     orri_bias_rows(rows, ld, NULL, o->param[0][ORRI_IN_BIAS], s->u);
@@ -70,28 +36,20 @@ static void heads_forward(const struct orr_operands *o, const float *norm, const
 
 static void heads_backward(const struct orr_operands *o, const float *dh, const struct orri_inner *s, void *scratch)
 {
-    const struct orri_attention k = kernel_of(o);
+    const struct orri_attention k = orri_attention_of(o);
 
     orri_attention_backward(&k, s->u, s->u + k.ld_out, s->u + 2 * k.ld_out, s->h, dh, s->rest, scratch);
 }
 
 static struct orri_residual residual(const void *config, int batch, int seq, int shards, int shard)
 {
-    const struct orr_attention *a = config;
-    const struct orri_attention k = kernel(a, batch, seq, shards, shard);
+    const struct orri_attention k = orri_attention_kernel(config, batch, seq, shards, shard);
+    struct orri_residual r = orri_attention_residual(config, &k);
 
-    return (struct orri_residual){
-        .width = a->width,
-        .eps = a->eps,
-        .dropout = a->dropout,
-        .place = DROPOUT_PLACE,
-        .rest = k.heads,
-        .in = (int)k.ld,
-        .out = (int)k.ld_out,
-        .scratch = orri_attention_scratch(&k),
-        .forward = heads_forward,
-        .backward = heads_backward,
-    };
+    r.scratch = orri_attention_scratch(&k);
+    r.forward = heads_forward;
+    r.backward = heads_backward;
+    return r;
 }
 
 #include "codelets/math/residual_passes.h"
@@ -132,6 +90,7 @@ static const struct orr_block_class attention_class = {
     .flops = flops,
     .sharding = &sharding,
     .cpu = ORRI_RESIDUAL_CPU,
+    .cuda = ORRI_CUDA(orri_attention_cuda),
     .operands = ORRI_RESIDUAL_OPERANDS,
 };
 

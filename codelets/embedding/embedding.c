@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <codelets/embedding/embedding.h>
+#include "codelets/embedding/geometry.h"
 
 #include <string.h>
 
-#include "codelets/math/operands.h"
 #include "core/core.h"
-
-enum { TOKEN, POSITION };       /* groups */
-enum { DROPOUT_PLACE = 7 };
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
@@ -48,12 +44,12 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
 static void forward(const struct orr_operands *o)
 {
     const struct orr_embedding *e = o->config;
-    const struct orri_dropout d = orri_block_dropout(o, e->dropout, DROPOUT_PLACE);
+    const struct orri_dropout d = orri_block_dropout(o, e->dropout, ORRI_EMBEDDING_DROPOUT);
     size_t width = (size_t)e->width;
 
     for (int r = 0; r < o->batch * o->seq; r++) {
-        const float *token = o->param[TOKEN][0] + (size_t)o->ids[r] * width;
-        const float *position = o->param[POSITION][0] + (size_t)(r % o->seq) * width;
+        const float *token = o->param[ORRI_TOKEN_GROUP][0] + (size_t)o->ids[r] * width;
+        const float *position = o->param[ORRI_POSITION_GROUP][0] + (size_t)(r % o->seq) * width;
         float *y = o->y + (size_t)r * width;
         for (size_t c = 0; c < width; c++)
             y[c] = token[c] + position[c];
@@ -70,7 +66,7 @@ static void token_gradient(const struct orr_operands *o, struct orr_part at, con
         for (int64_t t = at.first; t < at.first + at.count; t++, dy += width) {
             int64_t row = o->ids[b * o->seq + t] - tokens.first;
             if (row >= 0 && row < tokens.count)
-                orri_add(width, dy, o->grad[TOKEN][0] + (size_t)row * width);
+                orri_add(width, dy, o->grad[ORRI_TOKEN_GROUP][0] + (size_t)row * width);
         }
 }
 
@@ -80,7 +76,7 @@ static void position_gradient(const struct orr_operands *o, struct orr_part at, 
 
     for (int b = 0; b < o->batch; b++)
         for (int64_t t = at.first; t < at.first + at.count; t++, dy += width)
-            orri_add(width, dy, o->grad[POSITION][0] + (size_t)t * width);
+            orri_add(width, dy, o->grad[ORRI_POSITION_GROUP][0] + (size_t)t * width);
 }
 
 static void begin_gradient(const struct orr_operands *o, int group, int64_t rows)
@@ -94,7 +90,7 @@ static void begin_gradient(const struct orr_operands *o, int group, int64_t rows
 static const float *sum_gradient(const struct orr_operands *o, struct orr_part at, const float *dy)
 {
     const struct orr_embedding *e = o->config;
-    const struct orri_dropout d = orri_block_dropout(o, e->dropout, DROPOUT_PLACE);
+    const struct orri_dropout d = orri_block_dropout(o, e->dropout, ORRI_EMBEDDING_DROPOUT);
 
     return orri_dropout_gradient(o, &d, e->width, at, dy, orri_scratch(scratch_bytes(e, o->batch, o->seq)));
 }
@@ -105,8 +101,8 @@ static void weights(const struct orr_operands *o)
     struct orr_part at = orri_positions(o);
     const float *dy = sum_gradient(o, at, o->dy);
 
-    begin_gradient(o, TOKEN, e->vocab);
-    begin_gradient(o, POSITION, e->positions);
+    begin_gradient(o, ORRI_TOKEN_GROUP, e->vocab);
+    begin_gradient(o, ORRI_POSITION_GROUP, e->positions);
     token_gradient(o, at, dy, (struct orr_part){0, e->vocab});
     position_gradient(o, at, dy);
 }
@@ -152,7 +148,7 @@ static void shard_forward(const struct orr_operands *o)
             for (int64_t t = at.first; t < at.first + at.count; t++, y += width) {
                 int64_t row = o->ids[b * o->seq + t] - tokens.first;
                 if (row >= 0 && row < tokens.count)
-                    memcpy(y, o->param[TOKEN][0] + (size_t)row * width, width * sizeof(*y));
+                    memcpy(y, o->param[ORRI_TOKEN_GROUP][0] + (size_t)row * width, width * sizeof(*y));
                 else
                     memset(y, 0, width * sizeof(*y));
             }
@@ -162,13 +158,13 @@ static void shard_forward(const struct orr_operands *o)
 static void chunk_join(const struct orr_operands *o)
 {
     const struct orr_embedding *e = o->config;
-    const struct orri_dropout d = orri_block_dropout(o, e->dropout, DROPOUT_PLACE);
+    const struct orri_dropout d = orri_block_dropout(o, e->dropout, ORRI_EMBEDDING_DROPOUT);
     struct orr_part at = orri_positions(o);
     size_t count = (size_t)at.count * (size_t)e->width;
 
     orri_sum_shards(o, (size_t)o->batch * count, o->partial, o->y);
     for (int b = 0; b < o->batch; b++)
-        orri_add(count, o->param[POSITION][0] + at.first * e->width, o->y + (size_t)b * count);
+        orri_add(count, o->param[ORRI_POSITION_GROUP][0] + at.first * e->width, o->y + (size_t)b * count);
     orri_dropout_tile(o, &d, e->width, at, o->y);
 }
 
@@ -177,7 +173,7 @@ static void shard_weights(const struct orr_operands *o)
     const struct orr_embedding *e = o->config;
     struct orr_part tokens = orr_split(e->vocab, 1, o->shards, o->shard);
 
-    begin_gradient(o, TOKEN, tokens.count);
+    begin_gradient(o, ORRI_TOKEN_GROUP, tokens.count);
     for (int c = 0; c < o->chunks; c++) {
         struct orr_part at = orr_chunk(o, c);
         token_gradient(o, at, sum_gradient(o, at, o->dys[c]), tokens);
@@ -188,7 +184,7 @@ static void chunk_backward(const struct orr_operands *o)
 {
     struct orr_part at = orri_positions(o);
 
-    begin_gradient(o, POSITION, ((const struct orr_embedding *)o->config)->positions);
+    begin_gradient(o, ORRI_POSITION_GROUP, ((const struct orr_embedding *)o->config)->positions);
     position_gradient(o, at, sum_gradient(o, at, o->dy));
 }
 
@@ -199,6 +195,7 @@ static const struct orr_block_class embedding_class = {
     .saved = saved,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
+    .cuda = ORRI_CUDA(orri_embedding_cuda),
     .sharding = &sharding,
     .cpu = {[ORR_FORWARD] = forward,
             [ORR_WEIGHTS] = weights,

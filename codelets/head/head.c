@@ -1,31 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <codelets/head/head.h>
+#include "codelets/head/geometry.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "codelets/math/operands.h"
 #include "core/core.h"
 
-enum { NORM, OUTPUT };                          /* groups */
 enum { LOGITS_BYTES = 32 << 20 };               /* of a strip of rows, the most */
-
-/* The class is one for both kinds of head, told apart by the configuration. */
-struct config {
-    struct orr_head head;
-    int tied;                                   /* as wide as the rest: no padding, which would be hashed */
-};
-
-static const struct orr_head *head_of(const struct orr_operands *o)
-{
-    const struct config *config = o->config;
-
-    return &config->head;
-}
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
-    const struct config *h = config;
+    const struct orri_head_config *h = config;
     int c = h->head.width;
 
     *spec = (struct orr_block_spec){
@@ -39,46 +24,23 @@ static void specify(const void *config, struct orr_block_spec *spec)
     };
 }
 
-/* What F leaves, with the gradient of norm(x), because only F has the logits. B fills dgamma and dbeta. */
-struct saved {
-    float *mean, *rstd;         /* [N]       */
-    float *dgamma, *dbeta;      /* [C]       */
-    float *dnorm;               /* [N,C]     */
-};
-
-static struct saved saved_at(int width, int rows, float *floats, float *values)
-{
-    struct saved s;
-
-    s.mean = floats;
-    s.rstd = s.mean + rows;
-    s.dgamma = s.rstd + rows;
-    s.dbeta = s.dgamma + width;
-    s.dnorm = values;
-    return s;
-}
-
 static struct orr_saved_size saved(const void *config, int batch, int seq)
 {
-    const struct config *h = config;
+    const struct orri_head_config *h = config;
     int64_t rows = (int64_t)batch * seq;
 
     return (struct orr_saved_size){2 * (rows + h->head.width), rows * h->head.width};
 }
 
-/* Rows of a strip: as many as the bytes allow, in strips of about equal size. */
 static int strip_rows(int vocab, int rows)
 {
-    int most = LOGITS_BYTES / (int)sizeof(float) / vocab;
-    int strips = most > 0 ? (rows + most - 1) / most : rows;
-
-    return (rows + strips - 1) / strips;
+    return orri_strip_rows(LOGITS_BYTES, (size_t)vocab * sizeof(float), rows);
 }
 
 /* FBW is the hungriest: it keeps what F would save, beside norm(x) and the logits of a strip. */
 static size_t scratch_bytes(const void *config, int batch, int seq)
 {
-    const struct config *h = config;
+    const struct orri_head_config *h = config;
     size_t rows = (size_t)batch * (size_t)seq;
     size_t strip = (size_t)strip_rows(h->head.vocab, (int)rows);
     struct orr_saved_size size = saved(config, batch, seq);
@@ -89,7 +51,7 @@ static size_t scratch_bytes(const void *config, int batch, int seq)
 
 static double flops(const void *config, int batch, int seq, enum orr_pass pass)
 {
-    const struct config *h = config;
+    const struct orri_head_config *h = config;
     double product = 2.0 * batch * seq * h->head.width * h->head.vocab;
 
     switch (pass) {
@@ -101,13 +63,18 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
     }
 }
 
+static float loss_scale(const struct orr_operands *o)
+{
+    return o->loss_scale ? *o->loss_scale : 1;
+}
+
 /* What the passes have in common: strip by strip the logits of norm(x), their loss, and from their gradient
  * that of norm(x) and that of W, each where asked for. */
 static void strips(const struct orr_operands *o, const float *norm, float *logits, float *dnorm, float *dw,
                    struct orr_result *result)
 {
-    const struct orr_head *h = head_of(o);
-    const float *w = o->param[OUTPUT][0];
+    const struct orr_head *h = orri_head_of(o);
+    const float *w = o->param[ORRI_HEAD_OUTPUT][0];
     int rows = o->batch * o->seq, c = h->width, v = h->vocab;
     int strip = strip_rows(v, rows);
     float beta = o->first_gradient ? 0 : 1;
@@ -116,7 +83,7 @@ static void strips(const struct orr_operands *o, const float *norm, float *logit
         int n = rows - r < strip ? rows - r : strip;
         const float *x = norm + (size_t)r * (size_t)c;
         orri_gemm(false, true, n, v, c, x, c, w, c, 0, logits, v);
-        orri_softmax_cross_entropy(n, v, logits, v, o->ids + r, dnorm || dw, &result->loss, &result->labels);
+        orri_softmax_cross_entropy(n, v, logits, v, o->ids + r, dnorm || dw ? loss_scale(o) : 0, &result->loss, &result->labels);
         if (dnorm)
             orri_gemm(false, false, n, c, v, logits, v, w, c, 0, dnorm + (size_t)r * (size_t)c, c);
         if (dw)
@@ -124,10 +91,10 @@ static void strips(const struct orr_operands *o, const float *norm, float *logit
     }
 }
 
-/* A diverged run ends here, before it can spoil the parameters. */
+/* A diverged run ends here, before it can spoil the parameters; with a loss scale the step is skipped first. */
 static void add_result(const struct orr_operands *o, const struct orr_result *mine)
 {
-    if (!isfinite(mine->loss))
+    if (!isfinite(mine->loss) && !o->loss_scale)
         orr_task_fail(o, ORR_ENONFINITE, "the loss is not a finite number");
     o->result->loss += mine->loss;
     o->result->labels += mine->labels;
@@ -135,13 +102,13 @@ static void add_result(const struct orr_operands *o, const struct orr_result *mi
 
 static void forward(const struct orr_operands *o)
 {
-    const struct orr_head *h = head_of(o);
-    const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
+    const struct orr_head *h = orri_head_of(o);
+    const float *gamma = o->param[ORRI_HEAD_NORM][ORRI_NORM_WEIGHT], *beta = o->param[ORRI_HEAD_NORM][ORRI_NORM_BIAS];
     int rows = o->batch * o->seq, c = h->width;
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
     struct orr_saved_size size = saved(o->config, o->batch, o->seq);
     float *floats = norm + (size_t)rows * (size_t)c, *values = floats + size.floats;
-    struct saved s = saved_at(c, rows, o->saved ? o->saved : floats, o->saved ? o->saved_values : values);
+    struct orri_head_saved s = orri_head_saved(c, rows, o->saved ? o->saved : floats, o->saved ? o->saved_values : values);
     struct orr_result mine = {0};
 
     orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
@@ -151,39 +118,40 @@ static void forward(const struct orr_operands *o)
 
 static void backward(const struct orr_operands *o)
 {
-    int c = head_of(o)->width;
-    struct saved s = saved_at(c, o->batch * o->seq, o->saved, o->saved_values);
+    int c = orri_head_of(o)->width;
+    struct orri_head_saved s = orri_head_saved(c, o->batch * o->seq, o->saved, o->saved_values);
 
     orri_norm_input_gradient(o, c, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
 }
 
 static void weights(const struct orr_operands *o)
 {
-    const struct orr_head *h = head_of(o);
-    const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
+    const struct orr_head *h = orri_head_of(o);
+    const float *gamma = o->param[ORRI_HEAD_NORM][ORRI_NORM_WEIGHT], *beta = o->param[ORRI_HEAD_NORM][ORRI_NORM_BIAS];
     int rows = o->batch * o->seq, c = h->width;
-    struct saved s = saved_at(c, rows, o->saved, o->saved_values);
+    struct orri_head_saved s = orri_head_saved(c, rows, o->saved, o->saved_values);
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
     struct orr_result again = {0};
 
     orri_layernorm_again(rows, c, o->x[0], gamma, beta, s.mean, s.rstd, norm);
-    strips(o, norm, norm + (size_t)rows * (size_t)c, NULL, o->grad[OUTPUT][0], &again);
+    strips(o, norm, norm + (size_t)rows * (size_t)c, NULL, o->grad[ORRI_HEAD_OUTPUT][0], &again);
     orri_norm_weights(o, c, s.dgamma, s.dbeta);
 }
 
 static void whole(const struct orr_operands *o)
 {
-    const struct orr_head *h = head_of(o);
-    const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
+    const struct orr_head *h = orri_head_of(o);
+    const float *gamma = o->param[ORRI_HEAD_NORM][ORRI_NORM_WEIGHT], *beta = o->param[ORRI_HEAD_NORM][ORRI_NORM_BIAS];
     int rows = o->batch * o->seq, c = h->width;
     float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
     struct orr_saved_size size = saved(o->config, o->batch, o->seq);
     float *floats = norm + (size_t)rows * (size_t)c, *values = floats + size.floats;
-    struct saved s = saved_at(c, rows, floats, values);
+    struct orri_head_saved s = orri_head_saved(c, rows, floats, values);
     struct orr_result mine = {0};
 
     orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
-    strips(o, norm, values + size.values, s.dnorm, o->grad[OUTPUT][0], &mine);
+    strips(o, norm, values + size.values, s.dnorm, o->grad[ORRI_HEAD_OUTPUT][0], &mine);
+    orri_round_as_saved(o, (size_t)rows * (size_t)c, s.dnorm);
     add_result(o, &mine);
     orri_norm_input_gradient(o, c, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
     orri_norm_weights(o, c, s.dgamma, s.dbeta);
@@ -191,8 +159,8 @@ static void whole(const struct orr_operands *o)
 
 static void predict(const struct orr_operands *o)
 {
-    const struct orr_head *h = head_of(o);
-    const float *gamma = o->param[NORM][ORRI_NORM_WEIGHT], *beta = o->param[NORM][ORRI_NORM_BIAS];
+    const struct orr_head *h = orri_head_of(o);
+    const float *gamma = o->param[ORRI_HEAD_NORM][ORRI_NORM_WEIGHT], *beta = o->param[ORRI_HEAD_NORM][ORRI_NORM_BIAS];
     int n = o->rows.count, c = h->width, v = h->vocab;
     float *x = orri_scratch(((size_t)n * (size_t)c + 2 * (size_t)n) * sizeof(*x));
     float *mean = x + (size_t)n * (size_t)c, *rstd = mean + n;
@@ -200,21 +168,16 @@ static void predict(const struct orr_operands *o)
     for (int i = 0; i < n; i++)
         memcpy(x + (size_t)i * (size_t)c, o->x[0] + (size_t)o->rows.rows[i] * (size_t)c, (size_t)c * sizeof(*x));
     orri_layernorm(n, c, x, gamma, beta, h->eps, x, mean, rstd);
-    orri_gemm(false, true, n, v, c, x, c, o->param[OUTPUT][0], c, 0, o->prediction, v + c);
+    orri_gemm(false, true, n, v, c, x, c, o->param[ORRI_HEAD_OUTPUT][0], c, 0, o->prediction, v + c);
     for (int i = 0; i < n; i++)
         memcpy(o->prediction + (size_t)i * (size_t)(v + c) + v, x + (size_t)i * (size_t)c, (size_t)c * sizeof(*x));
 }
 
 /* ---- in shards, which have rows of W, that is columns of the logits -------------------------------------------- */
 
-static struct orr_part tokens_of(const struct orr_operands *o, int t)
-{
-    return orr_split(head_of(o)->vocab, 1, o->shards, t);
-}
-
 static int most_shards(const void *config)
 {
-    return ((const struct config *)config)->head.vocab;
+    return ((const struct orri_head_config *)config)->head.vocab;
 }
 
 static struct orr_saved_size shard_saved(const void *config, int batch, int seq, int shards, int t)
@@ -233,7 +196,7 @@ static struct orr_saved_size chunk_saved(const void *config, int batch, int posi
  * of them, beside a strip of logits. The first shard is the largest. */
 static size_t shard_scratch_bytes(const void *config, int batch, int seq, int shards)
 {
-    const struct orr_head *h = &((const struct config *)config)->head;
+    const struct orr_head *h = &((const struct orri_head_config *)config)->head;
     int rows = batch * seq, vocab = (int)orr_split(h->vocab, 1, shards, 0).count;
     size_t shard = (size_t)rows * (size_t)(2 * h->width + ORRI_LOSS_PART) +
                    (size_t)strip_rows(vocab, rows) * (size_t)vocab;
@@ -254,13 +217,13 @@ static const struct orr_sharding sharding = {
 
 static void chunk_forward(const struct orr_operands *o)
 {
-    orri_norm_chunk_forward(o, head_of(o)->width, head_of(o)->eps);
+    orri_norm_chunk_forward(o, orri_head_of(o)->width, orri_head_of(o)->eps);
 }
 
 static void shard_forward(const struct orr_operands *o)
 {
-    const struct orr_part tokens = tokens_of(o, o->shard);
-    int rows = o->batch * o->seq, c = head_of(o)->width, v = (int)tokens.count, strip = strip_rows(v, rows);
+    const struct orr_part tokens = orri_head_tokens(o, o->shard);
+    int rows = o->batch * o->seq, c = orri_head_of(o)->width, v = (int)tokens.count, strip = strip_rows(v, rows);
     float *all = orri_scratch(shard_scratch_bytes(o->config, o->batch, o->seq, o->shards));
     float *room = all + (size_t)rows * (size_t)c, *logits = room + (size_t)rows * ORRI_LOSS_PART;
     const float *norm = orri_gather(o, c, (const float *const *)o->branch, all);
@@ -268,7 +231,7 @@ static void shard_forward(const struct orr_operands *o)
 
     for (int r = 0; r < rows; r += strip) {
         int n = rows - r < strip ? rows - r : strip;
-        orri_gemm(false, true, n, v, c, norm + (size_t)r * (size_t)c, c, o->param[OUTPUT][0], c, 0, logits, v);
+        orri_gemm(false, true, n, v, c, norm + (size_t)r * (size_t)c, c, o->param[ORRI_HEAD_OUTPUT][0], c, 0, logits, v);
         orri_cross_entropy_part(n, v, logits, v, o->ids + r, (int)tokens.first, part + (size_t)r * ORRI_LOSS_PART);
     }
     orri_scatter_end(o, ORRI_LOSS_PART, part, o->partial);
@@ -292,9 +255,9 @@ static void chunk_join(const struct orr_operands *o)
 /* The gradients of norm(x) and of W in one task, which has the logits. */
 static void shard_backward(const struct orr_operands *o)
 {
-    const struct orr_part tokens = tokens_of(o, o->shard);
-    const float *w = o->param[OUTPUT][0];
-    int rows = o->batch * o->seq, c = head_of(o)->width, v = (int)tokens.count, strip = strip_rows(v, rows);
+    const struct orr_part tokens = orri_head_tokens(o, o->shard);
+    const float *w = o->param[ORRI_HEAD_OUTPUT][0];
+    int rows = o->batch * o->seq, c = orri_head_of(o)->width, v = (int)tokens.count, strip = strip_rows(v, rows);
     size_t count = (size_t)rows * (size_t)c;
     float *all = orri_scratch(shard_scratch_bytes(o->config, o->batch, o->seq, o->shards));
     float *room = all + 2 * count, *logits = room + (size_t)rows * ORRI_LOSS_NORM;
@@ -308,64 +271,62 @@ static void shard_backward(const struct orr_operands *o)
         const float *x = norm + (size_t)r * (size_t)c;
         orri_gemm(false, true, n, v, c, x, c, w, c, 0, logits, v);
         orri_cross_entropy_part_gradient(n, v, logits, v, o->ids + r, (int)tokens.first,
-                                         sums + (size_t)r * ORRI_LOSS_NORM);
+                                         sums + (size_t)r * ORRI_LOSS_NORM, loss_scale(o));
         orri_gemm(false, false, n, c, v, logits, v, w, c, 0, dnorm + (size_t)r * (size_t)c, c);
-        orri_gemm(true, false, v, c, n, logits, v, x, c, beta, o->grad[OUTPUT][0], c);
+        orri_gemm(true, false, v, c, n, logits, v, x, c, beta, o->grad[ORRI_HEAD_OUTPUT][0], c);
     }
     orri_scatter_end(o, c, dnorm, o->dpartial);
 }
 
 static void chunk_backward(const struct orr_operands *o)
 {
-    orri_norm_chunk_backward(o, head_of(o)->width, NULL,
+    orri_norm_chunk_backward(o, orri_head_of(o)->width, NULL,
                              orri_scratch(shard_scratch_bytes(o->config, o->batch, o->seq, o->shards)));
 }
 
-/* The row of norm(x) at position b T + t, in its chunk. */
-static const float *branch_row(const struct orr_operands *o, int position)
+/* The row of norm(x) that is asked for as number i. */
+static const float *branch_row(const struct orr_operands *o, int i)
 {
-    int b = position / o->seq, t = position % o->seq, c = 0;
-    struct orr_part at = orr_chunk(o, c);
+    struct orri_head_row row = orri_head_row(o, o->rows.rows[i]);
 
-    while (t >= at.first + at.count)
-        at = orr_chunk(o, ++c);
-    return o->branch[c] + (b * at.count + t - at.first) * head_of(o)->width;
+    return o->branch[row.chunk] + row.offset;
 }
 
 static void shard_predict(const struct orr_operands *o)
 {
-    int n = o->rows.count, c = head_of(o)->width, v = (int)tokens_of(o, o->shard).count;
+    int n = o->rows.count, c = orri_head_of(o)->width, v = (int)orri_head_tokens(o, o->shard).count;
     float *x = orri_scratch((size_t)n * (size_t)c * sizeof(*x));
 
     for (int i = 0; i < n; i++)
-        memcpy(x + (size_t)i * (size_t)c, branch_row(o, o->rows.rows[i]), (size_t)c * sizeof(*x));
-    orri_gemm(false, true, n, v, c, x, c, o->param[OUTPUT][0], c, 0, o->partial[0], v);
+        memcpy(x + (size_t)i * (size_t)c, branch_row(o, i), (size_t)c * sizeof(*x));
+    orri_gemm(false, true, n, v, c, x, c, o->param[ORRI_HEAD_OUTPUT][0], c, 0, o->partial[0], v);
 }
 
 static void chunk_predict(const struct orr_operands *o)
 {
-    const struct orr_head *h = head_of(o);
+    const struct orr_head *h = orri_head_of(o);
     size_t c = (size_t)h->width;
     float *to = o->prediction;
 
     for (int i = 0; i < o->rows.count; i++, to += c) {
         for (int t = 0; t < o->shards; t++) {
-            size_t v = (size_t)tokens_of(o, t).count;
+            size_t v = (size_t)orri_head_tokens(o, t).count;
             memcpy(to, o->partial[t] + (size_t)i * v, v * sizeof(*to));
             to += v;
         }
-        memcpy(to, branch_row(o, o->rows.rows[i]), c * sizeof(*to));
+        memcpy(to, branch_row(o, i), c * sizeof(*to));
     }
 }
 
 static const struct orr_block_class head_class = {
     .name = "head",
-    .config_size = sizeof(struct config),
+    .config_size = sizeof(struct orri_head_config),
     .specify = specify,
     .saved = saved,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .is_loss = true,
+    .cuda = ORRI_CUDA(orri_head_cuda),
     .sharding = &sharding,
     .cpu = {[ORR_FORWARD] = forward,
             [ORR_BACKWARD] = backward,
@@ -379,17 +340,17 @@ static const struct orr_block_class head_class = {
             [ORR_CHUNK_BACKWARD] = chunk_backward,
             [ORR_SHARD_PREDICT] = shard_predict,
             [ORR_CHUNK_PREDICT] = chunk_predict},
-    .operands = {[ORR_FORWARD] = ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_RESULT,
+    .operands = {[ORR_FORWARD] = ORR_LOSS_SCALE | ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_RESULT,
                  [ORR_BACKWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_INPUT_GRADIENT,
-                 [ORR_WEIGHTS] = ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS,
+                 [ORR_WEIGHTS] = ORR_LOSS_SCALE | ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS,
                  [ORR_WHOLE] =
-                     ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_INPUT_GRADIENT | ORR_GRADIENTS | ORR_RESULT,
+                     ORR_LOSS_SCALE | ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_INPUT_GRADIENT | ORR_GRADIENTS | ORR_RESULT,
                  [ORR_PREDICT] = ORR_INPUT | ORR_PARAMETERS | ORR_PREDICTION,
                  [ORR_CHUNK_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_BRANCH,
                  [ORR_SHARD_FORWARD] = ORR_IDS | ORR_BRANCH | ORR_PARAMETERS | ORR_PARTIAL,
-                 [ORR_CHUNK_JOIN] = ORR_IDS | ORR_PARTIAL | ORR_OUTPUT | ORR_RESULT,
+                 [ORR_CHUNK_JOIN] = ORR_LOSS_SCALE | ORR_IDS | ORR_PARTIAL | ORR_OUTPUT | ORR_RESULT,
                  [ORR_SHARD_BACKWARD] =
-                     ORR_IDS | ORR_BRANCH | ORR_OUTPUT | ORR_PARAMETERS | ORR_PARTIAL_GRADIENT | ORR_GRADIENTS,
+                     ORR_LOSS_SCALE | ORR_IDS | ORR_BRANCH | ORR_OUTPUT | ORR_PARAMETERS | ORR_PARTIAL_GRADIENT | ORR_GRADIENTS,
                  [ORR_CHUNK_BACKWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT |
                                         ORR_INPUT_GRADIENT | ORR_GRADIENTS,
                  [ORR_SHARD_PREDICT] = ORR_BRANCH | ORR_PARAMETERS | ORR_PARTIAL,
@@ -398,7 +359,7 @@ static const struct orr_block_class head_class = {
 
 int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_block *tied)
 {
-    struct config full = {*config, tied != NULL};
+    struct orri_head_config full = {*config, tied != NULL};
 
     if (config->vocab < 1 || config->width < 1)
         return orri_fail(ORR_EINVAL, "head", "a vocabulary of %d and a width of %d are not both positive",
@@ -406,5 +367,5 @@ int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_
     struct orr_block *block = orr_block_append(model, &head_class, 0, &full);
     if (!block)
         return orr_error_code();
-    return tied ? orr_block_share(block, OUTPUT, tied, 0) : ORR_OK;
+    return tied ? orr_block_share(block, ORRI_HEAD_OUTPUT, tied, 0) : ORR_OK;
 }

@@ -62,26 +62,26 @@ static ORRI_SIMD void scale(int width, float factor, float *x)
         x[j] *= factor;
 }
 
-void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, bool gradient,
+void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, float gradient,
                                 double *loss, int64_t *count)
 {
     for (int r = 0; r < rows; r++) {
         float *row = logits + (size_t)r * (size_t)ld;
 
         if (target[r] == ORR_IGNORE) {
-            if (gradient)
+            if (gradient != 0)
                 memset(row, 0, (size_t)width * sizeof(*row));
             continue;
         }
         float max = row_max(width, row);
         double picked = row[target[r]];
-        double sum = gradient ? sum_exp_keep(width, row, max) : sum_exp(width, row, max);
+        double sum = gradient != 0 ? sum_exp_keep(width, row, max) : sum_exp(width, row, max);
 
         *loss += max + log(sum) - picked;
         *count += 1;
-        if (gradient) {
-            scale(width, (float)(1 / sum), row);
-            row[target[r]] -= 1.0f;
+        if (gradient != 0) {
+            scale(width, (float)(gradient / sum), row);
+            row[target[r]] -= gradient;
         }
     }
 }
@@ -134,7 +134,7 @@ static ORRI_SIMD void scaled_exp(int width, float max, float factor, float *x)
 }
 
 void orri_cross_entropy_part_gradient(int rows, int width, float *logits, int ld, const int32_t *target, int first,
-                                      const float *norm)
+                                      const float *norm, float gradient)
 {
     for (int r = 0; r < rows; r++, norm += ORRI_LOSS_NORM) {
         float *row = logits + (size_t)r * (size_t)ld;
@@ -144,8 +144,8 @@ void orri_cross_entropy_part_gradient(int rows, int width, float *logits, int ld
             memset(row, 0, (size_t)width * sizeof(*row));
             continue;
         }
-        scaled_exp(width, norm[0], norm[1], row);
+        scaled_exp(width, norm[0], norm[1] * gradient, row);
         if (label >= 0 && label < width)
-            row[label] -= 1.0f;
+            row[label] -= gradient;
     }
 }

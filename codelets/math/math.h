@@ -89,10 +89,10 @@ void orri_attention_backward(const struct orri_attention *a, float *q, float *k,
                              const float *d_o, const float *lse, void *scratch);
 
 /* ---- softmax cross-entropy over rows of logits -------------------------------------------------
- * For every row r with target[r] in 0..width-1: loss += logsumexp(row) - row[target]; count += 1; and, when
- * gradient is set, row = softmax(row) - onehot(target). A row whose target is ORR_IGNORE counts for nothing
+ * For every row r with target[r] in 0..width-1: loss += logsumexp(row) - row[target]; count += 1; and, unless
+ * gradient is 0, row = gradient (softmax(row) - onehot(target)). A row whose target is ORR_IGNORE counts for nothing
  * and its gradient is zero. loss and count are added to. Loss sums in double. */
-void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, bool gradient,
+void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, float gradient,
                                 double *loss, int64_t *count);
 
 /* The same where each of several parts has some of the columns: this one first .. first + width - 1. Targets are
@@ -110,7 +110,7 @@ void orri_cross_entropy_part(int rows, int width, const float *logits, int ld, c
 void orri_cross_entropy_join(int rows, int parts, const float *const part[], const int32_t *target, float *norm,
                              double *loss, int64_t *count);
 
-/* A part's logits = softmax(row) - onehot(target), by norm; zero in rows to ignore. */
+/* A part's logits = gradient (softmax(row) - onehot(target)), by norm; zero in rows to ignore. */
 void orri_cross_entropy_part_gradient(int rows, int width, float *logits, int ld, const int32_t *target, int first,
-                                      const float *norm);
+                                      const float *norm, float gradient);
 #endif

@@ -54,6 +54,17 @@ const float *orri_dropout_gradient(const struct orr_operands *o, const struct or
     return room;
 }
 
+void orri_round_as_saved(const struct orr_operands *o, size_t count, float *values)
+{
+    uint16_t rounded[1024];
+
+    for (size_t i = 0; o->saved_dtype != ORR_F32 && i < count; i += ORRI_COUNT(rounded)) {
+        size_t n = count - i < ORRI_COUNT(rounded) ? count - i : ORRI_COUNT(rounded);
+        orri_round(o->saved_dtype, n, values + i, rounded);
+        orri_widen(o->saved_dtype, n, rounded, values + i);
+    }
+}
+
 /* ---- chunks and shards ------------------------------------------------------------------------------- */
 
 /* The floats of sequence b that chunk c has: where they begin in [B,T,width], and in the chunk. */

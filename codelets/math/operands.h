@@ -8,6 +8,13 @@
 
 #include "codelets/math/math.h"
 
+/* The passes of a block on a CUDA device, where this build has them. */
+#ifdef ORR_HAVE_CUDA
+#define ORRI_CUDA(table) (&(table))
+#else
+#define ORRI_CUDA(table) NULL
+#endif
+
 /* The positions that a pass of a chunk, or of a whole block, works on; and those of a pass of a shard: all. */
 struct orr_part orri_positions(const struct orr_operands *o);
 struct orr_part orri_all_positions(const struct orr_operands *o);
@@ -27,6 +34,9 @@ void orri_dropout_tile(const struct orr_operands *o, const struct orri_dropout *
 /* The gradient of what was dropped out: dy, or, with dropout, dy through it, in `room`, which may be dy. */
 const float *orri_dropout_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width,
                                    struct orr_part at, const float *dy, float *room);
+
+/* Rounds values that a pass keeps to itself as if they had been saved. */
+void orri_round_as_saved(const struct orr_operands *o, size_t count, float *values);
 
 /* ---- chunks and shards ---------------------------------------------------------------------------- */
 

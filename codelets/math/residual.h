@@ -32,9 +32,12 @@ struct orri_residual {
     void (*backward)(const struct orr_operands *o, const float *dh, const struct orri_inner *s, void *scratch);
 };
 
+/* What it saves; of it, without the norm's, a shard. */
+struct orr_saved_size orri_residual_saved(const struct orri_residual *r, int batch, int seq);
+struct orr_saved_size orri_residual_shard_saved(const struct orri_residual *r, int batch, int seq);
+
 /* ---- the whole block -------------------------------------------------------------------------------- */
 
-struct orr_saved_size orri_residual_saved(const struct orri_residual *r, int batch, int seq);
 size_t orri_residual_scratch_bytes(const struct orri_residual *r, int batch, int seq);
 void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r);
 void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r);
@@ -42,7 +45,6 @@ void orri_residual_weights(const struct orr_operands *o, const struct orri_resid
 
 /* ---- in shards; CHUNK_FORWARD is orri_norm_chunk_forward() ------------------------------------------ */
 
-struct orr_saved_size orri_residual_shard_saved(const struct orri_residual *r, int batch, int seq);
 size_t orri_residual_shard_scratch_bytes(const struct orri_residual *r, int batch, int seq);
 void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r);
 void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_residual *r);

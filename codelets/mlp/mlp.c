@@ -2,9 +2,8 @@
 #include <codelets/mlp/mlp.h>
 
 #include "codelets/math/residual.h"
+#include "codelets/mlp/geometry.h"
 #include "core/core.h"
-
-enum { DROPOUT_PLACE = 2 };
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
@@ -24,18 +23,11 @@ static void specify(const void *config, struct orr_block_spec *spec)
     };
 }
 
-/* ---- the geometry, of all hidden columns or a shard's ---------------------------------------------------------- */
-
-static int hidden_of(const struct orr_mlp *m, int shards, int shard)
-{
-    return (int)orr_split(m->hidden, 1, shards, shard).count;
-}
-
 /* u and h are before and after gelu. */
 static void gelu_forward(const struct orr_operands *o, const float *norm, const struct orri_inner *s, void *scratch)
 {
     const struct orr_mlp *m = o->config;
-    int rows = o->batch * o->seq, hidden = hidden_of(m, o->shards, o->shard);
+    int rows = o->batch * o->seq, hidden = orri_mlp_hidden(m, o->shards, o->shard);
 
     (void)scratch;
     orri_gemm(false, false, rows, hidden, m->width, norm, m->width, o->param[0][ORRI_IN_WEIGHT], hidden, 0, s->u,
@@ -48,25 +40,17 @@ static void gelu_backward(const struct orr_operands *o, const float *dh, const s
     size_t rows = (size_t)o->batch * (size_t)o->seq;
 
     (void)scratch;
-    orri_gelu_backward(rows * (size_t)hidden_of(o->config, o->shards, o->shard), dh, s->u, s->u);
+    orri_gelu_backward(rows * (size_t)orri_mlp_hidden(o->config, o->shards, o->shard), dh, s->u, s->u);
 }
 
 static struct orri_residual residual(const void *config, int batch, int seq, int shards, int shard)
 {
-    const struct orr_mlp *m = config;
-    int hidden = hidden_of(m, shards, shard);
+    struct orri_residual r = orri_mlp_residual(config, shards, shard);
 
     (void)batch, (void)seq;
-    return (struct orri_residual){
-        .width = m->width,
-        .eps = m->eps,
-        .dropout = m->dropout,
-        .place = DROPOUT_PLACE,
-        .in = hidden,
-        .out = hidden,
-        .forward = gelu_forward,
-        .backward = gelu_backward,
-    };
+    r.forward = gelu_forward;
+    r.backward = gelu_backward;
+    return r;
 }
 
 #include "codelets/math/residual_passes.h"
@@ -101,6 +85,7 @@ static const struct orr_block_class mlp_class = {
     .flops = flops,
     .sharding = &sharding,
     .cpu = ORRI_RESIDUAL_CPU,
+    .cuda = ORRI_CUDA(orri_mlp_cuda),
     .operands = ORRI_RESIDUAL_OPERANDS,
 };
 

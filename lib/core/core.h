@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <orrery/dtype.h>
 #include <orrery/error.h>
 
 #define ORRI_COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -30,12 +31,20 @@ char *orri_format(const char *format, ...) __attribute__((format(printf, 1, 2)))
  * by orri_scratch_free_all() once no worker runs. A codelet cannot fail half-way, so running out of
  * memory here, which the memory prediction is there to prevent, says so and aborts. */
 void *orri_scratch(size_t bytes);
-/* Bytes of that buffer as it is now. */
+/* Another one, for what the engine keeps while a pass uses the first. */
+void *orri_outer_scratch(size_t bytes);
+/* Bytes of the buffers as they are now, rounded up to pages. */
 size_t orri_scratch_size(void);
+size_t orri_outer_scratch_size(void);
 void orri_scratch_free_all(void);
 
 /* y[k] += x[k], k = 0..count-1. */
 void orri_add(size_t count, const float *x, float *y);
+
+/* Elements of fp32, bf16 or fp16 to fp32, exactly; and back, rounded to the nearest, of two to the even one (IEEE 754:
+ * beyond the largest to infinity). The narrow ones may lie at any address. */
+void orri_widen(enum orr_dtype dtype, size_t count, const void *from, float *to);
+void orri_round(enum orr_dtype dtype, size_t count, const float *from, void *to);
 
 /* FNV-1a of 64 bits (Fowler, Noll, Vo), going on from `hash`, at first ORRI_HASH. */
 #define ORRI_HASH UINT64_C(0xcbf29ce484222325)

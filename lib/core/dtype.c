@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <orrery/dtype.h>
 
+#include <string.h>
+
+#include "core/core.h"
+
 static const struct {
     const char *name;
     size_t size;
@@ -19,4 +23,22 @@ size_t orr_dtype_size(enum orr_dtype dtype)
 const char *orr_dtype_name(enum orr_dtype dtype)
 {
     return (unsigned)dtype < ORR_DTYPES ? dtypes[dtype].name : "?";
+}
+
+static const char *const labels[] = {[ORR_F32] = "fp32", [ORR_BF16] = "bf16", [ORR_F16] = "fp16"};
+
+int orr_dtype_parse(const char *text, enum orr_dtype *dtype)
+{
+    for (size_t i = 0; i < ORRI_COUNT(labels); i++) {
+        if (strcmp(text, labels[i]) == 0) {
+            *dtype = (enum orr_dtype)i;
+            return ORR_OK;
+        }
+    }
+    return orri_remedy(orri_fail(ORR_EINVAL, "dtype", "nothing is computed in '%s'", text), "use fp32, bf16 or fp16");
+}
+
+const char *orr_dtype_label(enum orr_dtype dtype)
+{
+    return (size_t)dtype < ORRI_COUNT(labels) ? labels[dtype] : orr_dtype_name(dtype);
 }

@@ -67,43 +67,61 @@ struct scratch {
 static pthread_mutex_t scratch_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct scratch *scratch_list;
 static unsigned scratch_generation;
-static _Thread_local struct scratch *mine;
-static _Thread_local unsigned mine_generation;
+
+enum { INNER, OUTER, USES };
+static _Thread_local struct scratch *mine[USES];
+static _Thread_local unsigned mine_generation[USES];
 
 /* False where the calling thread has no buffer, or had one that orri_scratch_free_all() took. */
-static bool have_scratch(void)
+static bool have_scratch(int use)
 {
-    return mine && mine_generation == __atomic_load_n(&scratch_generation, __ATOMIC_RELAXED);
+    return mine[use] && mine_generation[use] == __atomic_load_n(&scratch_generation, __ATOMIC_RELAXED);
 }
 
 size_t orri_scratch_size(void)
 {
-    return have_scratch() ? mine->bytes : 0;
+    return have_scratch(INNER) ? mine[INNER]->bytes : 0;
+}
+
+size_t orri_outer_scratch_size(void)
+{
+    return have_scratch(OUTER) ? mine[OUTER]->bytes : 0;
+}
+
+static void *scratch(int use, size_t bytes)
+{
+    if (!have_scratch(use)) {
+        mine[use] = calloc(1, sizeof(*mine[use]));
+        if (!mine[use])
+            abort();
+        pthread_mutex_lock(&scratch_lock);
+        mine[use]->next = scratch_list;
+        scratch_list = mine[use];
+        mine_generation[use] = scratch_generation;
+        pthread_mutex_unlock(&scratch_lock);
+    }
+    struct scratch *s = mine[use];
+    if (s->bytes < bytes) {
+        size_t size = (bytes + 4095) & ~(size_t)4095;
+        free(s->data);
+        s->data = aligned_alloc(4096, size);
+        if (!s->data) {
+            fprintf(stderr, "orrery: memory: no room for %zu bytes of scratch in a worker\n", size);
+            abort();
+        }
+        s->bytes = size;
+    }
+    return s->data;
 }
 
 void *orri_scratch(size_t bytes)
 {
-    if (!have_scratch()) {
-        mine = calloc(1, sizeof(*mine));
-        if (!mine)
-            abort();
-        pthread_mutex_lock(&scratch_lock);
-        mine->next = scratch_list;
-        scratch_list = mine;
-        mine_generation = scratch_generation;
-        pthread_mutex_unlock(&scratch_lock);
-    }
-    if (mine->bytes < bytes) {
-        size_t size = (bytes + 4095) & ~(size_t)4095;
-        free(mine->data);
-        mine->data = aligned_alloc(4096, size);
-        if (!mine->data) {
-            fprintf(stderr, "orrery: memory: no room for %zu bytes of scratch in a worker\n", size);
-            abort();
-        }
-        mine->bytes = size;
-    }
-    return mine->data;
+    return scratch(INNER, bytes);
+}
+
+void *orri_outer_scratch(size_t bytes)
+{
+    return scratch(OUTER, bytes);
 }
 
 void orri_scratch_free_all(void)

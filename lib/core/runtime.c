@@ -16,6 +16,7 @@
 
 #include "core/core.h"
 #include "core/cores.h"
+#include "core/device.h"
 #include "core/fxt.h"
 #include "core/ranks.h"
 #include "core/watch.h"
@@ -69,7 +70,7 @@ static int start_starpu(struct starpu_conf *conf)
     if (status != 0)
         return orri_fail(ORR_EDEVICE, "StarPU", "starpu_init failed: %s", strerror(-status));
     runtime.running = true;
-    if (orr_worker_count() == 0)
+    if (starpu_cpu_worker_get_count() == 0)
         return orri_remedy(orri_fail(ORR_EDEVICE, "StarPU", "no CPU worker to run on"),
                            "give at least one with --threads or STARPU_NCPU");
     return ORR_OK;
@@ -87,10 +88,9 @@ int orr_init(const struct orr_runtime_options *options)
     openblas_set_num_threads(1);
     keep_freed_memory();
     starpu_conf_init(&conf);
-    conf.sched_policy_name = "prio";
-    /* A worker that took tasks ahead would be bound to a W when a more urgent B comes. CPU workers take none. */
-    setenv("STARPU_CUDA_PIPELINE", "0", 0);
-    conf.ncuda = 0;     /* no block has a CUDA function: a GPU worker would only take a core away */
+    bool unpinned = options && options->unpinned;
+    conf.sched_policy_name = unpinned ? "dmdas" : "prio";
+    ORR_TRY(orr_ranks_settle(orri_devices_choose(options ? options->device : ORR_DEVICE_AUTO, &conf)));
     if (options && options->threads > 0) {
         char threads[16];
         snprintf(threads, sizeof(threads), "%d", options->threads);
@@ -100,6 +100,8 @@ int orr_init(const struct orr_runtime_options *options)
     if (orr_rank_count() > 1)
         ORR_TRY(orri_cores_share(&conf));
     int status = orr_ranks_settle(start_starpu(&conf));
+    if (status == 0)
+        status = orr_ranks_settle(orri_devices_start(options));
     if (status == 0)
         status = orr_ranks_settle(orri_watch_start(options));
     if (status != 0) {
@@ -121,6 +123,7 @@ void orr_shutdown(void)
 {
     if (runtime.running) {
         starpu_task_wait_for_all();
+        orri_devices_stop();
 #ifdef ORR_HAVE_MPI
         if (runtime.starpu_mpi_running)
             starpu_mpi_shutdown();
@@ -137,7 +140,9 @@ void orr_shutdown(void)
 
 int orr_worker_count(void)
 {
-    return runtime.running ? (int)starpu_cpu_worker_get_count() : 0;
+    int cpus = orri_blocks_on_cpu() ? (int)starpu_cpu_worker_get_count() : 0;
+
+    return runtime.running ? cpus + orr_device_count() : 0;
 }
 
 int orr_worker_count_least(void)

@@ -10,6 +10,7 @@
 #include <orrery/tile.h>
 
 #include "core/core.h"
+#include "core/device.h"
 
 struct starpu_codelet;
 
@@ -45,9 +46,12 @@ struct orri_parameter {
     struct orr_view view[ORR_MAX_VIEWS];        /* as cut, with its offset in the tile                   */
     int64_t count;
     int owner;                                  /* replica                                               */
-    struct orr_tile value;
-    struct orr_tile *read;                      /* [dp] what microbatches in training read instead of value where each
-                                                   replica has parameters of its own, else NULL           */
+    struct orr_tile value;                      /* fp32; where the model computes in another dtype only its owner has it */
+    struct orr_tile working;                    /* then: value, rounded, with all who read it; in a frozen model there is none,
+                                                   and value has its dtype                                */
+    struct orr_tile *own;                       /* [dp] where each replica has parameters of its own, those: what its
+                                                   microbatches in training read instead of value; else NULL */
+    struct orr_tile *own_working;               /* [dp] these, rounded                                   */
     int copies;                                 /* gradients of a user and replica: one, or one of every chunk */
     struct orr_tile *gradient;                  /* [users][dp][copies], summed up in this order          */
     int places, *place;                         /* ranks that read it, the owner's first, each once      */
@@ -100,6 +104,7 @@ struct orr_model {
     char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
+    bool frozen;                                /* parameters are in dtype alone                         */
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
     int status;                                 /* atomic; the failure's code                            */
     int64_t failed_run;                         /* atomic; the run that failed, INT64_MAX: none          */
@@ -140,6 +145,7 @@ struct orr_slots {
     struct orri_ring *ring;         /* [dp][stages]                                            */
     struct orr_tile *result;        /* [ORRI_MOST_STEPS][dp][chunks]                           */
     struct orr_tile prediction;     /* on every rank, when predicting                          */
+    struct orr_tile *loss_scale;    /* begins with a float that the loss block multiplies its gradients by; NULL: 1 */
     bool counting;                  /* nothing is created, only `bytes` added up               */
     double bytes;
 };
@@ -165,6 +171,11 @@ int orri_place(const struct orr_block *block, int replica, int t);
 /* The rank where user number `user` of a parameter's group has it in a replica: of what all shards share, for a chunk. User 0
  * specified it. */
 int orri_user_rank(const struct orri_parameter *parameter, int user, int replica, int chunk);
+
+/* StarPU's worker of the device where the tasks of a coordinate of this rank have their home, -1: anywhere. */
+int orri_home_worker(const struct orr_model *model, int replica, int stage, int t);
+/* Of the tasks on a parameter, as its owner or as a replica has it. */
+int orri_parameter_worker(const struct orri_parameter *parameter, int replica);
 
 /* Is any coordinate of a replica on this rank? Listed once, and then found in the list. */
 bool orri_has_coordinate(const struct orr_model *model, int replica);
@@ -239,6 +250,27 @@ int64_t orri_saved_offset(struct orr_saved_size size);
  * block need not compute its logits twice. */
 bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_block *block);
 
+/* ---- parameters in the dtype that the model computes in (precision.c) ----------------------------------- */
+
+/* Elements of a tile, whose memory is at `data`, from number `first` on: from fp32, rounded, and to it. */
+void orri_put(const struct orr_tile *tile, void *data, int64_t first, int64_t count, const float *values);
+void orri_get(const struct orr_tile *tile, const void *data, int64_t first, int64_t count, float *values);
+
+/* The tile that blocks read a parameter from: as all have it, or as a replica has it for itself. */
+struct orr_tile *orri_shared(struct orri_parameter *parameter);
+struct orr_tile *orri_own(struct orri_parameter *parameter, int replica);
+
+/* What blocks read, from the owner to all who do, along a tree of their ranks; and within a replica, from where it is summed up
+ * to the ranks of the other blocks and chunks. The second two round it there first. */
+int orri_publish_submit(struct orr_model *model, struct orri_parameter *parameter, int64_t run);
+int orri_publish_own_submit(struct orr_model *model, struct orri_parameter *parameter, int replica, int64_t run);
+int orri_share_submit(struct orr_model *model, struct orri_parameter *parameter, int64_t run);
+int orri_share_own_submit(struct orr_model *model, struct orri_parameter *parameter, int replica, int64_t run);
+
+/* Shares a group of parameters, NULL: all, once values were set otherwise than by an update. Does nothing where each rank has set
+ * what it reads by itself: in fp32, and in a frozen model. */
+int orri_model_share(struct orr_model *model, const struct orri_group *group);
+
 /* ---- transfers (transfer.c) ------------------------------------------------------------------------- */
 
 /* What a message carries, for its tag. */
@@ -286,7 +318,8 @@ void orri_memory_total(struct orr_memory_need *need);
 /* ---- tasks (task.c, pass.c) --------------------------------------------------------------------- */
 
 /* Submits a task: a codelet, its buffers, an argument that is copied, a priority class and the order within it
- * (lower first). The second one is of a pass: the watchdog names it by layer and microbatch, which is the order. */
+ * (lower first). The others run on that StarPU worker, -1: any; the last is of a pass, which the watchdog
+ * names by layer and microbatch, which is the order. */
 enum orri_priority { ORRI_PRIORITY_WEIGHTS, ORRI_PRIORITY_FORWARD, ORRI_PRIORITY_BACKWARD, ORRI_PRIORITY_UPDATE };
 
 struct orri_buffer {
@@ -296,7 +329,10 @@ struct orri_buffer {
 int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
                      const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                      enum orri_priority priority, int order, double flops);
-int orri_pass_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
+int orri_task_submit_at(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
+                        const struct orri_buffer *buffer, const void *argument, size_t argument_size,
+                        enum orri_priority priority, int order);
+int orri_pass_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
                           const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                           enum orri_priority priority, int layer, int microbatch, double flops);
 
@@ -307,6 +343,10 @@ bool orri_has_pass(const struct orr_block_class *cls, enum orr_pass pass);
 int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block, enum orr_pass pass,
                      int part, struct orr_rows rows);
 
+/* On a CPU a pass sees fp32: bytes of the copies that the hungriest pass of this rank takes in a worker, beside the block's own
+ * scratch. Of slots that are counted. */
+double orri_wide_bytes(struct orr_slots *slots);
+
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */
 
 int orri_input_submit(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_source *source,
@@ -315,6 +355,9 @@ int orri_forward_submit(struct orr_slots *slots, const struct orri_microbatch *m
 int orri_backward_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block);
 int orri_predict_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block,
                         struct orr_rows rows);
+
+/* Whether one of the last three submits a pass of a block, where the block has it. */
+bool orri_runs_pass(const struct orr_slots *slots, const struct orr_block *block, enum orr_pass pass);
 
 /* Colours of codelets in traces (0xRRGGBB). */
 enum {
@@ -345,11 +388,15 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* The tiles that each replica reads parameters from in training instead of `value`, filled with it. */
-int orri_make_reads(struct orr_model *model);
-void orri_destroy_reads(struct orr_model *model);
+/* Gives each replica parameters of its own, which it reads in training instead of `value`; and fills these with it. */
+int orri_make_own(struct orr_model *model);
+int orri_fill_own_submit(struct orr_model *model, int64_t run);
+void orri_destroy_own(struct orr_model *model);
 /* Does a block or chunk of a replica read a parameter on a rank? */
 bool orri_is_read_at(const struct orri_parameter *parameter, int replica, int rank);
+
+/* Marks it so where the CUDA function of a codelet could not enqueue its work. */
+void orri_device_check(struct orr_model *model, int64_t run, const char *codelet, const struct orr_cuda *cuda);
 
 /* The code of the failure, with its message; 0 where there is none. */
 int orri_model_failure(const struct orr_model *model, char *message, size_t size);

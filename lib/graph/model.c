@@ -44,6 +44,7 @@ void orr_model_destroy(struct orr_model *model)
         free(parameter->gradient);
         free(parameter->place);
         orr_tile_destroy(&parameter->value);
+        orr_tile_destroy(&parameter->working);
         free(parameter);
     }
     for (int g = 0; g < model->groups; g++) {
@@ -144,22 +145,60 @@ int orr_model_build(struct orr_model *model, const struct orr_parameter_name *na
     return ORR_OK;
 }
 
+static void describe(struct orr_tile *tile, enum orr_dtype dtype, int64_t count, int rank, int64_t tag)
+{
+    tile->role = ORR_PARAMETER;
+    tile->dtype = dtype;
+    tile->count = count;
+    tile->rank = rank;
+    tile->tag = tag;
+}
+
+/* A tile of parameters, of rank `rank`, that this rank has where `here`. */
+static int make_values(struct orr_tile *tile, enum orr_dtype dtype, int64_t count, int rank, int64_t tag, bool here)
+{
+    if (here && !tile->handle)
+        ORR_TRY(orr_tile_create(tile, ORR_PARAMETER, dtype, count, rank, true));
+    describe(tile, dtype, count, rank, tag);
+    return ORR_OK;
+}
+
+int orr_model_set_dtype(struct orr_model *model, enum orr_dtype dtype)
+{
+    if (dtype != ORR_F32 && dtype != ORR_BF16 && dtype != ORR_F16)
+        return orri_fail(ORR_EINVAL, "model", "nothing is computed in %s", orr_dtype_name(dtype));
+    if (model->built)
+        return orri_fail(ORR_EINVAL, "model", "the dtype is to be set before orr_model_build()");
+    model->dtype = dtype;
+    return ORR_OK;
+}
+
+enum orr_dtype orr_model_dtype(const struct orr_model *model)
+{
+    return model->dtype;
+}
+
+int orr_model_freeze(struct orr_model *model)
+{
+    if (!model->built || (model->parameters > 0 && model->parameter[0]->value.count > 0))
+        return orri_fail(ORR_EINVAL, "model", "it is to be frozen when it is built, and before it has parameters");
+    model->frozen = true;
+    return ORR_OK;
+}
+
 int orr_model_allocate(struct orr_model *model)
 {
+    bool mixed = model->dtype != ORR_F32 && !model->frozen;
+
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
-        bool owned = parameter->here == 0;
-        if (parameter->value.handle || parameter->here < 0 || (!owned && orri_is_lent(model, parameter)))
-            continue;
-        ORR_TRY(orr_tile_create(&parameter->value, ORR_PARAMETER, ORR_F32, parameter->count, parameter->place[0], true));
-    }
-    for (int p = 0; p < model->parameters; p++) {
-        struct orri_parameter *parameter = model->parameter[p];
-        parameter->value.role = ORR_PARAMETER;
-        parameter->value.dtype = ORR_F32;
-        parameter->value.count = parameter->count;
-        parameter->value.rank = parameter->place[0];
-        parameter->value.tag = orri_tag(model, ORRI_PARAMETER, 0, p, 0, 0, 0);
+        bool owned = parameter->here == 0, read = parameter->here >= 0 && (owned || !orri_is_lent(model, parameter));
+        int rank = parameter->place[0];
+        ORR_TRY(make_values(&parameter->value, model->frozen ? model->dtype : ORR_F32, parameter->count, rank,
+                            orri_tag(model, ORRI_PARAMETER, 0, p, 0, 0, 0), mixed ? owned : read));
+        if (mixed)
+            ORR_TRY(make_values(&parameter->working, model->dtype, parameter->count, rank,
+                                orri_tag(model, ORRI_PARAMETER, 0, p, 1, 0, 0), read));
     }
     return ORR_OK;
 }
@@ -173,38 +212,56 @@ bool orri_is_read_at(const struct orri_parameter *parameter, int replica, int ra
     return false;
 }
 
-int orri_make_reads(struct orr_model *model)
+static int make_own(struct orr_model *model, struct orri_parameter *parameter)
 {
-    for (int p = 0; p < model->parameters; p++) {
-        struct orri_parameter *parameter = model->parameter[p];
-        parameter->read = orri_calloc((size_t)model->mesh.dp, sizeof(*parameter->read));
-        if (!parameter->read)
-            return ORR_ENOMEM;
-        for (int r = 0; r < model->mesh.dp; r++) {
-            struct orr_tile *read = &parameter->read[r];
-            int home = orri_user_rank(parameter, 0, r, 0);
-            if (orri_is_read_at(parameter, r, model->rank)) {
-                ORR_TRY(orr_tile_create(read, ORR_PARAMETER, ORR_F32, parameter->count, home, true));
-                ORR_TRY(orri_copy_submit(&parameter->value, read));
-            }
-            read->role = ORR_PARAMETER;
-            read->dtype = ORR_F32;
-            read->count = parameter->count;
-            read->rank = home;
-            read->tag = orri_tag(model, ORRI_PARAMETER_READ, r, p, 0, 0, 0);
-        }
+    size_t dp = (size_t)model->mesh.dp;
+    bool mixed = model->dtype != ORR_F32;
+
+    parameter->own = orri_calloc(2 * dp, sizeof(*parameter->own));
+    if (!parameter->own)
+        return ORR_ENOMEM;
+    parameter->own_working = parameter->own + dp;
+    for (int r = 0; r < model->mesh.dp; r++) {
+        int home = orri_user_rank(parameter, 0, r, 0), p = parameter->index;
+        bool read = orri_is_read_at(parameter, r, model->rank);
+        ORR_TRY(make_values(&parameter->own[r], ORR_F32, parameter->count, home,
+                            orri_tag(model, ORRI_PARAMETER_READ, r, p, 0, 0, 0), mixed ? home == model->rank : read));
+        if (mixed)
+            ORR_TRY(make_values(&parameter->own_working[r], model->dtype, parameter->count, home,
+                                orri_tag(model, ORRI_PARAMETER_READ, r, p, 1, 0, 0), read));
     }
     return ORR_OK;
 }
 
-void orri_destroy_reads(struct orr_model *model)
+int orri_make_own(struct orr_model *model)
+{
+    for (int p = 0; p < model->parameters; p++)
+        ORR_TRY(make_own(model, model->parameter[p]));
+    return orri_fill_own_submit(model, model->runs++);
+}
+
+int orri_fill_own_submit(struct orr_model *model, int64_t run)
+{
+    for (int i = 0; i < model->parameters * model->mesh.dp; i++) {
+        struct orri_parameter *parameter = model->parameter[i / model->mesh.dp];
+        int r = i % model->mesh.dp, home = orri_user_rank(parameter, 0, r, 0);
+        if (home == parameter->place[0] && home == model->rank)
+            ORR_TRY(orri_copy_submit(&parameter->value, &parameter->own[r]));
+        else
+            ORR_TRY(orri_transfer_between_submit(model, &parameter->value, parameter->place[0], &parameter->own[r], home, run));
+        ORR_TRY(orri_share_own_submit(model, parameter, r, run));
+    }
+    return ORR_OK;
+}
+
+void orri_destroy_own(struct orr_model *model)
 {
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
-        for (int r = 0; parameter->read && r < model->mesh.dp; r++)
-            orr_tile_destroy(&parameter->read[r]);
-        free(parameter->read);
-        parameter->read = NULL;
+        for (int i = 0; parameter->own && i < 2 * model->mesh.dp; i++)
+            orr_tile_destroy(&parameter->own[i]);
+        free(parameter->own);
+        parameter->own = parameter->own_working = NULL;
     }
 }
 
@@ -243,25 +300,38 @@ struct randomize {
     uint64_t seed;
 };
 
+enum { PIECE = 4096 };      /* floats that are rounded at a time */
+
+/* Elements `first` .. of a whole view, to those from number `at` on of a parameter's tile. */
+static void randomize_run(const struct orr_view *whole, const struct orr_rng *rng, int64_t first, int64_t count,
+                          const struct orr_tile *tile, void *data, int64_t at)
+{
+    float values[PIECE];
+
+    for (int64_t k = 0; k < count; k += PIECE) {
+        int64_t n = count - k < PIECE ? count - k : PIECE;
+        if (whole->initial == ORR_INITIAL_NORMAL)
+            orr_rng_normal(rng, (uint64_t)(first + k), (size_t)n, 0, whole->std, values);
+        for (int64_t i = 0; whole->initial != ORR_INITIAL_NORMAL && i < n; i++)
+            values[i] = whole->initial == ORR_INITIAL_ONE;
+        orri_put(tile, data, at + k, n, values);
+    }
+}
+
 /* An element's value follows from its number in the whole parameter, so that every layout begins alike. */
 static void randomize_cpu(void *buffers[], void *argument)
 {
     const struct randomize *randomize = argument;
     const struct orri_parameter *parameter = randomize->parameter;
-    float *values = (float *)STARPU_VECTOR_GET_PTR(buffers[0]);
 
     for (int v = 0; v < parameter->views; v++) {
         const struct orri_group *group = parameter->group;
         const struct orr_view *whole = &group->view[parameter->number[v]];
         struct orr_rng rng = {randomize->seed, (uint32_t)(group->first_view + parameter->number[v]), UINT32_MAX};
-        float *out = values + parameter->view[v].offset;
         for (int64_t i = 0; i < orr_view_run_count(whole, randomize->tp); i++) {
             struct orr_run run = orr_view_run(whole, randomize->tp, parameter->shard, i);
-            if (whole->initial == ORR_INITIAL_NORMAL)
-                orr_rng_normal(&rng, (uint64_t)run.whole, (size_t)run.count, 0, whole->std, out + run.part);
-            else
-                for (int64_t k = 0; k < run.count; k++)
-                    out[run.part + k] = whole->initial == ORR_INITIAL_ONE;
+            randomize_run(whole, &rng, run.whole, run.count, &parameter->value, (void *)STARPU_VECTOR_GET_PTR(buffers[0]),
+                          parameter->view[v].offset + run.part);
         }
     }
 }
@@ -284,7 +354,7 @@ int orr_model_randomize(struct orr_model *model, uint64_t seed)
             ORR_TRY(orri_task_submit(model, &randomize_codelet, 1, &buffer, &randomize, sizeof(randomize),
                                      ORRI_PRIORITY_UPDATE, p, 0));
     }
-    return ORR_OK;
+    return orri_model_share(model, NULL);
 }
 
 int orr_model_parameter_count(const struct orr_model *model)
@@ -338,15 +408,14 @@ int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, 
         struct orr_tile *tile = tile_of(self, part, &offset);
         if (part->here != 0 || !tile || !tile->handle)
             continue;
-        const float *data = orr_tile_acquire(tile, false);
+        const void *data = orr_tile_acquire(tile, false);
         if (!data) {
             status = orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
             continue;
         }
         for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
             struct orr_run run = orr_view_run(whole, model->mesh.tp, t, i);
-            memcpy(values + run.whole, data + offset + part->view[number].offset + run.part,
-                   (size_t)run.count * sizeof(*values));
+            orri_get(tile, data, offset + part->view[number].offset + run.part, run.count, values + run.whole);
         }
         orr_tile_release(tile);
     }
@@ -368,13 +437,12 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
         struct orr_tile *tile = tile_of(self, part, &offset);
         if (!tile || !tile->handle)
             continue;
-        float *data = orr_tile_acquire(tile, true);
+        void *data = orr_tile_acquire(tile, true);
         if (!data)
             return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
         for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
             struct orr_run run = orr_view_run(whole, model->mesh.tp, t, i);
-            memcpy(data + offset + part->view[number].offset + run.part, values + run.whole,
-                   (size_t)run.count * sizeof(*values));
+            orri_put(tile, data, offset + part->view[number].offset + run.part, run.count, values + run.whole);
         }
         orr_tile_release(tile);
     }
@@ -395,8 +463,12 @@ int orr_model_read(struct orr_model *model, int index, float *values)
 
 int orr_model_write(struct orr_model *model, int index, const float *values)
 {
+    int view;
+    const struct orri_group *group = orri_model_view(model, index, &view);
+
     ORR_TRY(orr_model_allocate(model));
-    return orri_view_scatter(model, index, value_of, NULL, values);
+    ORR_TRY(orri_view_scatter(model, index, value_of, NULL, values));
+    return orri_model_share(model, group);
 }
 
 int64_t orr_model_size(const struct orr_model *model)
@@ -474,6 +546,12 @@ int orr_model_status(const struct orr_model *model)
     int code = orri_model_failure(model, message, sizeof(message));
 
     return code == 0 ? ORR_OK : orri_fail(code, "run", "%s", message);
+}
+
+void orri_device_check(struct orr_model *model, int64_t run, const char *codelet, const struct orr_cuda *cuda)
+{
+    if (cuda->code)
+        orri_model_fail(model, run, cuda->code, "%s: %s", codelet, cuda->what);
 }
 
 void orri_model_fail(struct orr_model *model, int64_t run, int code, const char *format, ...)

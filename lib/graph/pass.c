@@ -20,10 +20,13 @@ struct task {
     bool first_gradient, first_result;
     bool add_input_gradient[ORR_MAX_INPUTS];
     struct orr_rows rows;
+    int coming;
+    starpu_data_handle_t come[ORR_MAX_GROUPS];  /* streamed tiles that the next task on this device takes */
     int buffers;
     struct {
         unsigned operand;
-        int index;
+        int index, mode;
+        enum orr_dtype dtype;
         const struct orri_parameter *parameter;
     } buffer[ORRI_MAX_BUFFERS];                 /* the first `buffers` of them are copied */
 };
@@ -57,11 +60,12 @@ static const struct {
 
 /* ---- inside a task -------------------------------------------------------------------------------- */
 
-static void decode_parameter(const struct orri_parameter *parameter, int group, float *flat, struct orr_operands *out,
+/* `size` is the bytes of an element. */
+static void decode_parameter(const struct orri_parameter *parameter, int group, char *flat, size_t size, struct orr_operands *out,
                              bool gradient)
 {
     for (int v = 0; v < parameter->views; v++) {
-        float *values = flat + parameter->view[v].offset;
+        void *values = flat + parameter->view[v].offset * (int64_t)size;
         if (gradient)
             out->grad[group][parameter->number[v]] = values;
         else
@@ -69,16 +73,16 @@ static void decode_parameter(const struct orri_parameter *parameter, int group, 
     }
 }
 
-static float *saved_values(const struct task *task, float *saved)
+static struct orr_saved_size saved_size(const struct task *task)
 {
     const struct orr_slots_options *o = &task->slots->options;
     bool chunk = passes[task->pass].kind == CHUNK;
 
-    return saved + orri_saved_offset(chunk ? orri_chunk_saved_of(task->block, o, task->part)
-                                           : orri_saved_of(task->block, o, task->part));
+    return chunk ? orri_chunk_saved_of(task->block, o, task->part) : orri_saved_of(task->block, o, task->part);
 }
 
-static void decode(const struct task *task, void *buffers[], struct orr_operands *out)
+/* wide[i]: what a pass sees in place of the values of buffer i, NULL: these themselves. */
+static void decode(const struct task *task, void *buffers[], float *const wide[], struct orr_operands *out)
 {
     const struct orr_slots *slots = task->slots;
     const struct orr_model *model = slots->model;
@@ -89,8 +93,10 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         .config = task->block->config,
         .batch = slots->options.batch,
         .seq = slots->options.seq,
+        .saved_dtype = model->dtype,
         .training = slots->options.training,
         .first_gradient = task->first_gradient,
+        .first_result = task->first_result,
         .seed = slots->options.seed,
         .step = (uint32_t)task->mb.step,
         .first_sample = task->mb.first_sample,
@@ -103,17 +109,23 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
     };
     memcpy(out->add_input_gradient, task->add_input_gradient, sizeof(out->add_input_gradient));
     for (int i = 0; i < task->buffers; i++) {
-        void *p = (void *)STARPU_VECTOR_GET_PTR(buffers[i]);
+        bool replaced = wide && wide[i];
+        size_t size = replaced ? sizeof(float) : STARPU_VECTOR_GET_ELEMSIZE(buffers[i]);
+        void *own = (void *)STARPU_VECTOR_GET_PTR(buffers[i]), *p = replaced ? wide[i] : own;
         int index = task->buffer[i].index;
         switch (task->buffer[i].operand) {
         case ORR_INPUT: out->x[index] = p; break;
         case ORR_OUTPUT: kind == SHARD ? (out->ys[index] = p) : (out->y = p); break;
         case ORR_OUTPUT_GRADIENT: kind == SHARD ? (out->dys[index] = p) : (out->dy = p); break;
         case ORR_INPUT_GRADIENT: out->dx[index] = p; break;
-        case ORR_PARAMETERS: decode_parameter(task->buffer[i].parameter, index, p, out, false); break;
-        case ORR_GRADIENTS: decode_parameter(task->buffer[i].parameter, index, p, out, true); break;
-        case ORR_SAVEDS: out->saved_values = saved_values(task, out->saved = p); break;
+        case ORR_PARAMETERS: decode_parameter(task->buffer[i].parameter, index, p, size, out, false); break;
+        case ORR_GRADIENTS: decode_parameter(task->buffer[i].parameter, index, p, size, out, true); break;
+        case ORR_SAVEDS:
+            out->saved = own;
+            out->saved_values = replaced ? wide[i] : out->saved + orri_saved_offset(saved_size(task));
+            break;
         case ORR_IDS: out->ids = p; break;
+        case ORR_LOSS_SCALE: out->loss_scale = p; break;
         case ORR_RESULT: out->result = p; break;
         case ORR_PREDICTION: out->prediction = p; break;
         case ORR_BRANCH: out->branch[index] = p; break;
@@ -121,8 +133,67 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         case ORR_PARTIAL_GRADIENT: out->dpartial[index] = p; break;
         }
     }
-    if (out->result && task->first_result)
-        *out->result = (struct orr_result){0};
+}
+
+/* ---- what a CPU sees of another dtype than fp32 ----------------------------------------------------- */
+
+/* A buffer's values: where they are and how many. */
+struct values {
+    void *at;
+    size_t count;
+};
+
+static struct values values_of(const struct task *task, void *buffers[], int i)
+{
+    char *at = (char *)STARPU_VECTOR_GET_PTR(buffers[i]);
+
+    if (task->buffer[i].operand == ORR_SAVEDS) {
+        struct orr_saved_size size = saved_size(task);
+        return (struct values){at + orri_saved_offset(size) * (int64_t)sizeof(float), (size_t)size.values};
+    }
+    return (struct values){at, STARPU_VECTOR_GET_NX(buffers[i])};
+}
+
+/* Makes room for fp32 copies of all values of the model's dtype, and fills those that are read. */
+static void widen(const struct task *task, void *buffers[], float *wide[])
+{
+    enum orr_dtype dtype = task->slots->model->dtype;
+    size_t elements = 0;
+
+    for (int i = 0; i < task->buffers; i++)
+        if (task->buffer[i].dtype == dtype)
+            elements += values_of(task, buffers, i).count;
+    float *room = orri_outer_scratch(elements * sizeof(*room));
+    for (int i = 0; i < task->buffers; i++) {
+        struct values v = values_of(task, buffers, i);
+        wide[i] = task->buffer[i].dtype == dtype ? room : NULL;
+        if (wide[i] && task->buffer[i].mode != STARPU_W)
+            orri_widen(dtype, v.count, v.at, room);
+        room += wide[i] ? v.count : 0;
+    }
+}
+
+static void narrow(const struct task *task, void *buffers[], float *const wide[])
+{
+    for (int i = 0; i < task->buffers; i++) {
+        struct values v = values_of(task, buffers, i);
+        if (wide[i] && task->buffer[i].mode != STARPU_R)
+            orri_round(task->slots->model->dtype, v.count, wide[i], v.at);
+    }
+}
+
+/* What the second of two passes finds is the same where both are one task. */
+static void round_saved(const struct task *task, void *buffers[], float *const wide[])
+{
+    enum orr_dtype dtype = task->slots->model->dtype;
+
+    for (int i = 0; i < task->buffers; i++) {
+        if (!wide[i] || task->buffer[i].operand != ORR_SAVEDS)
+            continue;
+        struct values v = values_of(task, buffers, i);
+        orri_round(dtype, v.count, wide[i], v.at);
+        orri_widen(dtype, v.count, v.at, wide[i]);
+    }
 }
 
 /* The two passes that one made by the engine consists of. */
@@ -143,20 +214,83 @@ static void pass_cpu(void *buffers[], void *argument)
     const struct task *task = argument;
     const struct orr_block_class *cls = task->block->cls;
     struct orr_operands o;
+    float *wide[ORRI_MAX_BUFFERS];
+    bool mixed = task->slots->model->dtype != ORR_F32;
 
     if (orri_model_stopped(task->slots->model, task->mb.run))
         return;
-    decode(task, buffers, &o);
     int64_t *busy = task->slots->model->busy;
     double begin = busy ? orri_seconds() : 0;
+    if (mixed)
+        widen(task, buffers, wide);
+    decode(task, buffers, mixed ? wide : NULL, &o);
+    if (o.result && o.first_result)
+        *o.result = (struct orr_result){0};
     if (is_both(task->pass)) {
         cls->cpu[both[task->pass].first](&o);
+        if (mixed)
+            round_saved(task, buffers, wide);
         cls->cpu[both[task->pass].second](&o);
     } else {
         cls->cpu[task->pass](&o);
     }
+    if (mixed)
+        narrow(task, buffers, wide);
     if (busy)
         __atomic_fetch_add(&busy[task->mb.replica], (int64_t)(1e9 * (orri_seconds() - begin)), __ATOMIC_RELAXED);
+}
+
+/* ---- on a CUDA device --------------------------------------------------------------------------------- */
+
+/* With what was too much for the device, as a rule: how much the task has there. */
+static void device_fail(const struct task *task, void *buffers[], const struct orr_operands *o)
+{
+    char what[sizeof(o->cuda->what) + 64];
+    double bytes = 0;
+
+    for (int i = 0; i < task->buffers; i++)
+        bytes += (double)STARPU_VECTOR_GET_NX(buffers[i]) * (double)STARPU_VECTOR_GET_ELEMSIZE(buffers[i]);
+    snprintf(what, sizeof(what), "%s (with %.1f MiB of data)", o->cuda->what, bytes / 0x1p20);
+    orr_task_fail(o, o->cuda->code, what);
+}
+
+static void pass_cuda(void *buffers[], void *argument)
+{
+    const struct task *task = argument;
+    const struct orr_block_cuda *cuda = task->block->cls->cuda;
+    struct orr_operands o;
+
+    if (orri_model_stopped(task->slots->model, task->mb.run))
+        return;
+    for (int i = 0; i < task->coming; i++)
+        starpu_data_prefetch_on_node(task->come[i], orri_device_node(), 1);
+    decode(task, buffers, NULL, &o);
+    o.dtype = task->slots->model->dtype;
+    o.cuda = orri_device_here();
+    if (is_both(task->pass)) {
+        cuda->pass[both[task->pass].first](&o);
+        cuda->pass[both[task->pass].second](&o);
+    } else {
+        cuda->pass[task->pass](&o);
+    }
+    if (o.cuda->code)
+        device_fail(task, buffers, &o);
+}
+
+static bool has_cuda_pass(const struct orr_block_class *cls, enum orr_pass pass)
+{
+    if (!cls->cuda)
+        return false;
+    return is_both(pass) ? cls->cuda->pass[both[pass].first] && cls->cuda->pass[both[pass].second]
+                         : cls->cuda->pass[pass] != NULL;
+}
+
+/* Where the scheduler may run a pass. */
+static uint32_t where(const struct orr_block_class *cls, enum orr_pass pass)
+{
+    if (!has_cuda_pass(cls, pass))
+        return STARPU_CPU;
+    return orri_blocks_on_cpu() ? STARPU_CPU | STARPU_CUDA : STARPU_CUDA;
 }
 
 void orr_task_fail(const struct orr_operands *o, int code, const char *what)
@@ -178,6 +312,7 @@ static uint32_t shape_footprint(const struct orr_block *block, int batch, int se
     uint32_t hash = starpu_hash_crc32c_be_n(block->config, block->cls->config_size, 0);
 
     hash = starpu_hash_crc32c_be((uint32_t)batch, hash);
+    hash = model->dtype == ORR_F32 ? hash : starpu_hash_crc32c_be((uint32_t)model->dtype, hash);
     hash = starpu_hash_crc32c_be((uint32_t)(model->mesh.tp << 8 | model->chunks), hash);
     return starpu_hash_crc32c_be((uint32_t)seq, hash);
 }
@@ -218,7 +353,10 @@ static struct codelets *codelets_make(const struct orr_block_class *cls)
         made->model[pass] = (struct starpu_perfmodel){
             .type = STARPU_HISTORY_BASED, .symbol = made->symbol[pass], .footprint = footprint};
         made->codelet[pass] = (struct starpu_codelet){
+            .where = where(cls, (enum orr_pass)pass),
             .cpu_funcs = {pass_cpu},
+            .cuda_funcs = {pass_cuda},
+            .cuda_flags = {STARPU_CUDA_ASYNC},
             .nbuffers = STARPU_VARIABLE_NBUFFERS,
             .model = &made->model[pass],
             .name = made->name[pass],
@@ -328,15 +466,17 @@ struct list {
     struct orri_buffer *buffer;                 /* [ORRI_MAX_BUFFERS] */
 };
 
-/* A tile that does not exist, because nothing would be in it, is left out. */
+/* A tile that does not exist, because nothing would be in it, is left out. Where slots are only counted none exists. */
 static void add(struct list *list, struct orr_tile *tile, unsigned operand, int index, int mode)
 {
-    if (!tile->handle)
+    if (!tile->handle && !list->slots->counting)
         return;
     int i = list->task->buffers++;
 
     list->task->buffer[i].operand = operand;
     list->task->buffer[i].index = index;
+    list->task->buffer[i].mode = mode;
+    list->task->buffer[i].dtype = operand == ORR_SAVEDS ? list->slots->model->dtype : tile->dtype;
     list->buffer[i] = (struct orri_buffer){tile, mode};
 }
 
@@ -362,9 +502,8 @@ static int add_parameters(struct list *list, struct orr_block *block, enum orr_p
         struct orri_parameter *parameter = part_of(block->group[g], passes[pass].kind, part);
         if (!parameter)
             continue;
-        struct orr_tile *tile = &parameter->value;
-        if (parameter->read && list->slots->options.training)
-            tile = &parameter->read[list->mb->replica];
+        bool own = parameter->own && list->slots->options.training;
+        struct orr_tile *tile = own ? orri_own(parameter, list->mb->replica) : orri_shared(parameter);
         if (orri_is_lent(model, parameter)) {
             if (!again)
                 block->lent[g] = orri_receive_submit(model, &model->values, tile, parameter->place[0], at, list->mb->run);
@@ -426,6 +565,8 @@ static void add_shard_operands(struct list *list, const struct orr_block *block,
     struct orri_cell *cell = orri_cell_at(list->slots, list->mb, block);
     int chunks = block->model->chunks;
 
+    if ((operands & ORR_LOSS_SCALE) && list->slots->loss_scale)
+        add(list, list->slots->loss_scale, ORR_LOSS_SCALE, 0, STARPU_R);
     if (operands & ORR_BRANCH)
         add_all(list, cell->branch, chunks, 1, ORR_BRANCH, STARPU_R);
     if (operands & ORR_OUTPUT)
@@ -474,8 +615,49 @@ static void add_chunk_operands(struct list *list, const struct orr_block *block,
         add(list, orri_slots_result(list->slots, list->mb->step, list->mb->replica, c), ORR_RESULT, 0,
             list->mb->turn == 0 ? STARPU_W : STARPU_RW);
     }
+    if ((operands & ORR_LOSS_SCALE) && list->slots->loss_scale)
+        add(list, list->slots->loss_scale, ORR_LOSS_SCALE, 0, STARPU_R);
     if (operands & ORR_PREDICTION)
         add(list, &list->slots->prediction, ORR_PREDICTION, 0, STARPU_W);
+}
+
+static void come(struct task *task, const struct orr_tile *tile)
+{
+    if (tile->handle && tile->streamed)
+        task->come[task->coming++] = tile->handle;
+}
+
+/* The next block of the stage, in the direction of the pass, will want its parameters. What it saved StarPU fetches when the task is
+ * ready: of a tile that will be forgotten it refuses to be told earlier. */
+static void list_coming(struct list *list, const struct orr_block *block, enum orr_pass pass, int part)
+{
+    const struct orr_model *model = block->model;
+    bool forward = passes[pass].priority == ORRI_PRIORITY_FORWARD;
+    int next = forward ? block->index + 1 : block->index - 1;
+
+    if (next < model->first_block[block->stage] || next >= model->first_block[block->stage + 1] || passes[pass].kind == CHUNK)
+        return;
+    const struct orr_block *other = model->block[next];
+    for (int g = 0; g < other->spec.groups; g++) {
+        struct orri_parameter *parameter = part_of(other->group[g], passes[pass].kind, part);
+        if (parameter && !orri_is_lent(model, parameter))
+            come(list->task, parameter->own && list->slots->options.training ? orri_own(parameter, list->mb->replica)
+                                                                             : orri_shared(parameter));
+    }
+}
+
+/* All operands but parameters and their gradients. */
+static void add_values(struct list *list, const struct orr_block *block, enum orr_pass pass, int part)
+{
+    struct orri_slot *slot = orri_slots_at(list->slots, list->mb, block->stage);
+    unsigned operands = operands_of(block->cls, pass);
+
+    if (operands & ORR_IDS)
+        add(list, block->cls->is_loss ? &slot->labels[part] : &slot->ids[part], ORR_IDS, 0, STARPU_R);
+    if (passes[pass].kind == SHARD)
+        add_shard_operands(list, block, pass, operands, part);
+    else
+        add_chunk_operands(list, block, pass, operands, part);
 }
 
 int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block,
@@ -505,18 +687,59 @@ int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, 
     if (at != slots->model->rank)
         return ORR_OK;
     struct starpu_codelet *codelet = codelet_of(cls, pass);
-    struct orri_slot *slot = orri_slots_at(slots, mb, block->stage);
     if (!codelet)
         return ORR_ENOMEM;
-    if (operands & ORR_IDS)
-        add(&list, cls->is_loss ? &slot->labels[part] : &slot->ids[part], ORR_IDS, 0, STARPU_R);
-    if (passes[pass].kind == SHARD)
-        add_shard_operands(&list, block, pass, operands, part);
-    else
-        add_chunk_operands(&list, block, pass, operands, part);
+    add_values(&list, block, pass, part);
     if (operands & ORR_GRADIENTS)
         add_gradients(&list, block, pass, part);
     size_t size = offsetof(struct task, buffer) + (size_t)task.buffers * sizeof(task.buffer[0]);
-    return orri_pass_task_submit(slots->model, codelet, task.buffers, buffer, &task, size, passes[pass].priority, block->layer,
-                                 mb->index, flops_of(block, &slots->options, pass));
+    list_coming(&list, block, pass, part);
+    int worker = has_cuda_pass(cls, pass) ? orri_home_worker(slots->model, mb->replica, block->stage, part) : -1;
+    return orri_pass_task_submit(slots->model, codelet, worker, task.buffers, buffer, &task, size, passes[pass].priority,
+                                 block->layer, mb->index, flops_of(block, &slots->options, pass));
+}
+
+/* ---- memory ---------------------------------------------------------------------------------------- */
+
+/* What widen() makes room for, in elements. */
+static int64_t wide_elements(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_block *block,
+                             enum orr_pass pass, int part)
+{
+    struct task task = {.block = block, .slots = slots, .pass = pass, .part = part};
+    struct orri_buffer buffer[ORRI_MAX_BUFFERS];
+    struct list list = {slots, mb, &task, buffer};
+    int64_t elements = 0;
+
+    add_values(&list, block, pass, part);
+    for (int i = 0; i < task.buffers; i++)
+        if (task.buffer[i].dtype == slots->model->dtype && buffer[i].tile->count > 0)
+            elements += task.buffer[i].operand == ORR_SAVEDS ? saved_size(&task).values : buffer[i].tile->count;
+    for (int g = 0; g < block->spec.groups && (operands_of(block->cls, pass) & ORR_PARAMETERS); g++) {
+        const struct orri_parameter *parameter = part_of(block->group[g], passes[pass].kind, part);
+        elements += parameter ? parameter->count : 0;
+    }
+    return elements;
+}
+
+double orri_wide_bytes(struct orr_slots *slots)
+{
+    const struct orr_model *model = slots->model;
+    int replicas = slots->options.predict_floats > 0 ? 1 : model->mesh.dp;
+    int64_t most = 0;
+
+    for (int i = 0; model->dtype != ORR_F32 && i < replicas * model->blocks * ORR_PASSES; i++) {
+        enum orr_pass pass = (enum orr_pass)(i % ORR_PASSES);
+        const struct orr_block *block = model->block[i / ORR_PASSES % model->blocks];
+        struct orri_microbatch mb = {.replica = i / ORR_PASSES / model->blocks};
+        int parts = pass == ORR_CHUNK_PREDICT || passes[pass].kind == WHOLE ? 1
+                    : passes[pass].kind == SHARD                            ? model->mesh.tp
+                                                                            : model->chunks;
+        for (int part = 0; orri_runs_pass(slots, block, pass) && part < parts; part++) {
+            if (orri_place(block, mb.replica, part) != model->rank)
+                continue;
+            int64_t elements = wide_elements(slots, &mb, block, pass, part);
+            most = elements > most ? elements : most;
+        }
+    }
+    return (double)most * sizeof(float);
 }

@@ -14,6 +14,21 @@ int orri_place(const struct orr_block *block, int replica, int t)
     return orr_mesh_place(&block->model->mesh, replica, block->stage, t);
 }
 
+int orri_home_worker(const struct orr_model *model, int replica, int stage, int t)
+{
+    const struct orr_mesh *mesh = &model->mesh;
+    int64_t index = orr_mesh_index(mesh, (struct orr_coord){replica, stage % mesh->pp, t});
+
+    return orri_device_worker((int)(index % (orr_mesh_size(mesh) / mesh->ranks)));
+}
+
+int orri_parameter_worker(const struct orri_parameter *parameter, int replica)
+{
+    const struct orr_block *block = parameter->group->block;
+
+    return orri_home_worker(block->model, replica, block->stage, parameter->shard < 0 ? 0 : parameter->shard);
+}
+
 int orri_user_rank(const struct orri_parameter *parameter, int user, int replica, int chunk)
 {
     return orri_place(parameter->group->user[user], replica, parameter->shard < 0 ? chunk : parameter->shard);

@@ -365,9 +365,22 @@ static int check_shape(const struct orr_model *model, const struct orr_slots_opt
     return ORR_OK;
 }
 
+/* Bytes of a device's scratch that the hungriest of the blocks takes. */
+static size_t device_scratch(const struct orr_model *model, const struct orr_slots_options *o)
+{
+    size_t most = 0;
+
+    for (int l = 0; l < model->blocks; l++) {
+        const struct orr_block_cuda *cuda = model->block[l]->cls->cuda;
+        size_t bytes = cuda ? cuda->scratch_bytes(model->block[l]->config, model->dtype, o->batch, o->seq, model->mesh.tp) : 0;
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slots_options *options)
 {
-    if (check_shape(model, options) != 0)
+    if (check_shape(model, options) != 0 || orri_devices_reserve(device_scratch(model, options)) != 0)
         return NULL;
     struct orr_slots *slots = orri_calloc(1, sizeof(*slots));
     if (!slots)
@@ -473,7 +486,8 @@ static double pool_bytes(const struct orr_model *model, enum pool pool)
         for (int q = 0; q < p && first; q++)
             first = model->parameter[q]->count != count || !receives(model, model->parameter[q], pool);
         if (first)
-            bytes += (double)count * sizeof(float) * pool_slots(model, count, pool);
+            bytes += (double)count * (double)orr_dtype_size(pool == LENT ? model->dtype : ORR_F32) *
+                     pool_slots(model, count, pool);
     }
     return bytes;
 }
@@ -503,8 +517,10 @@ static void count_parameters(const struct orr_model *model, const struct orr_slo
         const struct orri_parameter *parameter = model->parameter[p];
         double bytes = (double)parameter->count * sizeof(float);
         int place = orri_place_of(parameter, model->rank);
-        if (place == 0 || (place > 0 && !orri_is_lent(model, parameter)))
+        if (place == 0 && model->dtype != ORR_F32 && !model->frozen)
             orri_memory_add(&need->parameters, bytes);
+        if (place == 0 || (place > 0 && !orri_is_lent(model, parameter)))
+            orri_memory_add(&need->parameters, (double)parameter->count * (double)orr_dtype_size(model->dtype));
         if (place == 0 && o->training)
             orri_memory_add(&need->state, bytes * state_tiles);
     }
@@ -515,17 +531,26 @@ void orri_memory_total(struct orr_memory_need *need)
 {
     const int64_t parts[] = {need->parameters, need->gradients, need->state, need->slots, need->scratch, need->process};
 
-    need->total = 0;
+    need->total = need->device = 0;
     for (size_t i = 0; i < ORRI_COUNT(parts); i++)
         orri_memory_add(&need->total, (double)parts[i]);
+    if (orr_device_count() == 0)
+        return;
+    /* What has a home keeps it in main memory; gradients and slots are there only as far as devices have no room. */
+    int64_t tiles = need->parameters + need->gradients + need->state + need->slots, room = 0;
+    for (int d = 0; d < orr_device_count(); d++)
+        orri_memory_add(&room, (double)orr_device_memory(d));
+    int64_t spilled = tiles > room ? tiles - room : 0, homeless = need->gradients + need->slots;
+    need->device = tiles - spilled;
+    need->total -= homeless - (spilled < homeless ? spilled : homeless);
 }
 
 int orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *o, int state_tiles, int rank,
                      struct orr_memory_need *need)
 {
     struct orr_model there = *model;
-    struct orr_slots slots = {.model = &there, .options = *o, .counting = true};
-    double most_scratch = 0;
+    struct orr_slots slots = {.model = &there, .options = *o, .split = orr_slot_split(&o->policy), .counting = true};
+    double most_scratch = 0, wide = 0;
 
     there.rank = rank;
     *need = (struct orr_memory_need){0};
@@ -538,6 +563,8 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
     if (status == 0)
         status = make_rings(&slots);
     orri_memory_add(&need->slots, slots.bytes);
+    if (status == 0)
+        wide = orri_wide_bytes(&slots);
     free_slots(&slots);
     for (int l = 0; l < model->blocks; l++) {
         double scratch = scratch_of(model->block[l], o);
@@ -546,7 +573,8 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
             here = orri_stage_here(&there, d, model->block[l]->stage);
         most_scratch = here && scratch > most_scratch ? scratch : most_scratch;
     }
-    orri_memory_add(&need->scratch, (most_scratch + BLAS_BYTES) * orr_worker_count());
+    if (orri_blocks_on_cpu())
+        orri_memory_add(&need->scratch, (most_scratch + wide + BLAS_BYTES) * (orr_worker_count() - orr_device_count()));
     need->process = (int64_t)orr_memory_resident();
     orri_memory_total(need);
     return status;

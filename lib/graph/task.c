@@ -56,7 +56,7 @@ static int set_buffers(struct starpu_task *task, int buffers, const struct orri_
     return ORR_OK;
 }
 
-static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
+static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
                        const struct orri_buffer *buffer, const void *argument, size_t argument_size, int priority,
                        double flops, int layer, int microbatch)
 {
@@ -75,21 +75,35 @@ static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, 
     task->cl_arg_free = 1;
     task->priority = priority;
     task->flops = flops;
-    return submit(model, task, buffers, codelet, layer, microbatch);
+    task->execute_on_a_specific_worker = worker >= 0;
+    task->workerid = worker >= 0 ? (unsigned)worker : 0;
+    ORR_TRY(submit(model, task, buffers, codelet, layer, microbatch));
+    for (int i = 0; i < buffers; i++)
+        if (worker >= 0 && buffer[i].tile->streamed)
+            starpu_data_wont_use(buffer[i].tile->handle);
+    return ORR_OK;
 }
 
 int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
                      const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                      enum orri_priority priority, int order, double flops)
 {
-    return task_submit(model, codelet, buffers, buffer, argument, argument_size, priority_of(priority, order), flops, -1,
+    return task_submit(model, codelet, -1, buffers, buffer, argument, argument_size, priority_of(priority, order), flops, -1,
                        -1);
 }
 
-int orri_pass_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int buffers,
+int orri_task_submit_at(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
+                        const struct orri_buffer *buffer, const void *argument, size_t argument_size,
+                        enum orri_priority priority, int order)
+{
+    return task_submit(model, codelet, worker, buffers, buffer, argument, argument_size, priority_of(priority, order), 0, -1,
+                       -1);
+}
+
+int orri_pass_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
                           const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                           enum orri_priority priority, int layer, int microbatch, double flops)
 {
-    return task_submit(model, codelet, buffers, buffer, argument, argument_size, priority_of(priority, microbatch), flops,
+    return task_submit(model, codelet, worker, buffers, buffer, argument, argument_size, priority_of(priority, microbatch), flops,
                        layer, microbatch);
 }

@@ -283,26 +283,6 @@ const char *orr_safetensors_metadata(const struct orr_safetensors *file, const c
     return json_string_value(json_object_get(json_object_get(file->header, METADATA), key));
 }
 
-/* IEEE 754 binary16 to binary32; every value has an exact image. */
-static float half_to_float(uint16_t half)
-{
-    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
-    uint32_t exponent = (half >> 10) & 31u, fraction = half & 0x3ffu, bits;
-    float value;
-
-    if (exponent == 0) {
-        value = (float)fraction * 0x1p-24f;     /* zero and subnormals */
-        memcpy(&bits, &value, sizeof(bits));
-        bits |= sign;
-    } else if (exponent == 31) {
-        bits = sign | 0x7f800000u | fraction << 13;
-    } else {
-        bits = sign | (exponent + 112) << 23 | fraction << 13;
-    }
-    memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
 int orr_safetensors_read_f32(const struct orr_safetensors *file, const struct orr_tensor_info *tensor, int64_t first,
                              int64_t count, float *out)
 {
@@ -315,24 +295,8 @@ int orr_safetensors_read_f32(const struct orr_safetensors *file, const struct or
     const unsigned char *from = (const unsigned char *)tensor->data + (size_t)first * size;
     switch (tensor->dtype) {
     case ORR_F32:
-        if (count)
-            memcpy(out, from, (size_t)count * size);
-        return 0;
     case ORR_BF16:
-        for (int64_t i = 0; i < count; i++) {
-            uint16_t upper;
-            memcpy(&upper, from + 2 * i, 2);
-            uint32_t bits = (uint32_t)upper << 16;
-            memcpy(&out[i], &bits, 4);
-        }
-        return 0;
-    case ORR_F16:
-        for (int64_t i = 0; i < count; i++) {
-            uint16_t half;
-            memcpy(&half, from + 2 * i, 2);
-            out[i] = half_to_float(half);
-        }
-        return 0;
+    case ORR_F16: orri_widen(tensor->dtype, (size_t)count, from, out); return 0;
     case ORR_F64:
         for (int64_t i = 0; i < count; i++) {
             double value;

@@ -197,6 +197,8 @@ struct orr_operands {
     const void *config;
     enum orr_dtype dtype;               /* of the elements that the pass sees: on a CPU fp32         */
     struct orr_cuda *cuda;              /* NULL on a CPU                                             */
+    enum orr_dtype saved_dtype;         /* of the values of `saved` in memory. A pass that keeps to itself what others save rounds
+                                           it to this, or results would depend on which passes are one task */
     int batch, seq;                     /* B, T: of the microbatch, also where there are chunks      */
     bool training;                      /* dropout on, saved present                                */
     bool first_gradient;                /* overwrite grad[] instead of adding to it                 */

@@ -34,11 +34,13 @@ char *orr_checkpoint_resolve(const char *path);
  * tensor that the model does not have. The parameters are undefined after a failure. */
 int orr_weights_load(struct orr_model *model, const char *directory);
 
-/* Writes them to directory/model.safetensors, each from its owner, whole or not at all. ORR_EIO. */
-int orr_weights_save(struct orr_model *model, const char *directory);
+/* Writes them to directory/model.safetensors as ORR_F32, ORR_BF16 or ORR_F16, each from its owner, whole or not at all.
+ * ORR_EIO; ORR_EINVAL for another dtype and for a frozen model. */
+int orr_weights_save(struct orr_model *model, const char *directory, enum orr_dtype dtype);
 
 /* Writes the checkpoint of the last submitted step below `out` (made where missing), waiting for the step; rank 0's
- * `config` and `trainer` become config.json and, with "step" and "samples" set, trainer.json. Moves `latest`, then removes
+ * `config` and `trainer` become config.json and, with "step", "samples" and the loss scale set, trainer.json. Where the parameters
+ * are not saved in fp32, those lie in master.safetensors beside them. Moves `latest`, then removes
  * what a crash left half-written and the oldest step directories until `keep` are left (0: all stay; those of later
  * steps, another run's, neither count nor go). ORR_EIO leaves what was there as it was. */
 int orr_checkpoint_save(const char *out, struct orr_training *training, const struct orr_config *config,

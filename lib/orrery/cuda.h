@@ -17,8 +17,9 @@ enum { ORR_CUDA_WORKSPACE = 32 << 20 };     /* bytes of workspace for cuBLASLt *
 
 struct orr_cuda {
     void *stream;           /* cudaStream_t of the worker                                                   */
-    void *blas;             /* cublasHandle_t of the worker, on that stream                                 */
-    void *scratch;          /* device memory of the worker, as many bytes as the pass' class asked for      */
+    void *blas;             /* cublasLtHandle_t of the worker                                               */
+    void *scratch;          /* device memory of the worker, as many bytes as the pass' class asked for,
+                               aligned to 256                                                               */
     void *workspace;        /* device memory of the worker, ORR_CUDA_WORKSPACE bytes                        */
     bool tf32;              /* fp32 matrix products may round their factors to TF32                         */
     int code;               /* 0, or that of the first failure, after which nothing more is enqueued        */

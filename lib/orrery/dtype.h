@@ -38,6 +38,10 @@ size_t orr_dtype_size(enum orr_dtype dtype);
  * above. Pure; any thread. */
 const char *orr_dtype_name(enum orr_dtype dtype);
 
+/* The element type that a model computes in, from what users call it: "fp32", "bf16" or "fp16"; and back. ORR_EINVAL. */
+int orr_dtype_parse(const char *text, enum orr_dtype *dtype);
+const char *orr_dtype_label(enum orr_dtype dtype);
+
 #ifdef __cplusplus
 }
 #endif

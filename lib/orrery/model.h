@@ -27,6 +27,18 @@ struct orr_parameter_name {
 struct orr_model *orr_model_create(const struct orr_mesh *mesh);
 void orr_model_destroy(struct orr_model *model);
 
+/* The element type that the model computes in: ORR_F32, which it is without this call, ORR_BF16 or ORR_F16 (mixed precision:
+ * Micikevicius et al. 2018). Values and what blocks read of parameters have it; the owner of a parameter keeps it in fp32 and
+ * rounds it for the others, to the nearest and even, and gradients are summed up in fp32. What is read, written, loaded and saved
+ * is the fp32 parameter. Before orr_model_build(). ORR_EINVAL. */
+int orr_model_set_dtype(struct orr_model *model, enum orr_dtype dtype);
+enum orr_dtype orr_model_dtype(const struct orr_model *model);
+
+/* The model will be run forward only: what blocks read is then all that is kept of a parameter, in bf16 and fp16 two bytes an
+ * element and never the four of the fp32 one, which is rounded as it is drawn, loaded or written. Between orr_model_build() and
+ * what allocates the parameters: ORR_EINVAL, which training and orr_weights_save() return from then on, in any dtype. */
+int orr_model_freeze(struct orr_model *model);
+
 /* The blocks of the tape in order, borrowed: what orr_block_share() and orr_block_append_inputs() name. */
 int orr_model_block_count(const struct orr_model *model);
 struct orr_block *orr_model_block(struct orr_model *model, int index);
@@ -68,7 +80,7 @@ void orr_model_parameter(const struct orr_model *model, int index, struct orr_pa
 /* The index of a name, or -1. */
 int orr_model_find(const struct orr_model *model, const char *name);
 
-/* Copies a parameter to or from `values` [count] fp32. Waits for the tasks that change it. */
+/* Copies a parameter to or from `values` [count] fp32; of a frozen model what was rounded. Waits for the tasks that change it. */
 int orr_model_read(struct orr_model *model, int index, float *values);
 int orr_model_write(struct orr_model *model, int index, const float *values);
 
@@ -107,10 +119,12 @@ struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slo
 void orr_slots_destroy(struct orr_slots *slots);
 
 /* Bytes that rank `rank` of the model's mesh needs with these options: parameters + gradients + optimizer state
- * (state_tiles times the parameters that it updates) + slots + scratch of the workers, their BLAS' included, + what this
- * process has already (libraries, data, the runtime), which stands for that rank's. Of a built model, before it is allocated. ORR_ENOMEM. */
+ * (state_tiles times the parameters that it updates) + slots + scratch of the workers, with that of their BLAS and their
+ * copies in fp32 of what is in another dtype, + what this process has already (libraries, data, the runtime), which stands for
+ * that rank's. Of a built model, before it is allocated. ORR_ENOMEM. */
 struct orr_memory_need {
     int64_t parameters, gradients, state, slots, scratch, process, total;
+    int64_t device;         /* with CUDA devices, of `total` nothing: what tiles take there, as far as there is room */
 };
 int orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *options, int state_tiles, int rank,
                      struct orr_memory_need *need);

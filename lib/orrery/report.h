@@ -21,6 +21,8 @@ struct orr_metric {
     int64_t tokens;         /* read since step 1, this one included      */
     double tokens_per_s;    /* of this step                              */
     double step_ms;
+    double loss_scale;      /* of fp16; 0: there is none                 */
+    bool skipped;           /* it overflowed and changed nothing          */
 };
 
 /* ---- metrics: one JSON object per line ------------------------------------------------------------- */
@@ -33,7 +35,8 @@ struct orr_metrics;
 struct orr_metrics *orr_metrics_open(const char *path, int64_t keep);
 void orr_metrics_destroy(struct orr_metrics *metrics);
 
-/* Appends {"step":..,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,"step_ms":..}. ORR_EIO. */
+/* Appends {"step":..,"loss":..,"lr":..,"grad_norm":..,"tokens":..,"tokens_per_s":..,"step_ms":..}, and with a loss scale
+ * "loss_scale" and "skipped". What is not finite is null. ORR_EIO. */
 int orr_metrics_step(struct orr_metrics *metrics, const struct orr_metric *m);
 
 /* Appends {"step":..,"val_loss":..}. ORR_EIO. */
@@ -88,8 +91,8 @@ double orr_median(double *values, int64_t count);
  * which gives its own, are together more than its memory. */
 int orr_memory_check(const struct orr_memory_need *need);
 
-/* "125 MiB = parameters 4 + gradients 4 + optimizer 7 + activations 71 + scratch 11 + process 28" into text[size]. Returns
- * text. */
+/* "125 MiB = parameters 4 + gradients 4 + optimizer 7 + activations 71 + scratch 11 + process 28" into text[size]; with CUDA devices "of"
+ * instead of "=", since gradients and activations are there, and behind it how much. Returns text. */
 char *orr_memory_describe(const struct orr_memory_need *need, char *text, size_t size);
 
 #ifdef __cplusplus

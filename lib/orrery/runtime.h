@@ -3,6 +3,7 @@
 #ifndef ORRERY_RUNTIME_H
 #define ORRERY_RUNTIME_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,7 +11,14 @@
 extern "C" {
 #endif
 
+/* Where the tasks of blocks run. AUTO: on CUDA devices where this build and the machine have any, else on the CPU. */
+enum orr_device { ORR_DEVICE_AUTO, ORR_DEVICE_CPU, ORR_DEVICE_CUDA };
+
 struct orr_runtime_options {
+    enum orr_device device;
+    bool unpinned;      /* the scheduler chooses the device of every task, with AUTO among CPU cores too; else the coordinates of
+                           the mesh that are on this rank have one each, in turn, so that what they keep does not wander */
+    bool tf32;          /* on CUDA devices, factors of fp32 matrix products may be rounded to TF32 */
     int threads;        /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
     double watchdog;    /* seconds without the end of a task, while some are pending, after which the process, or all
                            ranks, end with exit status 1 and a list of them; 0 = 120, negative = never              */
@@ -59,9 +67,17 @@ int orr_init(const struct orr_runtime_options *options);
  * twice. */
 void orr_shutdown(void);
 
-/* CPU workers that can compute at once; 0 before orr_init(). And of the rank that has fewest, the same on all. */
+/* Workers that can compute blocks at once, on CUDA devices or on the CPU; 0 before orr_init(). And of the rank that has fewest, the
+ * same on all. */
 int orr_worker_count(void);
 int orr_worker_count_least(void);
+
+/* Whether this build has CUDA functions. The CUDA devices that this process drives; the bytes of memory of one that StarPU may use (STARPU_LIMIT_CUDA_MEM), 0 where it
+ * does not know; its name. */
+bool orr_has_cuda(void);
+int orr_device_count(void);
+int64_t orr_device_memory(int index);
+void orr_device_name(int index, char *name, size_t size);
 
 /* The name of the scheduling policy in force; "" before orr_init(). */
 const char *orr_scheduler(void);

@@ -33,6 +33,7 @@ struct orr_tile {
     int64_t count;                      /* elements                                               */
     int rank;                           /* where it is written                                    */
     int64_t tag;                        /* its number in messages between ranks                   */
+    bool streamed;                      /* it does not stay on a device: evicted first, once used          */
     void *home;                         /* host memory that the tile owns; NULL: none of its own  */
 };
 

@@ -88,8 +88,21 @@ struct orr_training_options {
     enum orr_sync sync;
     int sync_every;                     /* steps, with parameters in common; 0: 1                           */
     double outer_lr, outer_momentum;    /* with parameters in common; both 0: the mean                      */
+    double loss_scale;                  /* with fp16: at first; 0: 65536. See struct orr_loss_scale          */
+    int64_t loss_scale_window;          /* steps without overflow after which it doubles; 0: 2000            */
+    enum orr_dtype checkpoint_dtype;    /* of the parameters in model.safetensors; other than fp32, the exact ones lie beside */
     int staleness;                      /* 0..4; see above; only with gradients in common, and not with ZeRO-3 */
     const volatile sig_atomic_t *stop;  /* set by a signal handler of any rank; see orr_step. NULL: never */
+};
+
+/* fp16 has too small a range for gradients as they are: the mean loss is multiplied by a scale before its backward pass, and the updates
+ * divide by it (Micikevicius et al. 2018). A step whose gradient or loss is not finite changes nothing and halves the scale, so
+ * many steps without one double it. At a scale below 1 a step that overflows has failed: then it is the run that diverged. Only
+ * where replicas have the gradient of every step in common. */
+struct orr_loss_scale {
+    double scale;               /* of the next step; 1 where the model does not compute in fp16 */
+    int64_t good;               /* steps since it changed                                       */
+    int64_t skipped;            /* steps that changed nothing                                   */
 };
 
 /* What a finished step says of itself. */
@@ -101,10 +114,13 @@ struct orr_step {
     int64_t labels;             /* tokens that counted                                        */
     double seconds;             /* since the step before ended (or since submission)          */
     bool stop;                  /* some rank's `stop` was set: all ranks learn it of the same step */
+    bool skipped;               /* it overflowed and changed nothing: loss and norm may not be finite */
+    double loss_scale;          /* that it was made with                                       */
 };
 
 /* Prepares training of a built model: slots, gradients, optimizer state (zero). The model is borrowed and
- * must outlive it. A last microbatch may be short. Errors: ORR_EINVAL (fewer microbatches than replicas), ORR_ENOMEM. */
+ * must outlive it. A last microbatch may be short. Errors: ORR_EINVAL (fewer microbatches than replicas, a frozen model),
+ * ORR_ENOMEM. */
 struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options);
 
 /* Waits for the tasks in flight. */
@@ -127,7 +143,8 @@ int orr_training_shares(struct orr_training *training, int64_t step, int *share)
 int orr_training_prescribe(struct orr_training *training, int64_t step, const int *share);
 
 /* One step without its updates: counts as a step, waits for it, and leaves the gradient to be read. Reports of steps
- * before it that were not taken are dropped. */
+ * before it that were not taken are dropped. In fp16 a step that overflows is repeated on the same samples with the smaller loss
+ * scale that it leaves, each time as a step more, until the gradient is finite. */
 int orr_training_gradients(struct orr_training *training, const struct orr_source *source, struct orr_step *report);
 
 /* The last step's gradient of the mean loss by parameter `index`, unclipped, into values[count]. Waits for it. */
@@ -143,6 +160,15 @@ int64_t orr_training_steps(const struct orr_training *training);
 /* Samples read by them: the number of the next one. */
 int64_t orr_training_samples(const struct orr_training *training);
 
+/* What stays on CUDA devices whose memory does not hold all tiles: as many as fit; the others come for each task and go. Of the device
+ * that needs most, the bytes that its tiles have and that there is room for; and of all devices the bytes that are streamed:
+ * optimizer state, what F saves, parameters, gradients. Zeros without devices. */
+struct orr_residency {
+    int64_t need, room;
+    int64_t streamed[4];
+};
+struct orr_residency orr_training_residency(const struct orr_training *training);
+
 /* What the last step took to submit on this rank: tasks, messages that it sends or receives, and the host's time without
  * that of waiting for earlier steps. Zero before the first. */
 struct orr_submission {
@@ -157,6 +183,10 @@ struct orr_submission orr_training_submission(const struct orr_training *trainin
 const char *orr_training_state_name(const struct orr_training *training, int which);
 int orr_training_read_state(struct orr_training *training, int index, int which, float *values);
 int orr_training_write_state(struct orr_training *training, int index, int which, const float *values);
+
+/* The scale behind the steps submitted so far, which the first waits for; and what it continues from. */
+int orr_training_loss_scale(struct orr_training *training, struct orr_loss_scale *scale);
+int orr_training_set_loss_scale(struct orr_training *training, const struct orr_loss_scale *scale);
 
 /* Continues as if `steps` steps had been made that read `samples` samples (after the parameters and state were
  * written). */

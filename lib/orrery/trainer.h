@@ -44,6 +44,7 @@ struct orr_trainer_result {
     double validation_loss;         /* the last one; NaN where nothing was evaluated        */
     double tokens_per_s;            /* of this process, evaluation and saving left out      */
     double step_ms_median;
+    int64_t skipped;                /* steps that overflowed, with fp16                     */
 };
 
 /* Collective. Runs to the end (or the signal). A run resumed with equal options continues bit for bit. Errors of

@@ -126,11 +126,22 @@ static int append(struct orr_metrics *m, json_t *object)
     return status;
 }
 
+static json_t *number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
 int orr_metrics_step(struct orr_metrics *m, const struct orr_metric *x)
 {
-    return append(m, json_pack("{s:I,s:f,s:f,s:f,s:I,s:f,s:f}", "step", (json_int_t)x->step, "loss", x->loss, "lr",
-                               x->lr, "grad_norm", x->grad_norm, "tokens", (json_int_t)x->tokens, "tokens_per_s",
-                               x->tokens_per_s, "step_ms", x->step_ms));
+    json_t *line = json_pack("{s:I,s:o,s:f,s:o,s:I,s:f,s:f}", "step", (json_int_t)x->step, "loss", number(x->loss), "lr", x->lr,
+                             "grad_norm", number(x->grad_norm), "tokens", (json_int_t)x->tokens, "tokens_per_s",
+                             x->tokens_per_s, "step_ms", x->step_ms);
+
+    if (line && x->loss_scale > 0) {
+        json_object_set_new(line, "loss_scale", json_real(x->loss_scale));
+        json_object_set_new(line, "skipped", json_boolean(x->skipped));
+    }
+    return append(m, line);
 }
 
 int orr_metrics_validation(struct orr_metrics *m, int64_t step, double loss)

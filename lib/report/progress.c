@@ -54,6 +54,9 @@ void orr_progress_step(struct orr_progress *p, const struct orr_metric *m)
     double now = orri_seconds(), seconds = m->step_ms / 1000;
     char left[32];
 
+    if (m->skipped)
+        orr_progress_say(p, "step %lld/%lld  overflow: skipped; the loss scale becomes %g", (long long)m->step,
+                         (long long)p->steps, m->loss_scale / 2);
     p->rate = p->rate > 0 ? 0.9 * p->rate + 0.1 * seconds : seconds;
     bool last = m->step == p->steps;
     if (!last && p->last > 0 && now - p->last < (p->terminal ? 0.1 : QUIET_SECONDS))

@@ -19,6 +19,9 @@
 
 static const char PREFIX[] = "transformer.";
 
+/* Parameters; and, where these are rounded, what they were rounded from. */
+static const char WEIGHTS[] = "model.safetensors", MASTERS[] = "master.safetensors";
+
 static bool is_directory(const char *path)
 {
     struct stat st;
@@ -181,9 +184,26 @@ static int find_view(const struct shards *s, const char *name, const struct orr_
     return ORR_OK;
 }
 
-/* Reads the part of the tensor called `name` that is view v of a parameter, to `out`. */
-static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v,
-                     const struct shards *s, const char *name, float *out)
+enum { PIECE = 4096 };      /* floats that are rounded at a time */
+
+static int read_run(const struct orr_safetensors *file, const struct orr_tensor_info *tensor, int64_t first, int64_t count,
+                    const struct orr_tile *tile, void *data, int64_t at)
+{
+    float values[PIECE];
+
+    if (tile->dtype == ORR_F32)
+        return orr_safetensors_read_f32(file, tensor, first, count, (float *)data + at);
+    for (int64_t k = 0; k < count; k += PIECE) {
+        int64_t n = count - k < PIECE ? count - k : PIECE;
+        ORR_TRY(orr_safetensors_read_f32(file, tensor, first + k, n, values));
+        orri_put(tile, data, at + k, n, values);
+    }
+    return ORR_OK;
+}
+
+/* Reads the part of the tensor called `name` that is view v of a parameter, to a tile, after `offset` elements. */
+static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v, const struct shards *s,
+                     const char *name, const struct orr_tile *tile, void *data, int64_t offset)
 {
     const struct orr_view *whole = &parameter->group->view[parameter->number[v]];
     const struct orr_safetensors *file = NULL;
@@ -192,7 +212,7 @@ static int read_view(const struct orr_model *model, const struct orri_parameter 
     ORR_TRY(find_view(s, name, whole, &file, &tensor));
     for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
         struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, i);
-        ORR_TRY(orr_safetensors_read_f32(file, tensor, run.whole, run.count, out + run.part));
+        ORR_TRY(read_run(file, tensor, run.whole, run.count, tile, data, offset + run.part));
     }
     return ORR_OK;
 }
@@ -238,18 +258,19 @@ struct tiles {
     tile_of *tile;
     void *self;
     int copies;
+    enum orr_dtype dtype;       /* in the file that is written */
 };
 
 static int read_tile(const struct orr_model *model, const struct orri_parameter *parameter, const struct tiles *tiles,
-                     const struct shards *s, float *out)
+                     const struct shards *s, const struct orr_tile *tile, void *data)
 {
     int status = ORR_OK;
 
     for (int i = 0; status == 0 && i < parameter->views * tiles->copies; i++) {
         int v = i / tiles->copies, copy = i % tiles->copies;
         char *name = tiles->name(tiles->self, parameter->group, parameter->number[v], copy);
-        float *part = out + copy * parameter->count + parameter->view[v].offset;
-        status = name ? read_view(model, parameter, v, s, name, part) : ORR_ENOMEM;
+        int64_t offset = copy * parameter->count + parameter->view[v].offset;
+        status = name ? read_view(model, parameter, v, s, name, tile, data, offset) : ORR_ENOMEM;
         free(name);
     }
     return status;
@@ -264,10 +285,10 @@ static int read_tiles(const struct orr_model *model, const struct tiles *tiles, 
         struct orr_tile *tile = tiles->tile(tiles->self, model->parameter[p]);
         if (!tile->handle)
             continue;
-        float *data = orr_tile_acquire(tile, true);
+        void *data = orr_tile_acquire(tile, true);
         if (!data)
             return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
-        status = read_tile(model, model->parameter[p], tiles, s, data);
+        status = read_tile(model, model->parameter[p], tiles, s, tile, data);
         orr_tile_release(tile);
     }
     return status;
@@ -285,12 +306,16 @@ static struct orr_tile *value_tile(void *self, const struct orri_parameter *para
     return (struct orr_tile *)&parameter->value;
 }
 
-static const struct tiles values = {value_name, value_tile, NULL, 1};
-
-static int weights_load(struct orr_model *model, const char *directory)
+static struct tiles values_in(enum orr_dtype dtype)
 {
+    return (struct tiles){value_name, value_tile, NULL, 1, dtype};
+}
+
+static int weights_load(struct orr_model *model, const char *directory, const char *name)
+{
+    const struct tiles values = values_in(ORR_F32);
     struct shards shards;
-    int status = shards_open(&shards, directory, "model.safetensors");
+    int status = shards_open(&shards, directory, name);
 
     if (status != 0)
         return status;
@@ -305,14 +330,33 @@ static int weights_load(struct orr_model *model, const char *directory)
 
 int orr_weights_load(struct orr_model *model, const char *directory)
 {
-    return orri_model_settle(model, weights_load(model, directory));
+    ORR_TRY(orri_model_settle(model, weights_load(model, directory, WEIGHTS)));
+    return orri_model_submitted(model, orri_model_share(model, NULL));
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------- */
 
-static int write_tile(const struct orr_model *model, const struct orri_parameter *parameter, int copies,
+/* Elements first .. first + count - 1 of tensor `index`. */
+static int write_run(struct orr_safetensors_writer *writer, int index, enum orr_dtype dtype, int64_t first, int64_t count,
+                     const float *values)
+{
+    size_t size = orr_dtype_size(dtype), bytes = (size_t)count * size;
+    void *rounded = dtype == ORR_F32 ? NULL : orri_alloc(bytes);
+
+    if (dtype != ORR_F32 && !rounded)
+        return ORR_ENOMEM;
+    if (rounded)
+        orri_round(dtype, (size_t)count, values, rounded);
+    int status = orr_safetensors_write(writer, index, (size_t)first * size, rounded ? rounded : values, bytes);
+    free(rounded);
+    return status;
+}
+
+static int write_tile(const struct orr_model *model, const struct orri_parameter *parameter, const struct tiles *tiles,
                       const float *data, struct orr_safetensors_writer *writer)
 {
+    int copies = tiles->copies;
+
     for (int i = 0; i < parameter->views * copies; i++) {
         int v = i / copies, copy = i % copies, number = parameter->number[v];
         int index = (parameter->group->first_view + number) * copies + copy;
@@ -320,8 +364,7 @@ static int write_tile(const struct orr_model *model, const struct orri_parameter
         const float *part = data + copy * parameter->count + parameter->view[v].offset;
         for (int64_t n = 0; n < orr_view_run_count(whole, model->mesh.tp); n++) {
             struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, n);
-            ORR_TRY(orr_safetensors_write(writer, index, (size_t)run.whole * sizeof(*data), part + run.part,
-                                          (size_t)run.count * sizeof(*data)));
+            ORR_TRY(write_run(writer, index, tiles->dtype, run.whole, run.count, part + run.part));
         }
     }
     return ORR_OK;
@@ -339,7 +382,7 @@ static int write_own(const struct orr_model *model, const struct tiles *tiles, s
         const float *data = orr_tile_acquire(tile, false);
         if (!data)
             return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
-        status = write_tile(model, model->parameter[p], tiles->copies, data, writer);
+        status = write_tile(model, model->parameter[p], tiles, data, writer);
         orr_tile_release(tile);
     }
     return status;
@@ -356,7 +399,7 @@ static int specify(const struct orr_model *model, const struct tiles *tiles, str
         names[i] = tiles->name(tiles->self, group, v, i % tiles->copies);
         if (!names[i])
             return ORR_ENOMEM;
-        specs[i] = (struct orr_tensor_spec){names[i], ORR_F32, view->ndim, {view->shape[0], view->shape[1]}};
+        specs[i] = (struct orr_tensor_spec){names[i], tiles->dtype, view->ndim, {view->shape[0], view->shape[1]}};
     }
     return ORR_OK;
 }
@@ -409,9 +452,15 @@ static int write_tiles(const struct orr_model *model, const struct tiles *tiles,
     return status;
 }
 
-int orr_weights_save(struct orr_model *model, const char *directory)
+int orr_weights_save(struct orr_model *model, const char *directory, enum orr_dtype dtype)
 {
-    return write_tiles(model, &values, directory, "model.safetensors");
+    const struct tiles values = values_in(dtype);
+
+    if (dtype != ORR_F32 && dtype != ORR_BF16 && dtype != ORR_F16)
+        return orri_fail(ORR_EINVAL, "model", "parameters are not saved in %s", orr_dtype_name(dtype));
+    if (model->frozen)
+        return orri_fail(ORR_EINVAL, "model", "it is frozen: there are no parameters in fp32 to save");
+    return write_tiles(model, &values, directory, WEIGHTS);
 }
 
 /* Of replicas that have parameters of their own one's state is as good as another's: they were made equal before. */
@@ -436,7 +485,8 @@ static struct orr_tile *state_tile(void *self, const struct orri_parameter *para
 
 static struct tiles states_of(struct state *state)
 {
-    return (struct tiles){state_name, state_tile, state, orr_optimizer_state_count(state->training->options.optimizer.kind)};
+    return (struct tiles){state_name, state_tile, state, orr_optimizer_state_count(state->training->options.optimizer.kind),
+                          ORR_F32};
 }
 
 static char *outer_name(void *self, const struct orri_group *group, int v, int copy)
@@ -467,16 +517,30 @@ static int json_beside(const struct orr_config *config, const char *directory, c
     return status;
 }
 
+static int set_number(struct orr_config *config, const char *key, int64_t value)
+{
+    char text[64];
+
+    snprintf(text, sizeof(text), "%s=%lld", key, (long long)value);
+    return orr_config_set(config, text);
+}
+
 /* The files that rank 0 writes alone. */
-static int write_texts(const char *directory, const struct orr_training *t, const struct orr_config *config,
+static int write_texts(const char *directory, struct orr_training *t, const struct orr_config *config,
                        struct orr_config *trainer)
 {
-    char number[48];
+    struct orr_loss_scale scale;
 
-    snprintf(number, sizeof(number), "step=%lld", (long long)t->steps);
-    ORR_TRY(orr_config_set(trainer, number));
-    snprintf(number, sizeof(number), "samples=%lld", (long long)t->samples);
-    ORR_TRY(orr_config_set(trainer, number));
+    ORR_TRY(set_number(trainer, "step", t->steps));
+    ORR_TRY(set_number(trainer, "samples", t->samples));
+    ORR_TRY(orr_training_loss_scale(t, &scale));
+    if (t->model->dtype == ORR_F16) {
+        char text[64];
+        snprintf(text, sizeof(text), "loss_scale=%.17g", scale.scale);
+        ORR_TRY(orr_config_set(trainer, text));
+        ORR_TRY(set_number(trainer, "good_steps", scale.good));
+        ORR_TRY(set_number(trainer, "skipped_steps", scale.skipped));
+    }
     ORR_TRY(json_beside(config, directory, "config.json"));
     return json_beside(trainer, directory, "trainer.json");
 }
@@ -485,11 +549,14 @@ static int write_parts(const char *directory, struct orr_training *t, const stru
                        struct orr_config *trainer)
 {
     struct state owners = {t, -1};
-    struct tiles states = states_of(&owners), outer = {outer_name, outer_tile, t, 1};
+    struct tiles states = states_of(&owners), outer = {outer_name, outer_tile, t, 1, ORR_F32}, masters = values_in(ORR_F32);
+    enum orr_dtype dtype = t->options.checkpoint_dtype;
 
     ORR_TRY(orri_model_settle(t->model, orr_training_synchronise(t)));
     ORR_TRY(orri_model_settle(t->model, t->model->rank == 0 ? write_texts(directory, t, config, trainer) : ORR_OK));
-    ORR_TRY(write_tiles(t->model, &values, directory, "model.safetensors"));
+    ORR_TRY(orr_weights_save(t->model, directory, dtype));
+    if (dtype != ORR_F32)
+        ORR_TRY(write_tiles(t->model, &masters, directory, MASTERS));
     ORR_TRY(write_tiles(t->model, &states, directory, "optimizer.safetensors"));
     return has_outer(t) ? write_tiles(t->model, &outer, directory, OUTER) : ORR_OK;
 }
@@ -661,47 +728,70 @@ static int optimizer_load(struct orr_training *t, const char *directory)
     return status == ORR_ENOENT ? orri_remedy(status, "resume with the --optimizer that wrote the checkpoint") : status;
 }
 
+static bool has_file(const char *directory, const char *name, int *status)
+{
+    struct stat st;
+    char *path = orri_format("%s/%s", directory, name);
+    bool there = path && stat(path, &st) == 0;
+
+    *status = path ? ORR_OK : ORR_ENOMEM;
+    free(path);
+    return there;
+}
+
 /* A run that had none begins without momentum. */
 static int outer_load(struct orr_training *t, const char *directory)
 {
-    struct tiles outer = {outer_name, outer_tile, t, 1};
+    struct tiles outer = {outer_name, outer_tile, t, 1, ORR_F32};
     struct shards shards;
-    struct stat st;
-    char *path = orri_format("%s/%s", directory, OUTER);
-    bool there = path && stat(path, &st) == 0;
+    int status;
 
-    free(path);
-    if (!path)
-        return ORR_ENOMEM;
-    if (!has_outer(t) || !there)
-        return ORR_OK;
+    if (!has_outer(t) || !has_file(directory, OUTER, &status))
+        return has_outer(t) ? status : ORR_OK;
     ORR_TRY(shards_open(&shards, directory, OUTER));
-    int status = read_tiles(t->model, &outer, &shards);
+    status = read_tiles(t->model, &outer, &shards);
     shards_close(&shards);
     return status;
 }
 
-static int load(const char *directory, struct orr_training *t)
+/* A run that did not compute in fp16 left no scale: then that of the options stays. */
+static int scale_load(struct orr_training *t, const struct orr_config *trainer)
+{
+    struct orr_loss_scale scale = {0};
+
+    if (t->model->dtype != ORR_F16 || !orr_config_has(trainer, "loss_scale"))
+        return ORR_OK;
+    ORR_TRY(orr_config_double(trainer, "loss_scale", 0x1p-20, 0x1p120, &scale.scale));
+    ORR_TRY(orr_config_int(trainer, "good_steps", 0, INT64_MAX, &scale.good));
+    ORR_TRY(orr_config_int(trainer, "skipped_steps", 0, INT64_MAX, &scale.skipped));
+    return orr_training_set_loss_scale(t, &scale);
+}
+
+static int load(const char *directory, struct orr_training *t, int64_t *step, int64_t *samples)
 {
     char *path = orri_format("%s/trainer.json", directory);
     struct orr_config *trainer = path ? orr_config_open(path) : NULL;
-    int64_t step = 0, samples = 0;
-    int status = trainer ? orr_config_int(trainer, "step", 0, INT64_MAX, &step) : orr_error_code();
+    int status = trainer ? orr_config_int(trainer, "step", 0, INT64_MAX, step) : orr_error_code();
 
     if (status == 0)
-        status = orr_config_int(trainer, "samples", 0, INT64_MAX, &samples);
+        status = orr_config_int(trainer, "samples", 0, INT64_MAX, samples);
+    if (status == 0)
+        status = scale_load(t, trainer);
     free(path);
     orr_config_destroy(trainer);
+    bool masters = status == 0 && has_file(directory, MASTERS, &status);
     if (status == 0)
-        status = weights_load(t->model, directory);
+        status = weights_load(t->model, directory, masters ? MASTERS : WEIGHTS);
     if (status == 0)
         status = optimizer_load(t, directory);
-    if (status == 0)
-        status = outer_load(t, directory);
-    return status == 0 ? orr_training_resume(t, step, samples) : status;
+    return status == 0 ? outer_load(t, directory) : status;
 }
 
 int orr_checkpoint_load(const char *directory, struct orr_training *t)
 {
-    return orri_model_settle(t->model, load(directory, t));
+    int64_t step = 0, samples = 0;
+
+    ORR_TRY(orri_model_settle(t->model, load(directory, t, &step, &samples)));
+    int status = orri_model_share(t->model, NULL);
+    return orri_model_submitted(t->model, status == 0 ? orr_training_resume(t, step, samples) : status);
 }

@@ -70,15 +70,20 @@ static void add_summary(const struct orri_summary *child, int figures, struct or
         out->figures[i] += child->figures[i];
 }
 
-/* Over the parameters in their order, those of one copy. A sum that is not finite fails the step: so is an element of that
- * gradient then. */
+static bool is_scaled(const struct orr_training *t)
+{
+    return t->model->dtype == ORR_F16;
+}
+
+/* Over the parameters in their order, those of one copy. A sum that is not finite fails the step, unless it is skipped for that:
+ * so is an element of that gradient then. */
 static double sum_of_squares(const struct summarise *s, const double *squares, int stride)
 {
     struct orr_model *model = s->training->model;
     double sum = 0;
 
     for (int p = 0; p < model->parameters; p++) {
-        if (!isfinite(squares[p * stride]) && !orri_model_stopped(model, s->run))
+        if (!isfinite(squares[p * stride]) && !is_scaled(s->training) && !orri_model_stopped(model, s->run))
             orri_gradient_fail(model, s->run, model->parameter[p], s->step);
         sum += squares[p * stride];
     }
@@ -101,6 +106,37 @@ static double norm_of(const struct summarise *s, const struct figures *f, const 
     return f->squares ? sqrt(sum_of_squares(s, squares, copies)) / (double)*labels : 0;
 }
 
+float orri_loss_factor(const struct orr_training *t, double scale)
+{
+    return (float)ldexp(scale, -(int)ceil(log2((double)t->options.batch * t->options.seq)));
+}
+
+/* At the root: whether the step overflowed, and the scale of the next. */
+static void adapt_scale(const struct summarise *s, double norm, struct orri_control *out)
+{
+    struct orr_loss_scale *scale = &s->training->scale;
+
+    out->used_scale = scale->scale;
+    out->used_factor = orri_loss_factor(s->training, scale->scale);
+    out->skip = !isfinite(norm) || !isfinite(out->loss);
+    if (out->skip && scale->scale < 1)
+        orri_model_fail(s->training->model, s->run, ORR_ENONFINITE,
+                        "step %lld: the gradient overflows fp16 even where the loss is multiplied by %g", (long long)s->step + 1,
+                        scale->scale);
+    scale->skipped += out->skip;
+    scale->good = out->skip ? 0 : scale->good + 1;
+    if (out->skip)
+        scale->scale /= 2;
+    if (scale->good == s->training->options.loss_scale_window) {
+        scale->scale *= 2;
+        scale->good = 0;
+    }
+    out->loss_scale = scale->scale;
+    out->loss_factor = orri_loss_factor(s->training, scale->scale);
+    out->good = scale->good;
+    out->skipped = scale->skipped;
+}
+
 /* At the root, from the summary of all. Where replicas have parameters of their own, the norm is the root of their mean
  * square. */
 static void decide(const struct summarise *s, const struct orri_summary *all, struct orri_control *out)
@@ -112,12 +148,14 @@ static void decide(const struct summarise *s, const struct orri_summary *all, st
     double squares = 0;
 
     memset(out, 0, control_bytes(t));
+    out->used_factor = 1;
+    out->used_scale = 1;
     out->stop = all->stop;
     if (all->code != 0)
         orri_model_fail(model, s->run, all->code, "%s", all->message);
     for (int i = 0; i < f.results; i++)
         out->loss += all->figures[i];
-    if (!isfinite(out->loss))
+    if (!isfinite(out->loss) && !is_scaled(t))
         orri_model_fail(model, s->run, ORR_ENONFINITE, "step %lld: the loss is not a finite number",
                         (long long)s->step + 1);
     for (int r = 0; r < copies; r++) {
@@ -126,12 +164,18 @@ static void decide(const struct summarise *s, const struct orri_summary *all, st
         out->labels += labels;
         squares += norm * norm;
     }
+    if (is_scaled(t))
+        adapt_scale(s, sqrt(squares), out);
+    int64_t updates = s->step + 1 - out->skipped;
+    out->correction[0] = 1 - pow((double)t->options.optimizer.beta1, (double)updates);
+    out->correction[1] = 1 - pow((double)t->options.optimizer.beta2, (double)updates);
     if (orri_model_stopped(model, s->run)) {
+        out->skip = 1;
         out->code = orri_model_failure(model, out->message, sizeof(out->message));
         return;
     }
-    out->norm = copies > 1 ? sqrt(squares / copies) : sqrt(squares);
-    out->scale = 1 / (double)out->labels;
+    out->norm = copies > 1 ? sqrt(squares / copies) : sqrt(squares) / out->used_factor;
+    out->scale = 1 / ((double)out->labels * out->used_factor);
     double factor = t->options.optimizer.clip / (out->norm + 1e-6);     /* as PyTorch's clip_grad_norm_ */
     if (f.squares && t->options.optimizer.clip > 0 && factor < 1)
         out->scale *= factor;
@@ -280,15 +324,15 @@ static int create_tree(struct orr_training *t, struct orri_tree *tree, int numbe
 
 int orri_trees_create(struct orr_training *t)
 {
-    bool clipping = t->options.optimizer.clip > 0, apart = t->copies > 1;
+    bool squares = t->options.optimizer.clip > 0 || is_scaled(t), apart = t->copies > 1;
     bool dynamic = t->options.partition == ORR_PARTITION_DYNAMIC;
 
-    t->reports_apart = apart || !clipping;
+    t->reports_apart = apart || !squares;
     t->tree = orri_calloc((size_t)t->copies, sizeof(*t->tree));
     if (!t->tree)
         return ORR_ENOMEM;
     for (int r = 0; r < t->copies; r++) {
-        t->tree[r] = (struct orri_tree){.replica = apart ? r : -1, .squares = clipping,
+        t->tree[r] = (struct orri_tree){.replica = apart ? r : -1, .squares = squares,
                                         .deals = dynamic && !t->reports_apart};
         ORR_TRY(create_tree(t, &t->tree[r], 0));
     }
@@ -426,6 +470,8 @@ static void report_cpu(void *buffers[], void *argument)
             .labels = control->labels,
             .seconds = now - t->last_end,
             .stop = control->stop,
+            .skipped = control->skip,
+            .loss_scale = control->used_scale,
         };
     else if (t->failed > t->reported)
         t->failed = t->reported;

@@ -144,7 +144,7 @@ static int pull_submit(struct orr_training *t, const struct exchange *e, int r)
     struct orri_parameter *parameter = t->model->parameter[e->parameter->index];
     struct orr_tile *gradient = gradient_at(t, parameter, r);
     bool at_home = is_at_home(t, parameter, r);
-    struct orr_tile *target = at_home ? &parameter->read[r] : gradient;
+    struct orr_tile *target = at_home ? &parameter->own[r] : gradient;
     struct orri_buffer buffers[] = {
         {&parameter->value, IN_TURN},
         {target, STARPU_W},
@@ -155,9 +155,9 @@ static int pull_submit(struct orr_training *t, const struct exchange *e, int r)
     if (parameter->here == 0)
         ORR_TRY(orri_task_submit(t->model, &pull_codelet, 3 + at_home, buffers, e, sizeof(*e), ORRI_PRIORITY_UPDATE,
                                  parameter->index, 0));
-    ORR_TRY(orri_transfer_between_submit(t->model, target, parameter->place[0], &parameter->read[r],
+    ORR_TRY(orri_transfer_between_submit(t->model, target, parameter->place[0], &parameter->own[r],
                                          orri_sum_rank(t, parameter, r), t->run));
-    return orri_publish_copy_submit(t, parameter, r);
+    return orri_share_own_submit(t->model, parameter, r, t->run);
 }
 
 /* An owner has to do with all replicas, others only with their own. */
@@ -187,7 +187,7 @@ static int create_one(struct orr_training *t, const struct orri_parameter *param
     for (int r = 0; r < t->copies; r++) {
         if (parameter->here == 0 && !is_at_home(t, parameter, r))
             ORR_TRY(orr_tile_create(&exchange->passing[r], ORR_GRADIENT, ORR_F32, parameter->count, t->model->rank, false));
-        exchange->passing[r].tag = parameter->read[r].tag;
+        exchange->passing[r].tag = parameter->own[r].tag;
     }
     for (int i = 0; parameter->here == 0 && i < MOST_APPLIED; i++)
         ORR_TRY(orr_tile_create(&exchange->applied[i], ORR_SCALAR, ORR_U8, 1, t->model->rank, true));

@@ -16,8 +16,15 @@ constexpr unsigned MOST_BLOCKS = 2112;
 
 struct adam {
     float beta1, beta2, rate, root_correction, eps;
+    double lr;
 
     enum { states = 2 };
+    __device__ __forceinline__ void correct(const double *correction)
+    {
+        rate = (float)(lr / correction[0]);
+        root_correction = (float)(1 / sqrt(correction[1]));
+    }
+
     __device__ __forceinline__ void step(float g, float &p, float (&state)[2], float keep, float l2) const
     {
         float grad = g + l2 * p;
@@ -32,6 +39,8 @@ struct sgd {
     float momentum, lr;
 
     enum { states = 1 };
+    __device__ __forceinline__ void correct(const double *) {}
+
     __device__ __forceinline__ void step(float g, float &p, float (&state)[1], float, float l2) const
     {
         state[0] = momentum * state[0] + g + l2 * p;
@@ -43,6 +52,8 @@ struct rmsprop {
     float smoothing, lr, eps;
 
     enum { states = 1 };
+    __device__ __forceinline__ void correct(const double *) {}
+
     __device__ __forceinline__ void step(float g, float &p, float (&state)[1], float, float l2) const
     {
         float grad = g + l2 * p;
@@ -60,7 +71,7 @@ struct view {
 /* T: the type of working. */
 template <typename F, typename T> struct update {
     F rule;
-    const double *scale, *squares;
+    const double *scale, *correction, *squares;
     const int *skip;
     const float *g;
     float *p, *state;
@@ -82,7 +93,7 @@ __device__ __forceinline__ __nv_bfloat16 round_at_random(float x, uint32_t word)
 }
 
 template <int N, typename F, typename T>
-__device__ __forceinline__ void update_at(const update<F, T> &u, const struct view &v, float scale, size_t k)
+__device__ __forceinline__ void update_at(const update<F, T> &u, const F &rule, const struct view &v, float scale, size_t k)
 {
     float g[N], p[N], state[F::states][N];
 
@@ -98,7 +109,7 @@ __device__ __forceinline__ void update_at(const update<F, T> &u, const struct vi
 
         for (int s = 0; s < F::states; s++)
             mine[s] = state[s][i];
-        u.rule.step(g[i] * scale, p[i], mine, v.keep, v.l2);
+        rule.step(g[i] * scale, p[i], mine, v.keep, v.l2);
         for (int s = 0; s < F::states; s++)
             state[s][i] = mine[s];
     }
@@ -126,18 +137,20 @@ template <int N, typename F, typename T> __global__ void __launch_bounds__(ORRI_
 {
     const struct view &v = u.view[blockIdx.y];
     float scale = u.scale ? (float)*u.scale : 1.0f;
+    F rule = u.rule;
 
     if ((u.skip && *u.skip) || (u.squares && !isfinite(*u.squares)))
         return;
+    if (u.correction)
+        rule.correct(u.correction);
     for (size_t k = ((size_t)blockIdx.x * ORRI_THREADS + threadIdx.x) * N; k < v.count;
          k += (size_t)gridDim.x * ORRI_THREADS * N)
         if (k + N <= v.count)
-            update_at<N>(u, v, scale, v.offset + k);
+            update_at<N>(u, rule, v, scale, v.offset + k);
         else
             for (size_t i = k; i < v.count; i++)
-                update_at<1>(u, v, scale, v.offset + i);
+                update_at<1>(u, rule, v, scale, v.offset + i);
 }
-
 
 /* Wide where each view is, and the four elements of a pack have one block of random words. */
 template <typename F, typename T>
@@ -147,8 +160,8 @@ void launch_update(struct orr_cuda *cuda, const struct orri_cuda_update *from, c
     bool decoupled = from->optimizer.kind == ORR_ADAMW;
     float decay = from->optimizer.weight_decay;
     T *working = static_cast<T *>(from->working);
-    update<F, T> u = {rule, from->scale, from->squares, from->skip, from->g, from->p, from->state, (size_t)from->stride, working,
-                      from->rounding != NULL, {}, {}};
+    update<F, T> u = {rule, from->scale, from->correction, from->squares, from->skip, from->g, from->p, from->state,
+                      (size_t)from->stride, working, from->rounding != NULL, {}, {}};
     bool wide = orri_is_wide(u.g, u.p, u.state, working) && from->stride % WIDE == 0;
     size_t largest = 0;
 
@@ -246,7 +259,7 @@ template <typename T> static void update_tile(struct orr_cuda *cuda, const struc
     case ORR_ADAMW:
     case ORR_ADAM:
         launch_update<adam, T>(cuda, u, {o->beta1, o->beta2, (float)(u->lr / correction1), (float)(1 / sqrt(correction2)),
-                                         o->eps});
+                                         o->eps, u->lr});
         break;
     case ORR_SGD: launch_update<sgd, T>(cuda, u, {o->beta1, (float)u->lr}); break;
     case ORR_RMSPROP: launch_update<rmsprop, T>(cuda, u, {o->beta2, (float)u->lr, o->eps}); break;

@@ -36,6 +36,7 @@ struct orri_cuda_update {
     /* What the host need not know of. g is multiplied by *scale (NULL: 1). Nothing is done where *skip is not 0 (NULL: it is)
      * or *squares is not finite (NULL: it is). */
     const double *scale;
+    const double *correction;       /* 1 - beta1^t and 1 - beta2^t of the updates really made; NULL: those of t */
     const int *skip;
     const double *squares;
     int views;

@@ -3,12 +3,14 @@
 #include <starpu.h>
 #include <stdlib.h>
 
+#include "core/vector_cuda.h"
+#include "train/optimizer_cuda.h"
 #include "train/train.h"
 
 /* ---- reduce: a sum in a fixed order, wherever its terms are -------------------------------------------- */
 
 struct reduce {
-    const struct orr_model *model;
+    struct orr_model *model;
     int64_t run;
 };
 
@@ -20,9 +22,25 @@ static void reduce_cpu(void *buffers[], void *argument)
         orri_add((size_t)orri_length(buffers[0]), orri_pointer(buffers[1]), orri_pointer(buffers[0]));
 }
 
+#ifdef ORR_HAVE_CUDA
+
+static void reduce_cuda(void *buffers[], void *argument)
+{
+    const struct reduce *reduce = argument;
+    struct orr_cuda *cuda = orri_device_here();
+
+    if (orri_model_stopped(reduce->model, reduce->run))
+        return;
+    orri_cuda_add(cuda, ORR_F32, (size_t)orri_length(buffers[0]), orri_pointer(buffers[1]), orri_pointer(buffers[0]));
+    orri_device_check(reduce->model, reduce->run, "reduce", cuda);
+}
+
+#endif
+
 static struct starpu_perfmodel reduce_model = {.type = STARPU_HISTORY_BASED, .symbol = "orrery_reduce"};
 static struct starpu_codelet reduce_codelet = {
     .cpu_funcs = {reduce_cpu},
+    ORRI_CUDA_FUNCTION(reduce_cuda)
     .nbuffers = 2,
     .modes = {STARPU_RW, STARPU_R},
     .model = &reduce_model,
@@ -31,13 +49,14 @@ static struct starpu_codelet reduce_codelet = {
 };
 
 /* sum += term */
-static int add_submit(struct orr_training *t, int parameter, struct orr_tile *sum, struct orr_tile *term)
+static int add_submit(struct orr_training *t, const struct orri_sum *of, struct orr_tile *sum, struct orr_tile *term)
 {
     struct reduce reduce = {t->model, t->run};
     struct orri_buffer buffers[] = {{sum, STARPU_RW}, {term, STARPU_R}};
+    int worker = orri_parameter_worker(of->parameter, of->replica < 0 ? of->parameter->owner : of->replica);
 
-    return orri_task_submit(t->model, &reduce_codelet, 2, buffers, &reduce, sizeof(reduce), ORRI_PRIORITY_UPDATE, parameter,
-                            0);
+    return orri_task_submit_at(t->model, &reduce_codelet, worker, 2, buffers, &reduce, sizeof(reduce), ORRI_PRIORITY_UPDATE,
+                               of->parameter->index);
 }
 
 /* A sum, and the tiles of its terms. */
@@ -70,7 +89,7 @@ static int node_submit(const struct reduction *r, int level, int g)
         if (!here)
             return orr_error_code();
         if (so_far && at == model->rank)
-            ORR_TRY(add_submit(r->t, r->sum.parameter->index, home ? so_far : here, home ? here : so_far));
+            ORR_TRY(add_submit(r->t, &r->sum, home ? so_far : here, home ? here : so_far));
         so_far = home ? so_far : here;
         home = home || from == at;
     }
@@ -124,7 +143,7 @@ static struct orr_tile *over_submit(struct orr_training *t, int p)
 
 static struct orr_tile *term_value(const struct reduction *r, int i)
 {
-    return &r->sum.parameter->read[i];
+    return &r->sum.parameter->own[i];
 }
 
 static struct orr_tile *term_state(const struct reduction *r, int i)
@@ -142,7 +161,7 @@ struct orr_tile *orri_sum_copies_submit(struct orr_training *t, int p, bool stat
 /* ---- squares: the sum of squares of the summed gradient ---------------------------------------------- */
 
 struct squares {
-    const struct orr_model *model;
+    struct orr_model *model;
     int64_t run;
 };
 
@@ -155,9 +174,26 @@ static void squares_cpu(void *buffers[], void *argument)
     *(double *)orri_pointer(buffers[1]) = orri_sum_squares(orri_length(buffers[0]), orri_pointer(buffers[0]));
 }
 
+#ifdef ORR_HAVE_CUDA
+
+static void squares_cuda(void *buffers[], void *argument)
+{
+    const struct squares *squares = argument;
+    struct orr_cuda *cuda = orri_device_here();
+
+    if (orri_model_stopped(squares->model, squares->run))
+        return;
+    orri_cuda_sum_squares(cuda, (size_t)orri_length(buffers[0]), orri_pointer(buffers[0]), orri_pointer(buffers[1]),
+                          cuda->scratch);
+    orri_device_check(squares->model, squares->run, "squares", cuda);
+}
+
+#endif
+
 static struct starpu_perfmodel squares_model = {.type = STARPU_HISTORY_BASED, .symbol = "orrery_squares"};
 static struct starpu_codelet squares_codelet = {
     .cpu_funcs = {squares_cpu},
+    ORRI_CUDA_FUNCTION(squares_cuda)
     .nbuffers = 2,
     .modes = {STARPU_R, STARPU_W},
     .model = &squares_model,
@@ -180,8 +216,9 @@ int orri_reduce_submit(struct orr_training *t, int p)
             return orr_error_code();
         struct orri_buffer buffers[] = {{t->sum[i], STARPU_R}, {&t->squares[i], STARPU_W}};
         if (orri_sum_rank(t, model->parameter[p], r) == model->rank)
-            ORR_TRY(orri_task_submit(model, &squares_codelet, 2, buffers, &squares, sizeof(squares), ORRI_PRIORITY_UPDATE, p,
-                                     0));
+            ORR_TRY(orri_task_submit_at(model, &squares_codelet,
+                                        orri_parameter_worker(model->parameter[p], t->copies > 1 ? r : model->parameter[p]->owner),
+                                        2, buffers, &squares, sizeof(squares), ORRI_PRIORITY_UPDATE, p));
     }
     return ORR_OK;
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
 #include <stdlib.h>
 
 #include "train/train.h"
@@ -21,6 +22,12 @@ static int check_modes(const struct orr_model *model, const struct orr_training_
         return orri_remedy(orri_fail(ORR_EINVAL, "train", "replicas with parameters of their own have neither staleness nor "
                                                           "a dynamic partition"),
                            "leave --staleness and --partition out, or use --sync gradients");
+    if (model->dtype == ORR_F16 && (apart || o->staleness > 0))
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "replicas that differ have no loss scale in common for fp16"),
+                           "use --dtype bf16");
+    if (o->loss_scale < 0 || !isfinite(o->loss_scale) || o->loss_scale_window < 0)
+        return orri_fail(ORR_EINVAL, "train", "a loss scale of %g, doubled every %lld steps", o->loss_scale,
+                         (long long)o->loss_scale_window);
     if (model->mesh.zero == 3 && (apart || o->staleness > 0))
         return orri_remedy(orri_fail(ORR_EINVAL, "train", "with ZeRO-3 no replica has parameters of its own"),
                            "use --zero 1");
@@ -29,6 +36,10 @@ static int check_modes(const struct orr_model *model, const struct orr_training_
 
 static int check_options(const struct orr_model *model, const struct orr_training_options *o)
 {
+    if (model->frozen)
+        return orri_fail(ORR_EINVAL, "train", "the model is frozen: there are no parameters in fp32 to train");
+    if (o->checkpoint_dtype != ORR_F32 && o->checkpoint_dtype != ORR_BF16 && o->checkpoint_dtype != ORR_F16)
+        return orri_fail(ORR_EINVAL, "train", "parameters are not saved in %s", orr_dtype_name(o->checkpoint_dtype));
     if (o->micro_batch < 1 || o->seq < 1 || o->batch < 1)
         return orri_fail(ORR_EINVAL, "train", "batch %d, micro-batch %d, seq %d: every one must be at least 1",
                          o->batch, o->micro_batch, o->seq);
@@ -75,11 +86,16 @@ static int create_tiles(struct orr_training *t)
         if (model->parameter[p]->here == 0)
             ORR_TRY(orr_tile_create(&t->outer[p], ORR_STATE, ORR_F32, model->parameter[p]->count, model->rank, true));
     if (t->copies > 1)
-        ORR_TRY(orri_make_reads(model));
+        ORR_TRY(orri_make_own(model));
     if (t->copies > t->states)
         ORR_TRY(orri_exchange_create(t));
     ORR_TRY(orri_deals_create(t));
-    return orri_trees_create(t);
+    ORR_TRY(orri_trees_create(t));
+    ORR_TRY(orri_residency_plan(t));
+    ORR_TRY(orr_training_set_loss_scale(t, &(struct orr_loss_scale){.scale = t->options.loss_scale}));
+    if (model->dtype == ORR_F16)
+        t->slots->loss_scale = &t->tree[0].control;
+    return ORR_OK;
 }
 
 static struct orr_slots_options slots_options(const struct orr_training_options *o)
@@ -107,10 +123,10 @@ static void add_pools(const struct orr_model *model, const struct orr_training_o
         orri_memory_add(&need->gradients, orri_state_pool_bytes(&there, states));
 }
 
-static void add_reads(const struct orr_model *model, const struct orr_training_options *o, int rank,
-                      struct orr_memory_need *need)
+static void add_own(const struct orr_model *model, const struct orr_training_options *o, int rank,
+                    struct orr_memory_need *need)
 {
-    bool apart = o->sync == ORR_SYNC_PARAMETERS;
+    bool apart = o->sync == ORR_SYNC_PARAMETERS, mixed = model->dtype != ORR_F32;
     int dp = model->mesh.dp, states = orr_optimizer_state_count(o->optimizer.kind);
 
     for (int i = 0; dp > 1 && (apart || o->staleness > 0) && i < model->parameters * dp; i++) {
@@ -119,6 +135,8 @@ static void add_reads(const struct orr_model *model, const struct orr_training_o
         bool owner = orri_place_of(parameter, rank) == 0;
         bool here = orri_user_rank(parameter, 0, i % dp, 0) == rank;
         if (orri_is_read_at(parameter, i % dp, rank))
+            orri_memory_add(&need->parameters, (double)parameter->count * (double)orr_dtype_size(model->dtype));
+        if (mixed && here)
             orri_memory_add(&need->parameters, bytes);
         /* Each replica has a state; the owner's has been counted, and it has the momentum of all. */
         if (apart && i % dp == parameter->owner)
@@ -138,7 +156,7 @@ int orr_training_memory(const struct orr_model *model, const struct orr_training
 
     ORR_TRY(orr_slots_memory(model, &slots, orr_optimizer_state_count(options->optimizer.kind), rank, need));
     add_pools(model, options, rank, need);
-    add_reads(model, options, rank, need);
+    add_own(model, options, rank, need);
     orri_memory_total(need);
     return ORR_OK;
 }
@@ -159,6 +177,10 @@ struct orr_training *orr_training_create(struct orr_model *model, const struct o
     t->in_flight = ORRI_IN_FLIGHT + options->staleness;
     if (t->options.sync_every == 0)
         t->options.sync_every = 1;
+    if (t->options.loss_scale == 0)
+        t->options.loss_scale = 65536;
+    if (t->options.loss_scale_window == 0)
+        t->options.loss_scale_window = 2000;
     if (options->outer_lr == 0)
         t->options.outer_lr = 1;
     pthread_mutex_init(&t->lock, NULL);
@@ -197,7 +219,7 @@ void orr_training_destroy(struct orr_training *t)
     for (int p = 0; t->outer && p < t->model->parameters; p++)
         orr_tile_destroy(&t->outer[p]);
     orri_exchange_destroy(t);
-    orri_destroy_reads(t->model);
+    orri_destroy_own(t->model);
     orri_deals_destroy(t);
     free(t->outer);
     orri_trees_destroy(t);
@@ -334,10 +356,15 @@ int orr_training_submit(struct orr_training *t, const struct orr_source *source)
 
 int orr_training_gradients(struct orr_training *t, const struct orr_source *source, struct orr_step *report)
 {
-    ORR_TRY(step_submit(t, source, false));
+    int64_t samples = t->samples;
     int taken;
-    while ((taken = orr_training_next(t, report, true)) == 1 && report->step < t->steps)
-        ;
+
+    do {
+        t->samples = samples;
+        ORR_TRY(step_submit(t, source, false));
+        while ((taken = orr_training_next(t, report, true)) == 1 && report->step < t->steps)
+            ;
+    } while (taken == 1 && report->skipped);
     return taken < 0 ? taken : ORR_OK;
 }
 
@@ -355,7 +382,7 @@ int orr_training_read_gradient(struct orr_training *t, int index, float *values)
 
     orr_model_parameter(t->model, index, &info);
     const struct orri_control *control = orr_tile_acquire(&t->tree[0].control, false);
-    float scale = control->labels ? (float)(1 / (double)control->labels) : 0;
+    float scale = control->labels ? (float)(1 / ((double)control->labels * control->used_factor)) : 0;
     orr_tile_release(&t->tree[0].control);
     ORR_TRY(orri_view_gather(t->model, index, sum_of, t, values));
     for (int64_t i = 0; i < info.count; i++)
@@ -387,6 +414,11 @@ int64_t orr_training_steps(const struct orr_training *t)
 int64_t orr_training_samples(const struct orr_training *t)
 {
     return t->samples;
+}
+
+struct orr_residency orr_training_residency(const struct orr_training *t)
+{
+    return t->residency;
 }
 
 struct orr_submission orr_training_submission(const struct orr_training *t)
@@ -432,14 +464,41 @@ int orr_training_write_state(struct orr_training *t, int index, int which, const
     return ORR_OK;
 }
 
+/* All ranks have the control of the last step. */
+int orr_training_loss_scale(struct orr_training *t, struct orr_loss_scale *scale)
+{
+    *scale = (struct orr_loss_scale){.scale = 1};
+    if (t->model->dtype != ORR_F16)
+        return ORR_OK;
+    const struct orri_control *control = orr_tile_acquire(&t->tree[0].control, false);
+    if (!control)
+        return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
+    *scale = (struct orr_loss_scale){control->loss_scale, control->good, control->skipped};
+    orr_tile_release(&t->tree[0].control);
+    return ORR_OK;
+}
+
+/* Of a replica that has its control for itself other ranks have none. */
+int orr_training_set_loss_scale(struct orr_training *t, const struct orr_loss_scale *scale)
+{
+    t->scale = *scale;
+    if (t->model->dtype != ORR_F16)
+        return ORR_OK;
+    struct orri_control *control = orr_tile_acquire(&t->tree[0].control, true);
+    if (!control)
+        return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
+    control->loss_scale = scale->scale;
+    control->loss_factor = orri_loss_factor(t, scale->scale);
+    control->good = scale->good;
+    control->skipped = scale->skipped;
+    orr_tile_release(&t->tree[0].control);
+    return ORR_OK;
+}
+
 int orr_training_resume(struct orr_training *t, int64_t steps, int64_t samples)
 {
-    for (int p = 0; p < t->model->parameters; p++) {
-        struct orri_parameter *parameter = t->model->parameter[p];
-        for (int r = 0; parameter->read && r < t->model->mesh.dp; r++)
-            if (parameter->read[r].handle)
-                ORR_TRY(orri_copy_submit(&parameter->value, &parameter->read[r]));
-    }
+    if (t->copies > 1)
+        ORR_TRY(orri_fill_own_submit(t->model, t->model->runs++));
     orri_exchange_resume(t, steps);
     t->steps = t->synchronised = steps;
     t->samples = samples;

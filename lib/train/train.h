@@ -17,6 +17,14 @@ enum {
 
 /* What the updates of a step share, the same on every rank: known when the losses are (and, when clipping, the norms). */
 struct orri_control {
+    float loss_factor;  /* of the next step: what the loss block reads, so it comes first */
+    float used_factor;  /* of this one                  */
+    double used_scale;  /* likewise, of the mean loss: see orri_loss_factor() */
+    double loss_scale;  /* of the next                  */
+    double correction[2];   /* of Adam's moments: 1 - beta^t, t the updates made, this step's included */
+    int skip;           /* it overflowed or failed: the updates do nothing */
+    int64_t good;       /* steps since the scale changed */
+    int64_t skipped;    /* steps that changed nothing, this one included */
     double loss;        /* sum over labels              */
     int64_t labels;
     double scale;       /* of the gradient sums         */
@@ -67,6 +75,8 @@ struct orr_training {
     struct orr_tile *outer;             /* [parameters] momentum of the shared parameters, with local SGD */
     struct orri_exchange *exchange;     /* with staleness                                      */
     struct orri_tree *tree;             /* [copies]                                            */
+    struct orr_residency residency;
+    struct orr_loss_scale scale;        /* as the root of the tree decided last                */
     bool reports_apart;                 /* the report does not wait for what the updates do    */
     struct orri_tree total;             /* for the report then                                 */
     /* Who computes what. */
@@ -104,6 +114,9 @@ struct orr_tile *orri_sum_copies_submit(struct orr_training *t, int parameter, b
 int orri_trees_create(struct orr_training *t);
 void orri_trees_destroy(struct orr_training *t);
 int orri_control_submit(struct orr_training *t);
+/* The loss block works on a sum over labels: what it multiplies that by so that the mean of a step's is multiplied by `scale`, or
+ * a little less. A power of two where the scale is one, which rounds nothing. */
+float orri_loss_factor(const struct orr_training *t, double scale);
 int orri_report_submit(struct orr_training *t, double lr);
 /* Is a task of this run to do nothing? What another rank found is a failure here too. */
 bool orri_control_stopped(struct orr_model *model, int64_t run, const struct orri_control *control);
@@ -117,9 +130,6 @@ int orri_state_rank(const struct orr_training *t, const struct orri_parameter *p
 struct orr_tile *orri_state_tile(const struct orr_training *t, const struct orri_parameter *parameter, int copy);
 int orri_update_submit(struct orr_training *t, int parameter, double lr);
 int orri_synchronise_submit(struct orr_training *t);
-/* From the owner of a tile to all who read it; from a replica's rank to its others. */
-int orri_publish_submit(struct orr_training *t, const struct orri_parameter *parameter, struct orr_tile *tile);
-int orri_publish_copy_submit(struct orr_training *t, const struct orri_parameter *parameter, int copy);
 /* The optimizer on a whole tile; step from 1. */
 void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter, double lr, int64_t step,
                        float scale, const float *g, float *p, float *state);
@@ -129,6 +139,9 @@ int orri_exchange_create(struct orr_training *t);
 void orri_exchange_destroy(struct orr_training *t);
 void orri_exchange_resume(struct orr_training *t, int64_t steps);
 int orri_exchange_submit(struct orr_training *t, int parameter, double lr);
+
+/* residency.c: decides what is streamed; ORR_ENOFIT where a device has not even room for that. */
+int orri_residency_plan(struct orr_training *t);
 
 /* deal.c */
 int orri_deals_create(struct orr_training *t);

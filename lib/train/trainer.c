@@ -278,6 +278,19 @@ static int open_reports(struct run *r)
     return ORR_OK;
 }
 
+static void say_residency(struct run *r)
+{
+    const struct orr_residency m = orr_training_residency(r->training);
+    const int64_t *s = m.streamed;
+
+    if (r->t.progress && s[0] + s[1] + s[2] + s[3] > 0)
+        orr_progress_say(&r->progress,
+                         "CUDA memory: a device needs %lld MiB and has %lld; streamed: optimizer %lld, saved %lld, parameters %lld, "
+                         "gradients %lld MiB",
+                         (long long)(m.need >> 20), (long long)(m.room >> 20), (long long)(s[0] >> 20), (long long)(s[1] >> 20),
+                         (long long)(s[2] >> 20), (long long)(s[3] >> 20));
+}
+
 static int start(struct run *r)
 {
     const struct orr_trainer *t = &r->t;
@@ -296,6 +309,7 @@ static int start(struct run *r)
         orr_progress_start(&r->progress, t->progress, t->options.schedule.steps, t->flops_per_token);
     if (t->progress && t->headline)
         orr_progress_say(&r->progress, "%s", t->headline);
+    say_residency(r);
     return ORR_OK;
 }
 
@@ -331,6 +345,8 @@ static void take(struct run *r, const struct orr_step *step)
         .tokens = (orr_training_samples(r->training) - ahead * o->batch) * o->seq,
         .tokens_per_s = (double)(o->batch * o->seq) / step->seconds,
         .step_ms = 1000 * step->seconds,
+        .loss_scale = orr_model_dtype(r->t.model) == ORR_F16 ? step->loss_scale : 0,
+        .skipped = step->skipped,
     };
 
     r->in_flight--;
@@ -486,6 +502,10 @@ int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result
     if (status != 0 && status != ORR_EINTR)
         status = meet(&r, status);
     result->steps = r.complete ? r.saved : result->steps;
+    struct orr_loss_scale scale = {0};
+    if (status == 0)
+        status = orr_training_loss_scale(r.training, &scale);
+    result->skipped = scale.skipped;
     if (r.seconds)
         summarise(&r);
     /* What follows must not replace the message of a failure. */

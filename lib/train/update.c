@@ -4,6 +4,9 @@
 #include <starpu.h>
 #include <stdlib.h>
 
+#include "core/vector_cuda.h"
+
+#include "train/optimizer_cuda.h"
 #include "train/train.h"
 
 /* ---- update: the optimizer on one parameter tile --------------------------------------------------- */
@@ -15,6 +18,7 @@ struct update {
     struct orr_optimizer optimizer;
     double lr;
     int64_t step;
+    enum orr_dtype working;
 };
 
 void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter, double lr, int64_t step,
@@ -27,6 +31,8 @@ void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_
     }
 }
 
+/* Buffers: the parameters and the optimizer's state; the gradient, control, the sum of squares; and, where blocks read
+ * parameters in another dtype, these. */
 static void update_cpu(void *buffers[], void *argument)
 {
     const struct update *update = argument;
@@ -37,18 +43,60 @@ static void update_cpu(void *buffers[], void *argument)
 
     if (orri_control_stopped(update->model, update->run, control))
         return;
+    if (control->skip)
+        return;
     if (!isfinite(*(const double *)orri_pointer(buffers[4]))) {
         orri_gradient_fail(update->model, update->run, parameter, update->step);
         return;
     }
-    orri_update_apply(&update->optimizer, parameter, update->lr, update->step + 1, (float)control->scale, g, p, state);
+    orri_update_apply(&update->optimizer, parameter, update->lr, update->step + 1 - control->skipped,
+                      (float)control->scale, g, p, state);
+    if (update->working != ORR_F32)
+        orri_round(update->working, (size_t)parameter->count, p, orri_pointer(buffers[5]));
 }
+
+#ifdef ORR_HAVE_CUDA
+
+/* What control says is read on the device; that a step failed, the host finds when it reads control itself. */
+static void update_cuda(void *buffers[], void *argument)
+{
+    const struct update *update = argument;
+    const struct orri_parameter *parameter = update->parameter;
+    const struct orri_control *control = orri_pointer(buffers[3]);
+    struct orr_cuda *cuda = orri_device_here();
+    struct orri_cuda_update u = {
+        .optimizer = update->optimizer,
+        .lr = update->lr,
+        .t = update->step + 1,
+        .scale = &control->scale,
+        .correction = control->correction,
+        .skip = &control->skip,
+        .squares = orri_pointer(buffers[4]),
+        .views = parameter->views,
+        .g = orri_pointer(buffers[2]),
+        .p = orri_pointer(buffers[0]),
+        .state = orri_pointer(buffers[1]),
+        .stride = parameter->count,
+        .dtype = update->working,
+        .working = update->working == ORR_F32 ? NULL : orri_pointer(buffers[5]),
+    };
+
+    if (orri_model_stopped(update->model, update->run))
+        return;
+    for (int v = 0; v < parameter->views; v++)
+        u.view[v] = (struct orri_update_view){parameter->view[v].offset, orri_view_count(&parameter->view[v]),
+                                              parameter->view[v].ndim == 2};
+    orri_cuda_update(cuda, &u);
+    orri_device_check(update->model, update->run, "update", cuda);
+}
+
+#endif
 
 static struct starpu_perfmodel update_model = {.type = STARPU_HISTORY_BASED, .symbol = "orrery_update"};
 static struct starpu_codelet update_codelet = {
     .cpu_funcs = {update_cpu},
-    .nbuffers = 5,
-    .modes = {STARPU_RW, STARPU_RW, STARPU_R, STARPU_R, STARPU_R},
+    ORRI_CUDA_FUNCTION(update_cuda)
+    .nbuffers = STARPU_VARIABLE_NBUFFERS,
     .model = &update_model,
     .name = "update",
     .color = ORRI_COLOR_UPDATE,
@@ -69,9 +117,10 @@ struct orr_tile *orri_state_tile(const struct orr_training *t, const struct orri
     return &t->state[parameter->index * t->states + (t->states == 1 ? 0 : copy)];
 }
 
-static int one_submit(struct orr_training *t, struct orri_parameter *parameter, int copy, struct orr_tile *value, double lr)
+static int one_submit(struct orr_training *t, struct orri_parameter *parameter, int copy, struct orr_tile *value,
+                      struct orr_tile *working, double lr)
 {
-    struct update update = {t->model, t->run, parameter, t->options.optimizer, lr, t->steps};
+    struct update update = {t->model, t->run, parameter, t->options.optimizer, lr, t->steps, t->model->dtype};
     int i = parameter->index * t->copies + copy;
     struct orri_buffer buffers[] = {
         {value, STARPU_RW},
@@ -79,43 +128,14 @@ static int one_submit(struct orr_training *t, struct orri_parameter *parameter, 
         {t->sum[i], STARPU_R},
         {&t->tree[copy].control, STARPU_R},
         {&t->squares[i], STARPU_R},
+        {working, STARPU_RW},       /* left as it is where the step failed */
     };
+    int count = update.working == ORR_F32 ? 5 : 6, home = t->states == 1 ? parameter->owner : copy;
 
     return orri_state_rank(t, parameter, copy) != t->model->rank
                ? ORR_OK
-               : orri_task_submit(t->model, &update_codelet, 5, buffers, &update, sizeof(update), ORRI_PRIORITY_UPDATE,
-                                  parameter->index, 0);
-}
-
-/* From the owner to all who read it, along a tree of their ranks. */
-int orri_publish_submit(struct orr_training *t, const struct orri_parameter *parameter, struct orr_tile *tile)
-{
-    int here = parameter->here;
-
-    if (here < 0)
-        return ORR_OK;
-    if (here > 0)
-        ORR_TRY(orri_transfer_submit(t->model, tile, parameter->place[(here - 1) / ORRI_FAN], parameter->place[here], t->run));
-    for (int i = here * ORRI_FAN + 1; i <= (here + 1) * ORRI_FAN && i < parameter->places; i++)
-        ORR_TRY(orri_transfer_submit(t->model, tile, parameter->place[here], parameter->place[i], t->run));
-    return ORR_OK;
-}
-
-/* Within a replica, to the ranks of the other blocks and chunks that read it. */
-int orri_publish_copy_submit(struct orr_training *t, const struct orri_parameter *parameter, int copy)
-{
-    struct orr_tile *tile = &parameter->read[copy];
-    int from = orri_sum_rank(t, parameter, copy), before = from;
-
-    for (int u = 0; u < parameter->group->users; u++) {
-        for (int c = 0; c < parameter->copies; c++) {
-            int to = orri_user_rank(parameter, u, copy, c);
-            if (to != before)
-                ORR_TRY(orri_transfer_submit(t->model, tile, from, to, t->run));
-            before = to;
-        }
-    }
-    return ORR_OK;
+               : orri_task_submit_at(t->model, &update_codelet, orri_parameter_worker(parameter, home), count, buffers, &update,
+                                     sizeof(update), ORRI_PRIORITY_UPDATE, parameter->index);
 }
 
 int orri_update_submit(struct orr_training *t, int p, double lr)
@@ -125,13 +145,13 @@ int orri_update_submit(struct orr_training *t, int p, double lr)
     if (t->exchange)
         return orri_exchange_submit(t, p, lr);
     for (int r = 0; t->states > 1 && r < t->states; r++) {
-        ORR_TRY(one_submit(t, parameter, r, &parameter->read[r], lr));
-        ORR_TRY(orri_publish_copy_submit(t, parameter, r));
+        ORR_TRY(one_submit(t, parameter, r, &parameter->own[r], &parameter->own_working[r], lr));
+        ORR_TRY(orri_publish_own_submit(t->model, parameter, r, t->run));
     }
     if (t->states > 1)
         return ORR_OK;
-    ORR_TRY(one_submit(t, parameter, 0, &parameter->value, lr));
-    return orri_is_lent(t->model, parameter) ? ORR_OK : orri_publish_submit(t, parameter, &parameter->value);
+    ORR_TRY(one_submit(t, parameter, 0, &parameter->value, &parameter->working, lr));
+    return orri_publish_submit(t->model, parameter, t->run);
 }
 
 /* ---- replicas with parameters of their own ------------------------------------------------------------- */
@@ -155,8 +175,36 @@ static void outer_cpu(void *buffers[], void *argument)
         orri_outer_update(o->lr, o->momentum, 1 / (float)o->terms, count, sum, value, state);
 }
 
+#ifdef ORR_HAVE_CUDA
+
+static void outer_cuda(void *buffers[], void *argument)
+{
+    const struct outer *o = argument;
+    struct orr_cuda *cuda = orri_device_here();
+
+    if (orri_model_stopped(o->model, o->run))
+        return;
+    orri_cuda_outer_update(cuda, o->lr, o->momentum, 1 / (float)o->terms, (size_t)o->count, orri_pointer(buffers[2]),
+                           orri_pointer(buffers[0]), orri_pointer(buffers[1]));
+    orri_device_check(o->model, o->run, "outer", cuda);
+}
+
+static void mean_cuda(void *buffers[], void *argument)
+{
+    const struct outer *o = argument;
+    struct orr_cuda *cuda = orri_device_here();
+
+    if (orri_model_stopped(o->model, o->run))
+        return;
+    orri_cuda_scale(cuda, (size_t)orri_length(buffers[0]), 1 / (float)o->terms, orri_pointer(buffers[0]));
+    orri_device_check(o->model, o->run, "mean", cuda);
+}
+
+#endif
+
 static struct starpu_codelet outer_codelet = {
     .cpu_funcs = {outer_cpu},
+    ORRI_CUDA_FUNCTION(outer_cuda)
     .nbuffers = 3,
     .modes = {STARPU_RW, STARPU_RW, STARPU_R},
     .name = "outer",
@@ -176,6 +224,7 @@ static void mean_cpu(void *buffers[], void *argument)
 
 static struct starpu_codelet mean_codelet = {
     .cpu_funcs = {mean_cpu},
+    ORRI_CUDA_FUNCTION(mean_cuda)
     .nbuffers = 1,
     .modes = {STARPU_RW},
     .name = "mean",
@@ -203,7 +252,7 @@ static int deal_out_submit(struct orr_training *t, const struct orri_parameter *
 static struct orr_tile *value_copy(struct orr_training *t, const struct orri_parameter *parameter, int copy)
 {
     (void)t;
-    return &parameter->read[copy];
+    return &parameter->own[copy];
 }
 
 static struct orr_tile *state_copy(struct orr_training *t, const struct orri_parameter *parameter, int copy)
@@ -222,15 +271,16 @@ static int synchronise_one(struct orr_training *t, struct orri_parameter *parame
     if (!values || !states)
         return orr_error_code();
     if (parameter->here == 0) {
-        ORR_TRY(orri_task_submit(t->model, &outer_codelet, 3, buffers, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
-                                 parameter->index, 0));
-        ORR_TRY(orri_task_submit(t->model, &mean_codelet, 1, &mean, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
-                                 parameter->index, 0));
+        int worker = orri_parameter_worker(parameter, parameter->owner);
+        ORR_TRY(orri_task_submit_at(t->model, &outer_codelet, worker, 3, buffers, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
+                                    parameter->index));
+        ORR_TRY(orri_task_submit_at(t->model, &mean_codelet, worker, 1, &mean, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
+                                    parameter->index));
     }
-    ORR_TRY(orri_publish_submit(t, parameter, &parameter->value));
+    ORR_TRY(orri_share_submit(t->model, parameter, t->run));
     ORR_TRY(deal_out_submit(t, parameter, &parameter->value, value_copy));
     for (int r = 0; r < t->states; r++)
-        ORR_TRY(orri_publish_copy_submit(t, parameter, r));
+        ORR_TRY(orri_share_own_submit(t->model, parameter, r, t->run));
     return deal_out_submit(t, parameter, states, state_copy);
 }
 
@@ -238,7 +288,7 @@ int orri_synchronise_submit(struct orr_training *t)
 {
     for (int p = 0; p < t->model->parameters; p++) {
         struct orri_parameter *parameter = t->model->parameter[p];
-        ORR_TRY(t->exchange ? orri_publish_submit(t, parameter, &parameter->value) : synchronise_one(t, parameter));
+        ORR_TRY(t->exchange ? orri_share_submit(t->model, parameter, t->run) : synchronise_one(t, parameter));
     }
     return ORR_OK;
 }

@@ -4,7 +4,7 @@
  * barriers needs a single one. */
 #include "emulation.h"
 
-#include "codelets/math/ptx_cuda.h"
+#include "include/codelets/math/ptx_cuda.h"
 
 #include <cstdarg>
 #include <cstdlib>

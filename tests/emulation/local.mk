@@ -6,9 +6,13 @@ cuda_emulation = tests/emulation/libcuda_emulation.la
 noinst_LTLIBRARIES += $(cuda_emulation)
 endif
 if CUDA_EMULATION
-check_PROGRAMS += tests/test_emulated_kernels
+check_PROGRAMS += tests/emulation/test_blas tests/emulation/test_kernels tests/emulation/test_runtime tests/emulation/test_starpu
 endif
-tests_test_emulated_kernels_SOURCES = tests/emulation/test_kernels.cu tests/emulation/forked.h
+tests_emulation_test_blas_SOURCES = tests/emulation/test_blas.cu tests/emulation/forked.h
+tests_emulation_test_kernels_SOURCES = tests/emulation/test_kernels.cu tests/emulation/forked.h
+tests_emulation_test_runtime_SOURCES = tests/emulation/test_runtime.cu tests/emulation/forked.h
+tests_emulation_test_starpu_SOURCES = tests/emulation/test_starpu.c tests/emulation/triple.cu tests/emulation/triple.h
+CLEANFILES += tests/emulation/*.d
 
 tests_emulation_libcuda_emulation_la_SOURCES = \
 	tests/emulation/blas.cpp \

@@ -379,8 +379,8 @@ END_TEST
 
 START_TEST(numbers_in_registers)
 {
-    ck_assert_uint_eq(orri_pack<__nv_bfloat16>(1.0f, -2.0f), 0xc0003f80u);
-    ck_assert_uint_eq(orri_pack<__half>(1.0f, -2.0f), 0xc0003c00u);
+    ck_assert_uint_eq(orri_pair<__nv_bfloat16>(1.0f, -2.0f), 0xc0003f80u);
+    ck_assert_uint_eq(orri_pair<__half>(1.0f, -2.0f), 0xc0003c00u);
     ck_assert_float_eq(orri_exp2(3.0f), 8.0f);
     ck_assert_float_eq(orri_exp2(-130.0f), 0.0f);
     ck_assert_float_eq(orri_exp2(-INFINITY), 0.0f);

@@ -434,8 +434,8 @@ static void check_tags(struct orr_mesh mesh, enum orr_sync sync, int staleness)
         for (int p = 0; p < model->parameters; p++) {
             const struct orri_parameter *parameter = model->parameter[p];
             note(&tags, parameter->value.tag, what_of(7, 0, p, 0, 0));
-            for (int i = 0; i < (parameter->read ? mesh.dp : 0); i++)
-                note(&tags, parameter->read[i].tag, what_of(11, 0, p, 0, i));
+            for (int i = 0; i < (parameter->own ? mesh.dp : 0); i++)
+                note(&tags, parameter->own[i].tag, what_of(11, 0, p, 0, i));
             for (int i = 0; i < parameter->group->users * mesh.dp * parameter->copies; i++)
                 note(&tags, parameter->gradient[i].tag, what_of(8, 0, p, 0, i));
         }

@@ -36,8 +36,8 @@ START_TEST(against_reference)
     for (int r = 0; r < ROWS; r++)
         target[r] = r % 4 == 2 ? ORR_IGNORE : r * 31 % width;
     target[0] = width - 1;
-    orri_softmax_cross_entropy(ROWS, width, x, ld, target, false, &loss, &count);
-    orri_softmax_cross_entropy(ROWS, width, g, ld, target, true, &again, &same);
+    orri_softmax_cross_entropy(ROWS, width, x, ld, target, 0, &loss, &count);
+    orri_softmax_cross_entropy(ROWS, width, g, ld, target, 1, &again, &same);
     ck_assert_int_eq(count, 1000 + ROWS - 2);
     ck_assert_int_eq(same, count);
     for (int r = 0; r < ROWS; r++) {
@@ -88,7 +88,7 @@ START_TEST(far_logits)
     double loss = 0, want = log(1 + exp(-1)) + 1 + log(1 + exp(-2)) + 2;
     int64_t count = 0;
 
-    orri_softmax_cross_entropy(2, 5, x[0], 5, target, true, &loss, &count);
+    orri_softmax_cross_entropy(2, 5, x[0], 5, target, 1, &loss, &count);
     assert_close(loss, want, 4 * FLT_EPSILON, "far logits");
     ck_assert(x[0][2] == 0 && x[0][3] == 0 && x[1][2] == 0);
 }
@@ -118,7 +118,7 @@ START_TEST(non_finite_is_shown)
 
     for (int j = 0; j < 20; j++)
         x[j] = -INFINITY;
-    orri_softmax_cross_entropy(1, 20, x, 20, &target, false, &loss, &count);
+    orri_softmax_cross_entropy(1, 20, x, 20, &target, 0, &loss, &count);
     ck_assert(isnan(loss));
 }
 END_TEST
@@ -131,8 +131,8 @@ START_TEST(deterministic)
     double la = 0, lb = 0;
     int64_t count = 0;
 
-    orri_softmax_cross_entropy(ROWS, WIDTH, a, WIDTH, target, true, &la, &count);
-    orri_softmax_cross_entropy(ROWS, WIDTH, b, WIDTH, target, true, &lb, &count);
+    orri_softmax_cross_entropy(ROWS, WIDTH, a, WIDTH, target, 1, &la, &count);
+    orri_softmax_cross_entropy(ROWS, WIDTH, b, WIDTH, target, 1, &lb, &count);
     ck_assert(la == lb);
     ck_assert_mem_eq(a, b, ROWS * WIDTH * sizeof(float));
     free(a);
@@ -168,7 +168,7 @@ static double in_parts(int cut, int count, float *rows, const int32_t *target, i
     for (int p = 0; p < parts; p++) {
         int first = cuts[cut].first[p], width = cuts[cut].first[p + 1] - first;
 
-        orri_cross_entropy_part_gradient(count, width, rows + first, WIDTH, target, first, norm);
+        orri_cross_entropy_part_gradient(count, width, rows + first, WIDTH, target, first, norm, 1);
         free(part[p]);
     }
     free(norm);

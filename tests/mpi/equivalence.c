@@ -5,9 +5,10 @@
  *     mpiexec -n N equivalence DIR STEPS      after that: in the layouts for N ranks, 5 or 20 steps
  *
  * Losses and gradient norms must be within 1e-5 of the serial ones, relative; parameters at the end, against the largest of
- * the same tensor, within 1e-4. Layouts with the same replicas, shards and chunks sum everything in the same order: whatever
- * their stages, slots, ZeRO and ranks, they must agree bit for bit. Prints a line per layout with the largest differences
- * from the serial run. */
+ * the same tensor, within 1e-4. In bf16 and fp16 they must be as near to the serial run as two runs are whose roundings have
+ * nothing to do with each other: see near(). Layouts with the same replicas, shards and chunks sum everything in the same order:
+ * whatever their stages, slots, ZeRO and ranks, they must agree bit for bit, in any dtype. Prints a line per layout with the
+ * largest differences from the serial run. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@
 enum { VOCAB = 61, SEQ = 13, HEADS = 5, WIDTH = 40, INNER = 90, LAYERS = 5, SHORT_RUN = 5, STEPS = 20, MOST_TENSORS = 80 };
 
 /* What layouts are compared in: the same for the serial run and the layout. */
-enum setup { USUAL, NO_CLIP, SHORT_LAST, UNTIED, SGD, SETUPS };
+enum setup { USUAL, NO_CLIP, SHORT_LAST, UNTIED, SGD, BF16, FP16, SETUPS };
 
 static const struct {
     const char *name;
@@ -28,12 +29,15 @@ static const struct {
     float clip;
     bool untied;
     enum orr_optimizer_kind optimizer;
+    enum orr_dtype dtype;
 } setups[SETUPS] = {
     [USUAL] = {"", 8, 2, 1, false, ORR_ADAMW},
     [NO_CLIP] = {" clip 0", 8, 2, 0, false, ORR_ADAMW},
     [SHORT_LAST] = {" short last microbatch", 9, 2, 1, false, ORR_ADAMW},
     [UNTIED] = {" untied", 8, 2, 1, true, ORR_ADAMW},
     [SGD] = {" sgd", 8, 2, 1, false, ORR_SGD},
+    [BF16] = {" bf16", 8, 2, 1, false, ORR_ADAMW, ORR_BF16},
+    [FP16] = {" fp16", 8, 2, 1, false, ORR_ADAMW, ORR_F16},
 };
 
 struct layout {
@@ -104,6 +108,21 @@ static const struct layout layouts[] = {
     {SGD, .dp = 1, .pp = 1, .tp = 2},
     {SGD, .dp = 2, .pp = 1, .tp = 2, .zero = 3, .sequence_parallel = true},
     {SGD, .dp = 2, .pp = 2, .tp = 1},
+    {BF16, .dp = 2, .pp = 1, .tp = 1},
+    {BF16, .dp = 2, .pp = 1, .tp = 1, .zero = 3},
+    {BF16, .dp = 1, .pp = 2, .tp = 1},
+    {BF16, .dp = 1, .pp = 2, .tp = 1, .slots = "1f1b"},
+    {BF16, .dp = 1, .pp = 1, .tp = 2},
+    {BF16, .dp = 1, .pp = 1, .tp = 2, .zero = 3, .slots = "1f1b"},
+    {BF16, .dp = 1, .pp = 1, .tp = 2, .zero = 3, .sequence_parallel = true},
+    {BF16, .dp = 1, .pp = 2, .tp = 2, .slots = "zb"},
+    {BF16, .dp = 2, .pp = 2, .tp = 1, .zero = 3},
+    {BF16, .dp = 2, .pp = 2, .tp = 2, .zero = 3, .sequence_parallel = true},
+    {FP16, .dp = 2, .pp = 1, .tp = 1},
+    {FP16, .dp = 1, .pp = 2, .tp = 1, .slots = "1f1b"},
+    {FP16, .dp = 1, .pp = 1, .tp = 2, .sequence_parallel = true},
+    {FP16, .dp = 2, .pp = 2, .tp = 1, .zero = 3},
+    {FP16, .dp = 2, .pp = 2, .tp = 2, .zero = 3, .sequence_parallel = true},
 };
 
 static void name_of(const struct layout *l, char *name, size_t size)
@@ -155,6 +174,7 @@ static struct orr_model *create_model(const struct layout *l)
         .layer_norm_epsilon = 1e-5f,
         .initializer_range = 0.1f,
         .tie_word_embeddings = !setups[l->setup].untied,
+        .dtype = setups[l->setup].dtype,
     };
     struct orr_mesh mesh = {
         .dp = l->dp,
@@ -339,6 +359,61 @@ static struct differences compare(const struct result *a, const struct result *b
     return d;
 }
 
+/* How much farther a run is from the serial one than that from the serial run in fp32: of losses and norms over the steps, of
+ * the tensor where it is most and on the mean over tensors, as roots of sums of squares. */
+struct ratios {
+    double loss, norm, tensor, mean;
+};
+
+static double squares(int64_t count, const float *x, const float *y)
+{
+    double sum = 0;
+
+    for (int64_t k = 0; k < count; k++)
+        sum += ((double)x[k] - (double)y[k]) * ((double)x[k] - (double)y[k]);
+    return isnan(sum) ? INFINITY : sum;
+}
+
+static double squares_of_steps(int steps, const double *x, const double *y)
+{
+    double sum = 0;
+
+    for (int step = 0; step < steps; step++)
+        sum += (x[step] - y[step]) * (x[step] - y[step]);
+    return isnan(sum) ? INFINITY : sum;
+}
+
+static struct ratios ratios_of(const struct result *run, const struct result *serial, const struct result *exact, int steps)
+{
+    int64_t at = 0;
+    int which = steps > SHORT_RUN;
+    struct ratios r = {
+        .loss = sqrt(squares_of_steps(steps, run->loss, serial->loss) / squares_of_steps(steps, serial->loss, exact->loss)),
+        .norm = sqrt(squares_of_steps(steps, run->norm, serial->norm) / squares_of_steps(steps, serial->norm, exact->norm)),
+    };
+
+    for (int i = 0; i < serial->tensors; at += serial->size[i++]) {
+        const float *y = serial->parameters[which] + at;
+        double ratio = squares(serial->size[i], run->parameters[which] + at, y) /
+                       squares(serial->size[i], y, exact->parameters[which] + at);
+        r.tensor = larger(r.tensor, sqrt(ratio));
+        r.mean += ratio / serial->tensors;
+    }
+    r.mean = sqrt(r.mean);
+    return r;
+}
+
+/* The serial run is D from fp32 where it rounds what a block hands on, once. A shard's partial output is no larger than the
+ * whole, and with tp of them, the branch and their sum there are 2 + tp such roundings: the run is sqrt(2 + tp) D from fp32, in a
+ * direction of its own, and so sqrt(1 + 2 + tp) D from the serial run, on the mean. What is no mean of many, the losses of steps
+ * that decide on each other, or a tensor of forty, may be twice as far. */
+static bool near(const struct layout *l, const struct ratios *r)
+{
+    double most = sqrt(3 + l->tp);
+
+    return r->mean <= most && r->tensor <= 2 * most && r->loss <= 2 * most && r->norm <= 2 * most;
+}
+
 static bool same(const struct differences *d)
 {
     return d->loss == 0 && d->norm == 0 && d->parameters == 0;
@@ -367,8 +442,15 @@ static bool check(const struct layout *l, const char *name, const struct result 
     struct result reference = kept(serial);
     struct differences d = compare(r, &reference, steps);
     bool good = d.loss <= 1e-5 && d.norm <= 1e-5 && d.parameters <= 1e-4;
-    printf("%-48s loss %.1e  norm %.1e  parameters %.1e%s", name, d.loss, d.norm, d.parameters,
-           good ? "" : "  FAILED: too far");
+    printf("%-48s loss %.1e  norm %.1e  parameters %.1e", name, d.loss, d.norm, d.parameters);
+    if (setups[l->setup].dtype != ORR_F32) {
+        struct result exact = kept("serial");
+        struct ratios ratios = ratios_of(r, &reference, &exact, steps);
+        good = near(l, &ratios);
+        printf(", times fp32's: %.2f  %.2f  %.2f, mean %.2f", ratios.loss, ratios.norm, ratios.tensor, ratios.mean);
+        forget(&exact);
+    }
+    printf("%s", good ? "" : "  FAILED: too far");
     forget(&reference);
     if (orr_rank_count() > 1 || strcmp(equal_of(l, equal, sizeof(equal)), name) != 0) {
         reference = kept(equal_of(l, equal, sizeof(equal)));

@@ -76,5 +76,8 @@ predicted 2 $deep --dp 2 --staleness 2
 predicted 2 $longer --pp 2
 predicted 2 $long --tp 2
 predicted 2 $long --tp 2 --sequence-parallel
+predicted 1 $wide --dtype bf16
+predicted 2 $deep --dp 2 --zero 3 --dtype bf16
+predicted 2 $long --tp 2 --sequence-parallel --dtype bf16
 needs 2 $long --pp 2 --slots gpipe      # slots that the schedule leaves empty take nothing
 finish

@@ -5,11 +5,13 @@ usage: gpt2_reference.py write|check [DIRECTORY]
 
 write   makes DIRECTORY/gpt2-small and DIRECTORY/gpt2-untied (README.md there describes the files)
 check   reads them back, recomputes every number from the stored weights and inputs, compares the
-        gradients with finite differences, and prints how far the same computation in fp32 is off
+        gradients with finite differences, and prints how far the same computation in fp32 and in
+        bf16 is off
 
 DIRECTORY is by default the folder `golden` beside this file's folder. Needs PyTorch >= 1.12 and
 NumPy, nothing else. Weights are fp32; everything computed from them is computed in float64 and
-rounded to fp32 only when it is stored.
+rounded to fp32 only when it is stored. gpt2-small/bf16.safetensors tells how far off PyTorch is
+in bf16: parameters and activations in bf16, the loss in fp32, fp32 masters in training.
 """
 import json
 import math
@@ -23,6 +25,7 @@ import torch.nn.functional as F
 
 SEED = 20190214
 BATCH, LABELS = 4, 17
+STARTS = 8
 LOGITS_LENGTHS = (1, 7, 32)
 
 SMALL = {
@@ -163,11 +166,21 @@ def forward(cfg, p, ids):
 def batch_loss(cfg, p, batch):
     """Mean cross-entropy over all labels; of batch [B,T+1] all but the last are inputs, all but the first labels."""
     logits = forward(cfg, p, batch[:, :-1])[1]
-    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    return F.cross_entropy(logits.to(exact_enough(logits.dtype)).flatten(0, 1), batch[:, 1:].flatten())
+
+
+def exact_enough(dtype):
+    """Of losses, masters and gradients' sums."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def leaves(parameters, dtype):
-    return {name: w.to(dtype).clone().requires_grad_() for name, w in parameters.items()}
+    """What gradients are taken by, in fp32 at least; cast() makes of it what is computed with."""
+    return {name: w.to(exact_enough(dtype)).clone().requires_grad_() for name, w in parameters.items()}
+
+
+def cast(p, dtype):
+    return {name: w.to(dtype) for name, w in p.items()}
 
 
 # Training.
@@ -205,7 +218,7 @@ def train(cfg, parameters, batch, run, dtype):
     optimizer = make_optimizer(run, p)
     for s in range(run["steps"]):
         optimizer.zero_grad()
-        loss = batch_loss(cfg, p, batch)
+        loss = batch_loss(cfg, cast(p, dtype), batch)
         loss.backward()
         # clip_grad_norm_ scales by min(1, clip / (norm + 1e-6)).
         norm = torch.nn.utils.clip_grad_norm_(p.values(), run["clip"] or math.inf)
@@ -221,10 +234,10 @@ def golden(cfg, parameters, inputs, dtype=torch.float64):
     """Every number of golden.safetensors."""
     p, out = leaves(parameters, dtype), {}
     for i, ids in enumerate(inputs["logits"]):
-        hidden, logits = forward(cfg, p, torch.tensor([ids]))
+        hidden, logits = forward(cfg, cast(p, dtype), torch.tensor([ids]))
         out[f"last_hidden_state.{i}"], out[f"logits.{i}"] = hidden[0].detach(), logits[0].detach()
     batch = torch.tensor(inputs["batch"])
-    loss = batch_loss(cfg, p, batch)
+    loss = batch_loss(cfg, cast(p, dtype), batch)
     loss.backward()
     out["loss"] = loss.detach().view(1)
     for name, w in p.items():
@@ -234,6 +247,24 @@ def golden(cfg, parameters, inputs, dtype=torch.float64):
         if run["clip"]:
             out["grad_norms"] = norms
     return out
+
+
+def bf16_errors(cfg, parameters, inputs):
+    """Every number of bf16.safetensors: of each tensor the largest error and the root of their mean square, both relative to its
+    largest value, and of each run the largest error. One computation is one throw of the dice: it is the largest, or the mean,
+    of STARTS of them, whose parameters are the stored ones and others that are near, each against its own exact numbers."""
+    rng, out = np.random.RandomState(SEED), {}
+    runs = inputs["runs"].keys() | {"grad_norms"}
+    for start in range(STARTS):
+        near = {name: parameters[name] * torch.from_numpy((1 + 0.02 * (start > 0) * rng.standard_normal(parameters[name].shape)))
+                .float() for name in sorted(parameters)}
+        exact, found = (golden(cfg, near, inputs, dtype) for dtype in (torch.float64, torch.bfloat16))
+        for name in exact:
+            error, largest = found[name].double() - exact[name], exact[name].abs().max()
+            numbers = [error.abs().max()] if name in runs else [error.abs().max() / largest, error.square().mean() / largest**2]
+            out.setdefault(name, []).append(torch.stack(numbers))
+    return {name: torch.stack([*torch.stack(starts).max(0)[0][:1], *torch.stack(starts).mean(0)[1:].sqrt()])
+            for name, starts in out.items()}
 
 
 # The two commands.
@@ -251,7 +282,10 @@ def write(directory, cfg, runs, seed):
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in inputs.items())
     (directory / "input.json").write_text("{\n" + lines + "\n}\n")
     write_safetensors(directory / "model.safetensors", parameters)
-    write_safetensors(directory / "golden.safetensors", golden(cfg, parameters, inputs))
+    exact = golden(cfg, parameters, inputs)
+    write_safetensors(directory / "golden.safetensors", exact)
+    if runs:
+        write_safetensors(directory / "bf16.safetensors", bf16_errors(cfg, parameters, inputs))
 
 
 def difference(a, b):
@@ -297,6 +331,19 @@ def check(directory):
                   f"from {exact[name][0]:.4f} to {exact[name][-1]:.4f}")
     if again > 1e-6 or error > 1e-6:
         sys.exit(f"{directory}: does not agree")
+    if inputs["runs"]:
+        check_bf16(directory, bf16_errors(cfg, parameters, inputs))
+
+
+def check_bf16(directory, found):
+    """In what order PyTorch adds, and so how it rounds, is another processor's affair: errors may differ twofold."""
+    stored = read_safetensors(directory / "bf16.safetensors")
+    if stored.keys() != found.keys():
+        sys.exit(f"{directory}: bf16.safetensors has other names: {sorted(stored.keys() ^ found.keys())}")
+    for name in sorted(found):
+        print(f"{directory.name}: {name} in bf16", *(f"{x:.1e} (stored {y:.1e})" for x, y in zip(found[name], stored[name])))
+        if (found[name] > 2 * stored[name]).any() or (stored[name] > 2 * found[name]).any():
+            sys.exit(f"{directory}: {name} in bf16 does not agree")
 
 
 def main():

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a rank makes in a step is what was foretold of it: a GPT-2 whose head is tied, asked and submitted as every rank of a mesh
  * in turn. */
+#include <starpu.h>
 #include <stdlib.h>
 
 #include <codelets/attention/attention.h>
@@ -15,17 +16,18 @@
 /* No two states are as large as another gradient: they would share a pool. */
 enum { V = 37, T = 7, C = 10, H = 5, LAYERS = 2 };
 
-static struct orr_model *model_of(const struct orr_mesh *mesh, int rank)
-{
-    const struct orr_embedding embedding = {.vocab = V, .positions = T, .width = C};
-    const struct orr_attention attention = {.width = C, .heads = H};
-    const struct orr_mlp mlp = {.width = C, .hidden = 4 * C};
-    const struct orr_head head = {.vocab = V, .width = C};
-    struct orr_mesh seen = *mesh;
+static enum orr_dtype dtype = ORR_F32;
 
-    seen.pretended = rank + 1;
-    struct orr_model *model = orr_model_create(&seen);
+static struct orr_model *model_of(const struct orr_mesh *mesh)
+{
+    const struct orr_embedding embedding = {.vocab = V, .positions = T, .width = C, .std = 0.1f};
+    const struct orr_attention attention = {.width = C, .heads = H, .eps = 1e-5f};
+    const struct orr_mlp mlp = {.width = C, .hidden = 4 * C, .eps = 1e-5f};
+    const struct orr_head head = {.vocab = V, .width = C, .eps = 1e-5f};
+    struct orr_model *model = orr_model_create(mesh);
+
     ck_assert_msg(model != NULL, "%s", orr_error());
+    ck_assert_int_eq(orr_model_set_dtype(model, dtype), 0);
     ck_assert_int_eq(orr_embedding(model, &embedding), 0);
     for (int l = 0; l < LAYERS; l++) {
         ck_assert_int_eq(orr_attention(model, l, &attention), 0);
@@ -46,7 +48,7 @@ static int64_t bytes_of_pools(const struct orri_pool *pool)
     int64_t sum = 0;
 
     for (; pool; pool = pool->next)
-        sum += pool->size * pool->count * (int64_t)sizeof(float);
+        sum += pool->size * (int64_t)orr_tile_bytes(&pool->tile[0]);
     return sum;
 }
 
@@ -62,7 +64,9 @@ static int64_t bytes_of_passing(const struct orr_training *t, const struct orri_
 
 static void check_rank(const struct orr_mesh *mesh, int rank, struct orr_training_options options)
 {
-    struct orr_model *model = model_of(mesh, rank);
+    struct orr_mesh seen = *mesh;
+    seen.pretended = rank + 1;
+    struct orr_model *model = model_of(&seen);
     int64_t gradients = 0, parameters = 0, state = 0;
     struct orr_memory_need need;
 
@@ -75,9 +79,9 @@ static void check_rank(const struct orr_mesh *mesh, int rank, struct orr_trainin
     ck_assert_msg(orr_training_submit(t, &toy_source) == 0, "%s", orr_error());
     for (int p = 0; p < model->parameters; p++) {
         const struct orri_parameter *parameter = model->parameter[p];
-        parameters += bytes_of(&parameter->value);
-        for (int r = 0; parameter->read && r < mesh->dp; r++)
-            parameters += bytes_of(&parameter->read[r]);
+        parameters += bytes_of(&parameter->value) + bytes_of(&parameter->working);
+        for (int i = 0; parameter->own && i < 2 * mesh->dp; i++)
+            parameters += bytes_of(&parameter->own[i]);
         for (int i = 0; i < parameter->group->users * mesh->dp * parameter->copies; i++)
             gradients += bytes_of(&parameter->gradient[i]);
         for (int i = 0; i < t->states; i++)
@@ -116,29 +120,215 @@ static void check_all(struct orr_training_options options, int zero)
     }
 }
 
+/* In fp32 and in bf16. */
+static void check_both(struct orr_training_options options, int zero)
+{
+    for (int i = ORR_F32; i <= ORR_BF16; i++) {
+        dtype = (enum orr_dtype)i;
+        check_all(options, zero);
+    }
+    dtype = ORR_F32;
+}
+
 START_TEST(test_gradients_in_common)
 {
-    check_all((struct orr_training_options){.optimizer = {.kind = ORR_ADAM}}, 1);
+    check_both((struct orr_training_options){.optimizer = {.kind = ORR_ADAM}}, 1);
 }
 END_TEST
 
 START_TEST(test_lent_parameters)
 {
-    check_all((struct orr_training_options){.optimizer = {.kind = ORR_ADAM}}, 3);
+    check_both((struct orr_training_options){.optimizer = {.kind = ORR_ADAM}}, 3);
 }
 END_TEST
 
 /* With one state its tiles are received in the pools of gradients. */
 START_TEST(test_parameters_in_common)
 {
-    check_all((struct orr_training_options){.sync = ORR_SYNC_PARAMETERS, .optimizer = {.kind = ORR_ADAM}}, 1);
-    check_all((struct orr_training_options){.sync = ORR_SYNC_PARAMETERS, .optimizer = {.kind = ORR_SGD}}, 1);
+    check_both((struct orr_training_options){.sync = ORR_SYNC_PARAMETERS, .optimizer = {.kind = ORR_ADAM}}, 1);
+    check_both((struct orr_training_options){.sync = ORR_SYNC_PARAMETERS, .optimizer = {.kind = ORR_SGD}}, 1);
 }
 END_TEST
 
 START_TEST(test_exchange)
 {
-    check_all((struct orr_training_options){.staleness = 1, .optimizer = {.kind = ORR_ADAM}}, 1);
+    check_both((struct orr_training_options){.staleness = 1, .optimizer = {.kind = ORR_ADAM}}, 1);
+}
+END_TEST
+
+/* ---- copies in fp32 ------------------------------------------------------------------------------------------ */
+
+static size_t largest;          /* atomic: of the workers' buffers for copies */
+
+static void look(void *nothing)
+{
+    size_t size = orri_outer_scratch_size(), seen = __atomic_load_n(&largest, __ATOMIC_RELAXED);
+
+    (void)nothing;
+    while (size > seen && !__atomic_compare_exchange_n(&largest, &seen, size, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+}
+
+static size_t in_pages(int64_t bytes)
+{
+    return ((size_t)bytes + 4095) / 4096 * 4096;
+}
+
+/* What a worker is foretold to take more than in fp32: its copies. */
+static int64_t copies_of(const struct orr_mesh *mesh, const struct orr_training_options *t, const struct orr_slots_options *o,
+                         int rank)
+{
+    int64_t scratch[2];
+
+    for (int i = ORR_F32; i <= ORR_BF16; i++) {
+        struct orr_memory_need need;
+        dtype = (enum orr_dtype)i;
+        struct orr_model *model = model_of(mesh);
+        ck_assert_msg((t ? orr_training_memory(model, t, rank, &need) : orr_slots_memory(model, o, 0, rank, &need)) == 0, "%s",
+                      orr_error());
+        scratch[i] = need.scratch;
+        orr_model_destroy(model);
+    }
+    ck_assert_int_eq((scratch[1] - scratch[0]) % orr_worker_count(), 0);
+    return (scratch[1] - scratch[0]) / orr_worker_count();
+}
+
+/* On ranks together as much as in one process, though not each of them has the hungriest pass. */
+static void check_ranks(struct orr_mesh mesh, const struct orr_training_options *t, const struct orr_slots_options *o,
+                        int64_t most)
+{
+    int64_t found = 0;
+
+    mesh.ranks = mesh.dp * mesh.pp * mesh.tp;
+    for (int rank = 0; rank < mesh.ranks; rank++) {
+        mesh.pretended = rank + 1;
+        int64_t copies = copies_of(&mesh, t, o, rank);
+        found = copies > found ? copies : found;
+    }
+    ck_assert_msg(found == most, "ranks take %lld, one process %lld", (long long)found, (long long)most);
+}
+
+static void expect_largest(int64_t copies, const struct orr_mesh *mesh, const char *what)
+{
+    largest = 0;
+    starpu_execute_on_each_worker(look, NULL, STARPU_CPU);
+    ck_assert_msg(largest == in_pages(copies), "%s, dp %d, pp %d, tp %d: %zu bytes of copies, foretold %lld", what, mesh->dp,
+                  mesh->pp, mesh->tp, largest, (long long)copies);
+    orri_scratch_free_all();
+}
+
+static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+{
+    (void)self;
+    for (int i = 0; i < count * seq; i++) {
+        tokens[i] = (int32_t)((first + 7 * (uint64_t)i) % V);
+        labels[i] = (int32_t)((first + 7 * (uint64_t)i + 1) % V);
+    }
+}
+
+static const struct orr_source source = {read_tokens, NULL};
+
+/* Sequences long enough for a pass to take some pages. */
+START_TEST(test_copies)
+{
+    static const struct orr_mesh layouts[] = {
+        {.dp = 1, .pp = 1, .tp = 1, .ranks = 1},
+        {.dp = 2, .pp = 1, .tp = 1, .ranks = 1, .zero = 3},
+        {.dp = 1, .pp = 2, .tp = 1, .ranks = 1},
+        {.dp = 1, .pp = 3, .tp = 1, .ranks = 1},
+        {.dp = 1, .pp = 1, .tp = 2, .ranks = 1},
+        {.dp = 1, .pp = 1, .tp = 5, .ranks = 1, .sequence_parallel = true},
+        {.dp = 2, .pp = 2, .tp = 2, .ranks = 1, .sequence_parallel = true},
+    };
+    static const char *const policies[] = {"1f1b", "zb"};
+
+    for (size_t i = 0; i < ORRI_COUNT(layouts) * ORRI_COUNT(policies); i++) {
+        const struct orr_mesh *mesh = &layouts[i / ORRI_COUNT(policies)];
+        struct orr_training_options t = {.batch = 42, .micro_batch = 21, .seq = T, .optimizer = {.kind = ORR_ADAM}};
+        ck_assert_int_eq(orr_slot_policy_parse(policies[i % ORRI_COUNT(policies)], &t.slots), 0);
+        int64_t copies = copies_of(mesh, &t, NULL, 0);
+        ck_assert_int_gt(copies, 4096);
+        orri_scratch_free_all();
+        struct orr_model *model = model_of(mesh);
+        struct orr_training *training = orr_training_create(model, &t);
+        struct orr_step step;
+        ck_assert_msg(training != NULL && orr_model_randomize(model, 1) == 0, "%s", orr_error());
+        ck_assert_msg(orr_training_gradients(training, &source, &step) == 0, "%s", orr_error());
+        orr_training_destroy(training);
+        orr_model_destroy(model);
+        expect_largest(copies, mesh, policies[i % ORRI_COUNT(policies)]);
+        check_ranks(*mesh, &t, NULL, copies);
+    }
+}
+END_TEST
+
+/* A frozen model has its parameters once, in its dtype: all of them, and on ranks those that they read. */
+START_TEST(test_frozen)
+{
+    for (int i = 0; i < 2 * (int)ORRI_COUNT(meshes) * 2; i++) {
+        struct orr_mesh mesh = meshes[i / 4];
+        struct orr_slots_options o = {.batch = 1, .seq = T, .microbatches = 1, .predict_floats = V};
+        struct orr_memory_need need;
+        dtype = i % 2 ? ORR_BF16 : ORR_F32;
+        mesh.zero = i / 2 % 2 ? 3 : 1;
+        for (int rank = 0; rank < mesh.ranks; rank++) {
+            mesh.pretended = rank + 1;
+            struct orr_model *model = model_of(&mesh);
+            int64_t found = 0;
+            ck_assert_int_eq(orr_model_freeze(model), 0);
+            ck_assert_int_eq(orr_slots_memory(model, &o, 0, rank, &need), 0);
+            ck_assert_int_eq(orr_model_randomize(model, 1), 0);
+            struct orr_evaluation *e = orr_evaluation_create(model, 1, T);
+            struct orr_result result;
+            orr_evaluation_run(e, &source, mesh.dp, &result);
+            for (int p = 0; p < model->parameters; p++)
+                found += bytes_of(&model->parameter[p]->value) + bytes_of(&model->parameter[p]->working);
+            found += bytes_of_pools(model->values);
+            ck_assert_msg(need.parameters == found, "rank %d of %d: %lld, not %lld", rank, mesh.ranks, (long long)need.parameters,
+                          (long long)found);
+            if (mesh.zero == 1 && mesh.pp * mesh.tp == 1)
+                ck_assert_int_eq(found, orr_model_size(model) * (dtype == ORR_BF16 ? 2 : 4));
+            ck_assert(need.state == 0 && need.gradients == 0);
+            orr_evaluation_destroy(e);
+            orr_model_destroy(model);
+        }
+    }
+}
+END_TEST
+
+static const int32_t tokens[T];
+
+START_TEST(test_copies_forward)
+{
+    static const struct orr_mesh layouts[] = {
+        {.dp = 1, .pp = 1, .tp = 1, .ranks = 1},
+        {.dp = 2, .pp = 2, .tp = 1, .ranks = 1},
+        {.dp = 2, .pp = 1, .tp = 2, .ranks = 1},
+    };
+
+    for (size_t i = 0; i < ORRI_COUNT(layouts); i++) {
+        struct orr_slots_options evaluation = {.batch = 21, .seq = T, .microbatches = 32};
+        struct orr_slots_options prediction = {.batch = 1, .seq = T, .microbatches = 1, .predict_floats = T * (V + C)};
+        int64_t copies[] = {copies_of(&layouts[i], NULL, &evaluation, 0), copies_of(&layouts[i], NULL, &prediction, 0)};
+        float logits[T * V];
+        struct orr_result result;
+        orri_scratch_free_all();
+
+        struct orr_model *model = model_of(&layouts[i]);
+        ck_assert_int_eq(orr_model_randomize(model, 1), 0);
+        struct orr_evaluation *e = orr_evaluation_create(model, 21, T);
+        ck_assert_msg(orr_evaluation_run(e, &source, 42, &result) == 0, "%s", orr_error());
+        orr_evaluation_destroy(e);
+        expect_largest(copies[0], &layouts[i], "evaluation");
+        check_ranks(layouts[i], NULL, &evaluation, copies[0]);
+
+        struct orr_predictor *p = orr_predictor_create(model, V, C, T);
+        ck_assert_msg(orr_predict(p, tokens, T, T, logits, NULL) == 0, "%s", orr_error());
+        orr_predictor_destroy(p);
+        expect_largest(copies[1], &layouts[i], "prediction");
+        orr_model_destroy(model);
+        check_ranks(layouts[i], NULL, &prediction, copies[1]);
+    }
 }
 END_TEST
 
@@ -158,6 +348,9 @@ Suite *suite(void)
     tcase_add_test(c, test_lent_parameters);
     tcase_add_test(c, test_parameters_in_common);
     tcase_add_test(c, test_exchange);
+    tcase_add_test(c, test_frozen);
+    tcase_add_test(c, test_copies);
+    tcase_add_test(c, test_copies_forward);
     suite_add_tcase(s, c);
     return s;
 }

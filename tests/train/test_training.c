@@ -8,174 +8,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <models/gpt2.h>
-#include <orrery/orrery.h>
-
 #include "check_main.h"
 #include "files.h"
 #include "meshes.h"
-
-enum { VOCAB = 61, WIDTH = 32, POSITIONS = 24, SEQ = 12, BATCH = 8, MOST_STEPS = 12 };
+#include "train/small_gpt.h"
 
 static const struct orr_mesh one = MESH(1, 1, 1);
-
-/* ---- a model and its training -------------------------------------------------------------------------------- */
-
-struct setup {
-    struct orr_mesh mesh;
-    int micro_batch;
-    const char *slots;
-    float dropout;
-    bool untied;
-    struct orr_training_options options;
-};
-
-static struct setup usual(void)
-{
-    struct setup s = {.mesh = one, .micro_batch = 2, .slots = "h1"};
-
-    s.options = (struct orr_training_options){
-        .batch = BATCH,
-        .seq = SEQ,
-        .optimizer = orr_optimizer_default(ORR_ADAMW),
-        .schedule = {ORR_SCHEDULE_COSINE, 1e-2, 1e-3, 3, 40},
-        .seed = 5,
-    };
-    return s;
-}
-
-static struct orr_model *create_model(const struct setup *s)
-{
-    struct orr_gpt2 gpt = {
-        .vocab_size = VOCAB,
-        .n_positions = POSITIONS,
-        .n_embd = WIDTH,
-        .n_layer = 2,
-        .n_head = 2,
-        .n_inner = 4 * WIDTH,
-        .embd_pdrop = s->dropout,
-        .attn_pdrop = s->dropout,
-        .resid_pdrop = s->dropout,
-        .layer_norm_epsilon = 1e-5f,
-        .initializer_range = 0.1f,
-        .tie_word_embeddings = !s->untied,
-    };
-    struct orr_model *model = orr_gpt2_create(&gpt, &s->mesh);
-
-    ck_assert_msg(model != NULL, "%s", orr_error());
-    ck_assert_int_eq(orr_model_randomize(model, 3), 0);
-    return model;
-}
-
-static struct orr_training *create_training(struct orr_model *model, const struct setup *s)
-{
-    struct orr_training_options options = s->options;
-
-    options.micro_batch = s->micro_batch;
-    ck_assert_int_eq(orr_slot_policy_parse(s->slots, &options.slots), 0);
-    struct orr_training *training = orr_training_create(model, &options);
-    ck_assert_msg(training != NULL, "%s", orr_error());
-    return training;
-}
-
-/* Sample n is a function of n; every fifth label does not count. */
-static void read_samples(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
-{
-    (void)self;
-    for (int b = 0; b < count; b++) {
-        struct orr_rng rng = {42, (uint32_t)(first + (uint64_t)b), 0};
-        uint32_t words[64];
-        orr_rng_words(&rng, 0, (size_t)seq + 1, words);
-        for (int t = 0; t < seq; t++) {
-            tokens[b * seq + t] = (int32_t)(words[t] % VOCAB);
-            labels[b * seq + t] = t % 5 == 4 ? ORR_IGNORE : (int32_t)(words[t + 1] % VOCAB);
-        }
-    }
-}
-
-static void read_same_batch(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
-{
-    read_samples(self, first % BATCH, count, seq, tokens, labels);
-}
-
-static const struct orr_source samples = {read_samples, NULL};
-
-/* All parameters, one behind the other. */
-struct values {
-    int64_t count;
-    float *at;
-};
-
-static struct values read_values(struct orr_model *model)
-{
-    struct values v = {0};
-
-    for (int i = 0; i < orr_model_parameter_count(model); i++) {
-        struct orr_parameter_info info;
-        orr_model_parameter(model, i, &info);
-        v.at = realloc(v.at, (size_t)(v.count + info.count) * sizeof(*v.at));
-        ck_assert_int_eq(orr_model_read(model, i, v.at + v.count), 0);
-        v.count += info.count;
-    }
-    return v;
-}
-
-static bool same(struct values a, struct values b)
-{
-    return a.count == b.count && memcmp(a.at, b.at, (size_t)a.count * sizeof(*a.at)) == 0;
-}
-
-/* The largest difference. */
-static double distance(struct values a, struct values b)
-{
-    double most = 0;
-
-    ck_assert_int_eq(a.count, b.count);
-    for (int64_t i = 0; i < a.count; i++) {
-        double d = fabs((double)a.at[i] - (double)b.at[i]);
-        most = isnan(d) ? INFINITY : fmax(most, d);
-    }
-    return most;
-}
-
-struct result {
-    double loss[MOST_STEPS];
-    struct values values;
-};
-
-static void take_steps(struct orr_training *training, const struct orr_source *source, int steps, double *loss)
-{
-    struct orr_step report;
-    int64_t before = orr_training_steps(training);
-
-    for (int s = 0; s < steps; s++)
-        ck_assert_msg(orr_training_submit(training, source) == 0, "%s", orr_error());
-    for (int s = 0; s < steps; s++) {
-        ck_assert_msg(orr_training_next(training, &report, true) == 1, "%s", orr_error());
-        ck_assert_int_eq(report.step, before + s + 1);
-        loss[s] = report.loss;
-    }
-}
-
-static struct result train(struct setup s, int steps)
-{
-    struct orr_model *model = create_model(&s);
-    struct orr_training *training = create_training(model, &s);
-    struct result r = {0};
-
-    take_steps(training, &samples, steps, r.loss);
-    r.values = read_values(model);
-    orr_training_destroy(training);
-    orr_model_destroy(model);
-    return r;
-}
 
 /* ---- training ------------------------------------------------------------------------------------------------ */
 
 START_TEST(test_overfits)
 {
     struct setup s = usual();
-    struct orr_source source = {read_same_batch, NULL};
     struct orr_step report = {0};
     s.micro_batch = 4;
     s.options.optimizer.weight_decay = 0;
@@ -184,7 +28,7 @@ START_TEST(test_overfits)
     struct orr_training *training = create_training(model, &s);
 
     for (int step = 0; step < 150; step++)
-        ck_assert_msg(orr_training_submit(training, &source) == 0, "%s", orr_error());
+        ck_assert_msg(orr_training_submit(training, &same_batch) == 0, "%s", orr_error());
     while (orr_training_next(training, &report, true) == 1)
         if (report.step == 1)
             ck_assert_double_eq_tol(report.loss, log(VOCAB), 1);
@@ -207,13 +51,13 @@ START_TEST(test_equal_runs)
     for (int again = 0; again < 3; again++) {
         struct result r = train(s, 8);
         ck_assert_mem_eq(r.loss, first.loss, sizeof(r.loss));
-        ck_assert_msg(same(r.values, first.values), "run %d differs", again);
+        ck_assert_msg(same_values(r.values, first.values), "run %d differs", again);
         free(r.values.at);
     }
     /* And the seed counts. */
     s.options.seed++;
     struct result other = train(s, 8);
-    ck_assert(!same(other.values, first.values));
+    ck_assert(!same_values(other.values, first.values));
     free(other.values.at);
     free(first.values.at);
 }
@@ -232,8 +76,8 @@ START_TEST(test_stages_and_slots)
             s.mesh.pp = pp;
             s.slots = policies[i];
             struct result r = train(s, 6);
-            ck_assert_msg(same(r.values, first.values), "pp %d, slots %s: %g away", pp, s.slots,
-                          distance(r.values, first.values));
+            ck_assert_msg(same_values(r.values, first.values), "pp %d, slots %s: %g away", pp, s.slots,
+                          values_distance(r.values, first.values));
             ck_assert_mem_eq(r.loss, first.loss, sizeof(r.loss));
             free(r.values.at);
         }
@@ -247,7 +91,7 @@ static void check_close(struct result r, struct result first, int steps, const c
     for (int step = 0; step < steps; step++)
         ck_assert_msg(fabs(r.loss[step] - first.loss[step]) < 1e-5 * first.loss[step], "%s, step %d: %.9g, not %.9g",
                       what, step + 1, r.loss[step], first.loss[step]);
-    ck_assert_msg(distance(r.values, first.values) < 1e-3, "%s: %g away", what, distance(r.values, first.values));
+    ck_assert_msg(values_distance(r.values, first.values) < 1e-3, "%s: %g away", what, values_distance(r.values, first.values));
     free(r.values.at);
 }
 
@@ -295,40 +139,11 @@ END_TEST
 
 /* ---- checkpoints --------------------------------------------------------------------------------------------- */
 
-static struct orr_config *config_of(const char *text)
-{
-    struct orr_config *config = orr_config_create("test");
-
-    ck_assert_int_eq(orr_config_set(config, text), 0);
-    return config;
-}
-
-static int save(const char *out, struct orr_training *training, int keep)
-{
-    struct orr_config *config = config_of("model_type=gpt2"), *trainer = config_of("optimizer=any");
-    int status = orr_checkpoint_save(out, training, config, trainer, keep);
-
-    orr_config_destroy(config);
-    orr_config_destroy(trainer);
-    return status;
-}
-
-static struct orr_training *start_over(const struct setup *s, struct orr_model **model)
-{
-    *model = create_model(s);
-    return create_training(*model, s);
-}
-
-static void end(struct orr_training *training, struct orr_model *model)
-{
-    orr_training_destroy(training);
-    orr_model_destroy(model);
-}
-
 static void check_resumed(struct setup s, enum orr_optimizer_kind kind)
 {
     double loss[MOST_STEPS];
     struct orr_model *model;
+    struct orr_loss_scale scale, end;
     char *resolved;
     s.dropout = 0.1f;
     s.options.optimizer = orr_optimizer_default(kind);
@@ -338,16 +153,19 @@ static void check_resumed(struct setup s, enum orr_optimizer_kind kind)
     /* The interrupted run goes on and must not be disturbed by the checkpoint. */
     struct orr_training *training = start_over(&s, &model);
     take_steps(training, &samples, 4, loss);
-    ck_assert_msg(save(at("run"), training, 0) == 0, "%s", orr_error());
+    ck_assert_msg(save_checkpoint(at("run"), training, 0) == 0, "%s", orr_error());
     take_steps(training, &samples, 6, loss + 4);
     ck_assert_mem_eq(loss, whole.loss, sizeof(whole.loss[0]) * 10);
+    ck_assert_int_eq(orr_training_loss_scale(training, &end), 0);
+    if (s.dtype == ORR_F16)
+        ck_assert_double_eq(end.scale, 8 * 65536);
 
     /* The same training goes back, too: into a model and an optimizer that know more than they should. */
     resolved = orr_checkpoint_resolve(at("run"));
     ck_assert_ptr_nonnull(resolved);
     for (int fresh = 0; fresh < 2; fresh++) {
         if (fresh) {
-            end(training, model);
+            finish_training(training, model);
             if (s.mesh.pp == 1)
                 s.mesh.pp = 3;      /* and a checkpoint knows nothing of the layout */
             training = start_over(&s, &model);
@@ -358,10 +176,13 @@ static void check_resumed(struct setup s, enum orr_optimizer_kind kind)
         take_steps(training, &samples, 6, loss + 4);
         ck_assert_mem_eq(loss + 4, whole.loss + 4, sizeof(whole.loss[0]) * 6);
         struct values values = read_values(model);
-        ck_assert_msg(same(values, whole.values), "%s differs after resuming", orr_optimizer_name(kind));
+        ck_assert_msg(same_values(values, whole.values), "%s in %s differs after resuming", orr_optimizer_name(kind),
+                      orr_dtype_label(s.dtype));
+        ck_assert_int_eq(orr_training_loss_scale(training, &scale), 0);
+        ck_assert_mem_eq(&scale, &end, sizeof(scale));
         free(values.at);
     }
-    end(training, model);
+    finish_training(training, model);
     free(resolved);
     free(whole.values.at);
     ck_assert_int_eq(orri_remove_tree(at("run")), 0);
@@ -377,6 +198,26 @@ START_TEST(test_resuming)
     }
     s.mesh.dp = 2;
     s.untied = true;
+    check_resumed(s, ORR_ADAMW);
+}
+END_TEST
+
+/* Whatever the parameters are saved in, a run goes on from those in fp32, and with fp16 from its loss scale, which changes in
+ * steps 3, 6 and 9. */
+START_TEST(test_resuming_mixed)
+{
+    struct setup s = usual();
+
+    s.options.loss_scale_window = 3;
+    for (int dtype = ORR_BF16; dtype <= ORR_F16; dtype++) {
+        for (int saved = ORR_F32; saved <= ORR_F16; saved++) {
+            s.dtype = (enum orr_dtype)dtype;
+            s.options.checkpoint_dtype = (enum orr_dtype)saved;
+            s.mesh.dp = saved == ORR_F16 ? 2 : 1;
+            check_resumed(s, saved == ORR_BF16 ? ORR_SGD : ORR_ADAMW);
+        }
+    }
+    s.dtype = ORR_F32;
     check_resumed(s, ORR_ADAMW);
 }
 END_TEST
@@ -410,9 +251,29 @@ static void expect_state(struct orr_training *training, struct orr_model *model,
     ck_assert_int_eq(at, expected.count);
 }
 
+/* How far losses may be off that were computed in another layout. In fp32 as far as sums round; else as two runs whose roundings
+ * have nothing to do with each other (tests/mpi/equivalence.c). */
+static double loss_tolerance(struct setup s, struct result whole, int from, int steps)
+{
+    double most = 0;
+
+    if (s.dtype == ORR_F32)
+        return 1e-5 * whole.loss[0];
+    s.dtype = ORR_F32;
+    struct result exact = train(s, steps);
+    for (int step = from; step < steps; step++)
+        most = fmax(most, fabs(exact.loss[step] - whole.loss[step]));
+    free(exact.values.at);
+    return 2 * sqrt(5) * most;
+}
+
 /* Each layout reads what the one before it has written, and writes the same bytes. */
 START_TEST(test_layouts_share_checkpoints)
 {
+    static const struct {
+        bool untied;
+        enum orr_dtype dtype, saved;
+    } models[] = {{false, ORR_F32, ORR_F32}, {true, ORR_F32, ORR_F32}, {false, ORR_BF16, ORR_F32}, {false, ORR_F16, ORR_BF16}};
     static const struct orr_mesh meshes[] = {
         {.dp = 1, .pp = 1, .tp = 2, .ranks = 1},
         {.dp = 2, .pp = 2, .tp = 1, .ranks = 1},
@@ -423,12 +284,15 @@ START_TEST(test_layouts_share_checkpoints)
     struct setup s = usual();
     struct orr_model *model;
     double loss[MOST_STEPS];
-    s.untied = _i;
+    s.untied = models[_i].untied;
+    s.dtype = models[_i].dtype;
+    s.options.checkpoint_dtype = models[_i].saved;
     struct result whole = train(s, 6);
+    double most = loss_tolerance(s, whole, 3, 6);
 
     struct orr_training *training = start_over(&s, &model);
     take_steps(training, &samples, 3, loss);
-    ck_assert_msg(save(at("first"), training, 0) == 0, "%s", orr_error());
+    ck_assert_msg(save_checkpoint(at("first"), training, 0) == 0, "%s", orr_error());
     struct values values = read_values(model), state[2] = {values, values};
     for (int which = 0; which < 2; which++) {
         state[which].at = malloc((size_t)values.count * sizeof(float));
@@ -440,7 +304,7 @@ START_TEST(test_layouts_share_checkpoints)
             n += info.count;
         }
     }
-    end(training, model);
+    finish_training(training, model);
 
     for (size_t m = 0; m < sizeof(meshes) / sizeof(meshes[0]); m++) {
         char *before = orr_checkpoint_resolve(m == 0 ? at("first") : at("second"));
@@ -448,19 +312,22 @@ START_TEST(test_layouts_share_checkpoints)
         training = start_over(&s, &model);
         ck_assert_msg(orr_checkpoint_load(before, training) == 0, "%s", orr_error());
         struct values found = read_values(model);
-        ck_assert_msg(same(found, values), "mesh %zu has read other parameters", m);
+        ck_assert_msg(same_values(found, values), "mesh %zu has read other parameters", m);
         expect_state(training, model, 0, state[0]);
         expect_state(training, model, 1, state[1]);
-        ck_assert_msg(save(at("second"), training, 0) == 0, "%s", orr_error());
+        ck_assert_msg(save_checkpoint(at("second"), training, 0) == 0, "%s", orr_error());
         ck_assert_msg(same_files(at("first/latest/model.safetensors"), at("second/latest/model.safetensors")),
                       "mesh %zu", m);
         ck_assert_msg(same_files(at("first/latest/optimizer.safetensors"), at("second/latest/optimizer.safetensors")),
                       "mesh %zu", m);
+        if (s.options.checkpoint_dtype != ORR_F32)
+            ck_assert_msg(same_files(at("first/latest/master.safetensors"), at("second/latest/master.safetensors")),
+                          "mesh %zu", m);
         take_steps(training, &samples, 3, loss);
         for (int i = 0; i < 3; i++)
-            ck_assert_msg(fabs(loss[i] - whole.loss[3 + i]) < 1e-5 * whole.loss[3 + i],
-                          "mesh %zu, step %d: %g, not %g", m, 4 + i, loss[i], whole.loss[3 + i]);
-        end(training, model);
+            ck_assert_msg(fabs(loss[i] - whole.loss[3 + i]) < most, "mesh %zu, step %d: %g, not %g within %g", m, 4 + i, loss[i],
+                          whole.loss[3 + i], most);
+        finish_training(training, model);
         free(found.at);
         free(before);
     }
@@ -496,7 +363,7 @@ START_TEST(test_keeping)
 
     for (int step = 1; step <= 4; step++) {
         take_steps(training, &samples, 1, loss);
-        ck_assert_msg(save(folder, training, 2) == 0, "%s", orr_error());
+        ck_assert_msg(save_checkpoint(folder, training, 2) == 0, "%s", orr_error());
     }
     ck_assert(!there("step-00000002") && there("step-00000003") && there("step-00000004"));
     ck_assert(latest_is("step-00000004"));
@@ -508,22 +375,22 @@ START_TEST(test_keeping)
     ck_assert_int_eq(mkdir(at("step-00000009.tmp"), 0777), 0);
     put_text(at("step-00000009.tmp/model.safetensors"), "half");
     take_steps(training, &samples, 1, loss);
-    ck_assert_msg(save(folder, training, 1) == 0, "%s", orr_error());
+    ck_assert_msg(save_checkpoint(folder, training, 1) == 0, "%s", orr_error());
     ck_assert(there("step-00000005") && there("step-1") && there("step-00000001x"));
     ck_assert_int_eq(entries(folder), 4);
 
     /* Going back: what is later is another run's now, and stays. */
     orr_training_resume(training, 2, 2 * BATCH);
-    ck_assert_msg(save(folder, training, 1) == 0, "%s", orr_error());
+    ck_assert_msg(save_checkpoint(folder, training, 1) == 0, "%s", orr_error());
     ck_assert(there("step-00000002") && there("step-00000005"));
     ck_assert(latest_is("step-00000002"));
     take_steps(training, &samples, 1, loss);
-    ck_assert_int_eq(save(folder, training, 0), 0);
+    ck_assert_int_eq(save_checkpoint(folder, training, 0), 0);
     ck_assert(there("step-00000002") && there("step-00000003"));
     /* The same step once more replaces it. */
-    ck_assert_int_eq(save(folder, training, 0), 0);
+    ck_assert_int_eq(save_checkpoint(folder, training, 0), 0);
     ck_assert(latest_is("step-00000003"));
-    end(training, model);
+    finish_training(training, model);
 }
 END_TEST
 
@@ -534,8 +401,8 @@ static char *saved_checkpoint(const struct setup *s)
     double loss[MOST_STEPS];
 
     take_steps(training, &samples, 2, loss);
-    ck_assert_msg(save(folder, training, 0) == 0, "%s", orr_error());
-    end(training, model);
+    ck_assert_msg(save_checkpoint(folder, training, 0) == 0, "%s", orr_error());
+    finish_training(training, model);
     return orr_checkpoint_resolve(folder);
 }
 
@@ -575,7 +442,7 @@ static void expect_load(struct setup s, const char *directory, int code, const c
     ck_assert_msg(status == code, "%d: %s", status, orr_error());
     expect_error(code, directory, what);
     ck_assert_int_eq(orr_training_steps(training), 0);
-    end(training, model);
+    finish_training(training, model);
 }
 
 START_TEST(test_bad_checkpoints)
@@ -608,7 +475,7 @@ START_TEST(test_bad_checkpoints)
     training = start_over(&s, &model);
     ck_assert_msg(orr_checkpoint_load(directory, training) == 0, "%s", orr_error());
     ck_assert_int_eq(orr_training_steps(training), 2);
-    end(training, model);
+    finish_training(training, model);
 
     snprintf(path, sizeof(path), "%s/model.safetensors.index.json", directory);
     put_text(path, "{\"weight_map\": {}}");
@@ -640,16 +507,16 @@ START_TEST(test_saving_fails)
     char below[PATH_MAX];
 
     take_steps(training, &samples, 1, loss);
-    ck_assert_int_eq(save(folder, training, 1), 0);
+    ck_assert_int_eq(save_checkpoint(folder, training, 1), 0);
     put_text(at("file"), "text");
     snprintf(below, sizeof(below), "%s/out", at("file"));
-    ck_assert_int_eq(save(below, training, 1), ORR_EIO);
+    ck_assert_int_eq(save_checkpoint(below, training, 1), ORR_EIO);
     expect_error(ORR_EIO, at("file"), "Not a directory");
 
     /* A file in the way of the new directory: nothing of the old one changes, and nothing is left behind. */
     take_steps(training, &samples, 1, loss);
     put_text(at("step-00000002"), "in the way");
-    ck_assert_int_eq(save(folder, training, 1), ORR_EIO);
+    ck_assert_int_eq(save_checkpoint(folder, training, 1), ORR_EIO);
     ck_assert(latest_is("step-00000001"));
     ck_assert(holds(at("step-00000002"), "in the way"));
     ck_assert_int_eq(entries(folder), 4);
@@ -657,11 +524,11 @@ START_TEST(test_saving_fails)
     struct orr_training *other = start_over(&s, &fresh);
     ck_assert_msg(orr_checkpoint_load(at("latest"), other) == 0, "%s", orr_error());
     ck_assert_int_eq(orr_training_steps(other), 1);
-    end(other, fresh);
+    finish_training(other, fresh);
     ck_assert_int_eq(unlink(at("step-00000002")), 0);
-    ck_assert_int_eq(save(folder, training, 1), 0);
+    ck_assert_int_eq(save_checkpoint(folder, training, 1), 0);
     ck_assert(latest_is("step-00000002"));
-    end(training, model);
+    finish_training(training, model);
 }
 END_TEST
 
@@ -682,14 +549,14 @@ START_TEST(test_failed_run_is_not_saved)
 
     for (int step = 0; step < 2; step++) {
         ck_assert_int_eq(orr_training_submit(training, &source), 0);
-        ck_assert_int_eq(save(folder, training, 0), 0);
+        ck_assert_int_eq(save_checkpoint(folder, training, 0), 0);
     }
     ck_assert_int_eq(orr_training_submit(training, &source), 0);
-    ck_assert_int_eq(save(folder, training, 0), ORR_EINVAL);
+    ck_assert_int_eq(save_checkpoint(folder, training, 0), ORR_EINVAL);
     ck_assert_ptr_nonnull(strstr(orr_error(), "step 3 has no label to learn from"));
     ck_assert(latest_is("step-00000002"));
     ck_assert_int_eq(entries(folder), 3);
-    end(training, model);
+    finish_training(training, model);
 }
 END_TEST
 
@@ -778,11 +645,11 @@ START_TEST(test_evaluation_between_steps)
         before = after;
     }
     struct values values = read_values(model);
-    ck_assert(same(values, undisturbed.values));
+    ck_assert(same_values(values, undisturbed.values));
     free(values.at);
     free(undisturbed.values.at);
     orr_evaluation_destroy(evaluation);
-    end(training, model);
+    finish_training(training, model);
 }
 END_TEST
 
@@ -940,7 +807,8 @@ Suite *suite(void)
     tcase_add_checked_fixture(files, files_setup, files_teardown);
     tcase_set_timeout(files, 120);
     tcase_add_test(files, test_resuming);
-    tcase_add_loop_test(files, test_layouts_share_checkpoints, 0, 2);
+    tcase_add_test(files, test_resuming_mixed);
+    tcase_add_loop_test(files, test_layouts_share_checkpoints, 0, 4);
     tcase_add_test(files, test_keeping);
     tcase_add_test(files, test_bad_checkpoints);
     tcase_add_test(files, test_saving_fails);

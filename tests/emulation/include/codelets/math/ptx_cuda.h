@@ -116,17 +116,19 @@ static inline void orri_copies_commit() { emulated::commit_copies(); }
 
 template <int PENDING> static inline void orri_copies_wait() { emulated::wait_copies(PENDING); }
 
-template <typename T> static inline uint32_t orri_pack(float low, float high);
+template <typename T> static inline uint32_t orri_pair(float low, float high);
 
-template <> inline uint32_t orri_pack<__nv_bfloat16>(float low, float high)
+template <> inline uint32_t orri_pair<__nv_bfloat16>(float low, float high)
 {
     return emulated_bits<uint32_t>(__floats2bfloat162_rn(low, high));
 }
 
-template <> inline uint32_t orri_pack<__half>(float low, float high)
+template <> inline uint32_t orri_pair<__half>(float low, float high)
 {
     return emulated_bits<uint32_t>(__floats2half2_rn(low, high));
 }
+
+static inline int orri_anew(int x) { return x; }
 
 /* ftz: what is less than a normal number, in and out, is 0. */
 static inline float orri_exp2(float x)

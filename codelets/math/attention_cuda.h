@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the ways of attention on a CUDA device share. C++, for .cu files. */
+#ifndef ORRI_ATTENTION_CUDA_H
+#define ORRI_ATTENTION_CUDA_H
+
+#include "codelets/math/math_cuda.h"
+#include "codelets/math/philox_cuda.h"
+
+/* A call, as kernels take it. */
+struct orri_attention_call {
+    struct orri_attention a;
+    struct orri_device_dropout dropout;
+    void *q, *k, *v;        /* backward: k and v become dk and dv                                               */
+    void *o;
+    float *lse;
+    const void *d_o;        /* this and the rest backward alone                                                 */
+    void *dq;               /* [B,T,H*D]: q is read until the last kernel                                       */
+    float2 *rows;           /* [B,H,T]: log2(e) lse; delta = sum over d of o d_o (Dao et al. 2022)              */
+};
+
+/* Of a backward call they read q, k, v, o, d_o and rows and leave dq, dk and dv. */
+void orri_attention_tensor_forward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call);
+void orri_attention_tensor_backward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call);
+void orri_attention_plain_forward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call);
+void orri_attention_plain_backward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call);
+
+#define ORRI_LOG2_E 1.44269504f
+
+/* Blocks of a grid are a sample, a head and `rows` of its rows; those of the first rows begin first. */
+static inline dim3 orri_attention_grid(const struct orri_attention &a, int rows)
+{
+    return dim3((unsigned)a.batch, (unsigned)a.heads, (unsigned)((a.seq + rows - 1) / rows));
+}
+
+/* ---- inside kernels -------------------------------------------------------------------------------------- */
+
+/* Where head h of sample b begins. */
+struct orri_attention_head {
+    int64_t in;             /* in q, k and v                        */
+    int64_t out;            /* in o and d_o                         */
+    int64_t dq;
+    int64_t row;            /* in lse and rows                      */
+    uint64_t element;       /* in the stream of dropout             */
+};
+
+static __device__ __forceinline__ struct orri_attention_head orri_attention_head(const struct orri_attention &a, int64_t b,
+                                                                                 int64_t h)
+{
+    int64_t seq = a.seq;
+
+    return {b * seq * a.ld + h * a.head_dim, b * seq * a.ld_out + h * a.head_dim,
+            (b * seq * a.heads + h) * a.head_dim, (b * a.heads + h) * seq,
+            ((a.first_sample + (uint64_t)b) * (uint64_t)a.total_heads + (uint64_t)(a.first_head + h)) *
+                (uint64_t)seq * (uint64_t)seq};
+}
+
+/* Bit k: whether element first + k is kept, k = 0 .. COUNT - 1, COUNT = 4 or 16; the bits above mean nothing. */
+template <int COUNT>
+static __device__ __forceinline__ uint32_t orri_attention_kept(const struct orri_device_dropout &d, uint64_t first)
+{
+    uint32_t bits = 0, skip = (uint32_t)first & 3;
+
+#pragma unroll
+    for (int at = 0; at <= COUNT; at += 4)
+        if (at < COUNT || skip) {
+            uint4 word = orri_philox(d.rng, first / 4 + (uint64_t)(at / 4));
+
+            bits |= (uint32_t)(word.x >= d.least) << at | (uint32_t)(word.y >= d.least) << (at + 1) |
+                    (uint32_t)(word.z >= d.least) << (at + 2) | (uint32_t)(word.w >= d.least) << (at + 3);
+        }
+    return bits >> skip;
+}
+
+#endif

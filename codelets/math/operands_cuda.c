@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "codelets/math/operands_cuda.h"
+
+static size_t size_of(const struct orr_operands *o)
+{
+    return orr_dtype_size(o->dtype);
+}
+
+static size_t count_of(const struct orr_operands *o, int width, struct orr_part at)
+{
+    return (size_t)o->batch * (size_t)at.count * (size_t)width;
+}
+
+void *orri_room(struct orri_rooms *rooms, size_t bytes)
+{
+    void *room = rooms->base ? rooms->base + rooms->used : NULL;
+
+    rooms->used += (bytes + 255) & ~(size_t)255;
+    return room;
+}
+
+void *orri_at(const struct orr_operands *o, const void *array, int64_t index)
+{
+    return (char *)array + index * (int64_t)size_of(o);
+}
+
+/* ---- dropout ----------------------------------------------------------------------------------------------- */
+
+void orri_cuda_dropout_tile(const struct orr_operands *o, const struct orri_dropout *d, int width, struct orr_part at,
+                            const void *x, const void *residual, void *y)
+{
+    uint64_t sequence = (uint64_t)o->seq * (uint64_t)width;
+    uint64_t first = o->first_sample * sequence + (uint64_t)at.first * (uint64_t)width;
+
+    orri_cuda_dropout(o->cuda, o->dtype, d, o->batch, (size_t)at.count * (size_t)width, first, sequence, x, residual, y);
+}
+
+const void *orri_cuda_dropout_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width,
+                                       struct orr_part at, const void *dy, void *room)
+{
+    if (d->p == 0)
+        return dy;
+    orri_cuda_dropout_tile(o, d, width, at, dy, NULL, room);
+    return room;
+}
+
+/* ---- chunks and shards --------------------------------------------------------------------------------------- */
+
+/* Of chunk c the rows of one sequence follow each other: the sequences are copied as so many long rows. */
+static void copy_chunk(const struct orr_operands *o, int width, size_t size, int c, const void *from, void *to, bool gather)
+{
+    struct orr_part at = orr_chunk(o, c);
+    size_t row = (size_t)width * size, part = (size_t)at.count * row, all = (size_t)o->seq * row;
+    size_t offset = (size_t)at.first * row;
+
+    if (gather)
+        orri_cuda_copy_rows(o->cuda, (size_t)o->batch, part, from, part, (char *)to + offset, all);
+    else
+        orri_cuda_copy_rows(o->cuda, (size_t)o->batch, part, (const char *)from + offset, all, to, part);
+}
+
+const void *orri_cuda_gather(const struct orr_operands *o, int width, size_t size, const float *const chunk[], void *room)
+{
+    if (o->chunks == 1)
+        return chunk[0];
+    for (int c = 0; c < o->chunks; c++)
+        copy_chunk(o, width, size, c, chunk[c], room, true);
+    return room;
+}
+
+void *orri_cuda_scatter_begin(const struct orr_operands *o, float *const chunk[], void *room)
+{
+    return o->chunks == 1 ? chunk[0] : room;
+}
+
+void orri_cuda_scatter_end(const struct orr_operands *o, int width, size_t size, const void *all, float *const chunk[])
+{
+    for (int c = 0; all != chunk[0] && c < o->chunks; c++)
+        copy_chunk(o, width, size, c, all, chunk[c], false);
+}
+
+void orri_cuda_sum_shards(const struct orr_operands *o, size_t count, float *const part[], void *sum)
+{
+    const void *parts[ORR_MAX_SHARDS];
+
+    for (int t = 0; t < o->shards; t++)
+        parts[t] = part[t];
+    orri_cuda_sum(o->cuda, o->dtype, count, o->shards, parts, sum);
+}
+
+/* ---- the norm ---------------------------------------------------------------------------------------------------- */
+
+static int rows_of(const struct orr_operands *o)
+{
+    return o->batch * (int)orri_positions(o).count;
+}
+
+size_t orri_cuda_norm_scratch(enum orr_dtype dtype, int width, int rows)
+{
+    struct orri_rooms rooms = {0};
+
+    orri_room(&rooms, (size_t)rows * (size_t)width * orr_dtype_size(dtype));
+    orri_room(&rooms, 2 * (size_t)(width > rows ? width : rows) * sizeof(float));
+    orri_room(&rooms, orri_cuda_layernorm_backward_scratch(rows, width));
+    return rooms.used;
+}
+
+void orri_cuda_norm(const struct orr_operands *o, int width, float eps, void *y, float *mean, float *rstd)
+{
+    orri_cuda_layernorm(o->cuda, o->dtype, rows_of(o), width, o->x[0], o->param[0][ORRI_NORM_WEIGHT],
+                        o->param[0][ORRI_NORM_BIAS], eps, y, mean, rstd);
+}
+
+void orri_cuda_norm_again(const struct orr_operands *o, int width, const float *mean, const float *rstd, void *y)
+{
+    orri_cuda_layernorm_again(o->cuda, o->dtype, rows_of(o), width, o->x[0], o->param[0][ORRI_NORM_WEIGHT],
+                              o->param[0][ORRI_NORM_BIAS], mean, rstd, y);
+}
+
+void orri_cuda_norm_chunk_forward(const struct orr_operands *o, int width, float eps)
+{
+    int rows = rows_of(o);
+    float *mean = o->saved ? o->saved : o->cuda->scratch;
+
+    orri_cuda_norm(o, width, eps, o->branch[0], mean, mean + rows);
+}
+
+void orri_cuda_norm_chunk_backward(const struct orr_operands *o, int width, const void *dy, struct orri_rooms *rooms)
+{
+    struct orr_part at = orri_positions(o);
+    size_t count = count_of(o, width, at);
+    void *dnorm = orri_room(rooms, count * size_of(o));
+    float *dgamma = orri_room(rooms, 2 * (size_t)width * sizeof(*dgamma)), *dbeta = dgamma + width;
+    const float *mean = o->saved, *rstd = mean + rows_of(o);
+
+    orri_cuda_sum_shards(o, count, o->dpartial, dnorm);
+    orri_cuda_norm_input_gradient(o, width, dy, dnorm, mean, rstd, dgamma, dbeta, rooms);
+    orri_cuda_norm_weights(o, width, dgamma, dbeta);
+}
+
+void orri_cuda_norm_input_gradient(const struct orr_operands *o, int width, const void *dy, void *dnorm, const float *mean,
+                                   const float *rstd, float *dgamma, float *dbeta, struct orri_rooms *rooms)
+{
+    bool add = o->add_input_gradient[0], twice = add && dy;
+    const void *before = dy ? dy : add ? o->dx[0] : NULL;
+    void *scratch = orri_room(rooms, orri_cuda_layernorm_backward_scratch(rows_of(o), width));
+
+    orri_cuda_layernorm_backward(o->cuda, o->dtype, rows_of(o), width, dnorm, o->x[0], o->param[0][ORRI_NORM_WEIGHT], mean,
+                                 rstd, before, twice ? dnorm : o->dx[0], dgamma, dbeta, scratch);
+    if (twice)
+        orri_cuda_add(o->cuda, o->dtype, count_of(o, width, orri_positions(o)), dnorm, o->dx[0]);
+}
+
+static void add_gradient(const struct orr_operands *o, int width, const float *from, float *to)
+{
+    if (o->first_gradient)
+        orri_cuda_copy(o->cuda, (size_t)width * sizeof(*to), from, to);
+    else
+        orri_cuda_add(o->cuda, ORR_F32, (size_t)width, from, to);
+}
+
+void orri_cuda_norm_weights(const struct orr_operands *o, int width, const float *dgamma, const float *dbeta)
+{
+    add_gradient(o, width, dgamma, o->grad[0][ORRI_NORM_WEIGHT]);
+    add_gradient(o, width, dbeta, o->grad[0][ORRI_NORM_BIAS]);
+}

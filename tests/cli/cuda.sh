@@ -1,0 +1,119 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# On a CUDA device, a real or an emulated one, the command computes what it computes on a CPU: in every layout, dtype and
+# command, with one device and two, with too little memory, and where the device fails.
+# shellcheck disable=SC2086,SC2016    # lists of options; awk programs
+# shellcheck source=tests/cli/common.sh
+. "${srcdir:-.}/tests/cli/common.sh"
+cd "$work" || exit 99
+unset STARPU_NCUDA
+
+run info
+if ! grep -q '^CUDA [0-9]' "$work/out"; then
+    echo 'skipped: there is no CUDA device'
+    exit 77
+fi
+emulated=
+if grep -q '^CUDA 0.*emulated' "$work/out"; then emulated=yes; fi
+export STARPU_NCPU=1
+small="--model tiny-gpt2 --set n_layer=2 --set n_embd=36 --set n_head=3 --set n_positions=32"
+train="train $small --seq 17 --batch 4 --micro-batch 1 --data text --steps 4 --val-fraction 0 --dropout 0.1 --warmup 2 --quiet"
+
+# losses_of NAME OPTION...: trains, and leaves the losses in NAME.
+losses_of()
+{
+    name=$1
+    shift
+    rm -f metrics
+    works $train --metrics metrics "$@"
+    losses metrics > "$name"
+}
+
+# close_to BOUND WHAT: the losses and norms in `expected` and `found`, relative to those expected.
+close_to()
+{
+    check "$2" awk -v bound="$1" 'NR == FNR { a[FNR] = $0; n++; next }
+        { split(a[FNR], x); for (i = 2; i <= 3; i++) { d = ($i - x[i]) / x[i]; if (d < 0) d = -d; if (!(d <= bound)) bad = 1 } m++ }
+        END { exit bad || n != m || n == 0 }' expected found
+}
+
+# ---- dtypes: both sides round a value now and then to the other neighbour ----------------------------------------------
+
+for dtype in fp32 bf16 fp16; do
+    case $dtype in fp32) bound=1e-5 ;; bf16) bound=2e-2 ;; fp16) bound=2e-3 ;; esac
+    losses_of expected --device cpu --dtype $dtype
+    losses_of found --device cuda --dtype $dtype
+    close_to $bound "CPU and CUDA give the same losses in $dtype"
+    cp found again
+    losses_of found --device cuda --dtype $dtype
+    check "two runs on a device are equal in $dtype" cmp -s found again
+done
+
+# Heads of 64 go by tensor cores.
+wide="--set n_embd=128 --set n_head=2"
+losses_of expected --device cpu --dtype bf16 $wide
+losses_of found --device cuda --dtype bf16 $wide
+close_to 2e-2 'CPU and CUDA give the same losses with heads of 64'
+
+# ---- layouts, in one process --------------------------------------------------------------------------------------------
+
+if [ -n "$emulated" ]; then
+    export ORRERY_EMULATED_DEVICES=2 ORRERY_EMULATED_JITTER=20
+fi
+losses_of expected --device cpu
+for layout in '--dp 2' '--tp 3 --sequence-parallel' '--pp 2 --slots zb' '--dp 2 --pp 2 --tp 2 --slots 1f1b' '--pin none' \
+    '--dp 2 --sync parameters --sync-every 2' '--optimizer rmsprop' '--optimizer sgd --clip 0'; do
+    losses_of expected --device cpu $layout
+    losses_of found --device cuda $layout
+    close_to 1e-5 "CPU and CUDA give the same losses: $layout"
+done
+unset ORRERY_EMULATED_DEVICES ORRERY_EMULATED_JITTER
+
+# ---- checkpoints and the other commands -----------------------------------------------------------------------------------
+
+works $train --device cuda --dtype bf16 --steps 4 --out whole
+works $train --device cuda --dtype bf16 --steps 2 --schedule constant --out part
+works train --resume part --steps 4 --quiet
+works $train --device cuda --dtype bf16 --steps 4 --schedule constant --out straight
+check 'a resumed run is equal bit for bit' cmp -s part/latest/model.safetensors straight/latest/model.safetensors
+for command in logits grads; do
+    works $command --model whole --device cpu --ids '5 6 7; 8 9 1 2 3' --out cpu.safetensors
+    works $command --model whole --device cuda --ids '5 6 7; 8 9 1 2 3' --out cuda.safetensors
+    check "$command on a device" "$here/tests/cli/compare_tensors" 1e-5 cuda.safetensors cpu.safetensors all ""
+done
+head -c 400 text > short
+works eval --model whole --device cuda --data short --seq 16
+works generate --model whole --device cuda --prompt one --max-tokens 4
+works bench --model whole --device cuda --batch 2 --seq 16 --steps 2 --json
+same 'the device of the benchmark' "$(value device "$work/out")" cuda
+
+# ---- more than fits ----------------------------------------------------------------------------------------------------------
+
+# A limit takes a few rooms of 32 MiB that StarPU allocates in one piece.
+large="--set n_layer=4 --set n_embd=192 --batch 2 --steps 2"
+losses_of expected --device cuda $large
+if [ -n "$emulated" ]; then limits='85 80'; else limits='90'; fi
+for limit in $limits; do
+    rm -f metrics
+    STARPU_LIMIT_CUDA_MEM=$limit run $train --device cuda $large --metrics metrics
+    same "trains in $limit MiB" "$status" 0
+    losses metrics > found
+    check "in $limit MiB the same losses" cmp -s expected found
+done
+STARPU_LIMIT_CUDA_MEM=76 run $train --device cuda $large
+said 3 'CUDA: what a device needs at a time' 'lower --micro-batch'
+
+# ---- failures of the device ------------------------------------------------------------------------------------------------
+
+if [ -n "$emulated" ]; then
+    ORRERY_EMULATED_FAIL=cublasLtMatmul:20 run $train --device cuda
+    said 1 'of layer [0-9]*, microbatch [0-9]*, step 1: cublasLtMatmul: .*MiB of data'
+    ORRERY_EMULATED_FAIL=launch:30 run $train --device cuda
+    said 1 'of layer [0-9]*, microbatch [0-9]*, step 1: .*MiB of data'
+    ORRERY_EMULATED_DEVICES=0 run $train --device cuda
+    said 1 'CUDA: there is no device to run on' 'use --device cpu'
+    ORRERY_EMULATED_DEVICES=0 works $train
+fi
+refused "device: 'gpu' is none" 'use auto, cpu or cuda' $train --device gpu
+refused "pin: 'x' is none" 'use home or none' $train --pin x
+finish
