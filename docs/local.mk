@@ -7,6 +7,7 @@ EXTRA_DIST += \
 	docs/core.md \
 	docs/data.md \
 	docs/environment.md \
+	docs/gpu.md \
 	docs/graph.md \
 	docs/infer.md \
 	docs/io.md \
