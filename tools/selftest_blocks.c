@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every CUDA function of a block's class against its CPU function, operand by operand. What a pass takes is read off the class, so
- * that a new block is tested as soon as a model below has it. */
+/* Every CUDA function of a block's class against its CPU function, operand by operand. What a pass takes is read off the class:
+ * a new block is tested as soon as a model below has it. */
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 #include <math.h>
@@ -21,7 +21,7 @@ enum {
 
 enum { READ = 1, WRITTEN = 2 };
 
-/* An operand's values. On the CPU they are fp32, where the dtype is bf16 or fp16 rounded to it; ids and results are what they are. */
+/* An operand's values. On the CPU they are fp32, rounded where the dtype is bf16 or fp16; ids and results are as they are. */
 struct tile {
     const char *name;
     enum orr_dtype dtype;           /* on the device; ORR_I32: ids; ORR_U8: bytes of a struct orr_result */
