@@ -28,6 +28,7 @@ static int evaluate(struct opened *o, const struct orr_corpus *corpus)
     if (!o->weights)
         return command_remedy(command_fail(ORR_EINVAL, "%s: has no parameters to evaluate", model_options.model),
                               "name a checkpoint's directory with --model");
+    ORR_TRY(orr_model_freeze(o->model));
     ORR_TRY(check_prediction(o, (int)micro_batch, length, AT_ONCE, 0));
     ORR_TRY(fill_model(o));
     ORR_TRY(orr_evaluate(o->model, corpus, all, length, (int)micro_batch, samples, &r));

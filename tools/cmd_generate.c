@@ -57,6 +57,7 @@ static int run(struct opened *o)
         return command_remedy(command_fail(ORR_EINVAL, "--tokenizer: the model has %d tokens, '%s' %d", vocab,
                                            orr_tokenizer_name(o->tokenizer), orr_tokenizer_vocab_size(o->tokenizer)),
                               "generate with a model that was trained with this tokenizer");
+    ORR_TRY(orr_model_freeze(o->model));
     ORR_TRY(check_prediction(o, 1, o->gpt.n_positions, 1, vocab));
     ORR_TRY(fill_model(o));
     ORR_TRY(orr_tokenizer_encode(o->tokenizer, prompt, strlen(prompt), &ids, &count));

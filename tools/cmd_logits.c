@@ -46,6 +46,7 @@ static int run(struct opened *o, const struct sequences *s)
         {"last_hidden_state", ORR_F32, 3, {s->count, s->longest, o->gpt.n_embd}},
     };
 
+    ORR_TRY(orr_model_freeze(o->model));
     ORR_TRY(check_prediction(o, 1, s->longest, 1, (int64_t)s->longest * (o->gpt.vocab_size + o->gpt.n_embd)));
     ORR_TRY(fill_model(o));
     struct orr_predictor *predictor =

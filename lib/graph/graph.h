@@ -46,7 +46,8 @@ struct orri_parameter {
     int64_t count;
     int owner;                                  /* replica                                               */
     struct orr_tile value;                      /* fp32; where the model computes in another dtype only its owner has it */
-    struct orr_tile working;                    /* then: value, rounded, with all who read it             */
+    struct orr_tile working;                    /* then: value, rounded, with all who read it; in a frozen model there is none,
+                                                   and value has its dtype                                */
     struct orr_tile *own;                       /* [dp] where each replica has parameters of its own, those: what its
                                                    microbatches in training read instead of value; else NULL */
     struct orr_tile *own_working;               /* [dp] these, rounded                                   */
@@ -102,6 +103,7 @@ struct orr_model {
     char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
+    bool frozen;                                /* parameters are in dtype alone                         */
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
     int status;                                 /* atomic; the failure's code                            */
     int64_t failed_run;                         /* atomic; the run that failed, INT64_MAX: none          */
@@ -244,6 +246,10 @@ bool orri_runs_whole(const struct orr_slots_options *options, const struct orr_b
 
 /* ---- parameters in the dtype that the model computes in (precision.c) ----------------------------------- */
 
+/* Elements of a tile, whose memory is at `data`, from number `first` on: from fp32, rounded, and to it. */
+void orri_put(const struct orr_tile *tile, void *data, int64_t first, int64_t count, const float *values);
+void orri_get(const struct orr_tile *tile, const void *data, int64_t first, int64_t count, float *values);
+
 /* The tile that blocks read a parameter from: as all have it, or as a replica has it for itself. */
 struct orr_tile *orri_shared(struct orri_parameter *parameter);
 struct orr_tile *orri_own(struct orri_parameter *parameter, int replica);
@@ -255,8 +261,8 @@ int orri_publish_own_submit(struct orr_model *model, struct orri_parameter *para
 int orri_share_submit(struct orr_model *model, struct orri_parameter *parameter, int64_t run);
 int orri_share_own_submit(struct orr_model *model, struct orri_parameter *parameter, int replica, int64_t run);
 
-/* Shares a group of parameters, NULL: all, once values were set otherwise than by an update. Does nothing in fp32, where each rank
- * has set its own. */
+/* Shares a group of parameters, NULL: all, once values were set otherwise than by an update. Does nothing where each rank has set
+ * what it reads by itself: in fp32, and in a frozen model. */
 int orri_model_share(struct orr_model *model, const struct orri_group *group);
 
 /* ---- transfers (transfer.c) ------------------------------------------------------------------------- */

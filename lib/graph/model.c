@@ -178,15 +178,23 @@ enum orr_dtype orr_model_dtype(const struct orr_model *model)
     return model->dtype;
 }
 
+int orr_model_freeze(struct orr_model *model)
+{
+    if (!model->built || (model->parameters > 0 && model->parameter[0]->value.count > 0))
+        return orri_fail(ORR_EINVAL, "model", "it is to be frozen when it is built, and before it has parameters");
+    model->frozen = true;
+    return ORR_OK;
+}
+
 int orr_model_allocate(struct orr_model *model)
 {
-    bool mixed = model->dtype != ORR_F32;
+    bool mixed = model->dtype != ORR_F32 && !model->frozen;
 
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
         bool owned = parameter->here == 0, read = parameter->here >= 0 && (owned || !orri_is_lent(model, parameter));
         int rank = parameter->place[0];
-        ORR_TRY(make_values(&parameter->value, ORR_F32, parameter->count, rank,
+        ORR_TRY(make_values(&parameter->value, model->frozen ? model->dtype : ORR_F32, parameter->count, rank,
                             orri_tag(model, ORRI_PARAMETER, 0, p, 0, 0, 0), mixed ? owned : read));
         if (mixed)
             ORR_TRY(make_values(&parameter->working, model->dtype, parameter->count, rank,
@@ -292,25 +300,38 @@ struct randomize {
     uint64_t seed;
 };
 
+enum { PIECE = 1024 };      /* floats that are rounded at a time */
+
+/* Elements `first` .. of a whole view, to those from number `at` on of a parameter's tile. */
+static void randomize_run(const struct orr_view *whole, const struct orr_rng *rng, int64_t first, int64_t count,
+                          const struct orr_tile *tile, void *data, int64_t at)
+{
+    float values[PIECE];
+
+    for (int64_t k = 0; k < count; k += PIECE) {
+        int64_t n = count - k < PIECE ? count - k : PIECE;
+        if (whole->initial == ORR_INITIAL_NORMAL)
+            orr_rng_normal(rng, (uint64_t)(first + k), (size_t)n, 0, whole->std, values);
+        for (int64_t i = 0; whole->initial != ORR_INITIAL_NORMAL && i < n; i++)
+            values[i] = whole->initial == ORR_INITIAL_ONE;
+        orri_put(tile, data, at + k, n, values);
+    }
+}
+
 /* An element's value follows from its number in the whole parameter, so that every layout begins alike. */
 static void randomize_cpu(void *buffers[], void *argument)
 {
     const struct randomize *randomize = argument;
     const struct orri_parameter *parameter = randomize->parameter;
-    float *values = (float *)STARPU_VECTOR_GET_PTR(buffers[0]);
 
     for (int v = 0; v < parameter->views; v++) {
         const struct orri_group *group = parameter->group;
         const struct orr_view *whole = &group->view[parameter->number[v]];
         struct orr_rng rng = {randomize->seed, (uint32_t)(group->first_view + parameter->number[v]), UINT32_MAX};
-        float *out = values + parameter->view[v].offset;
         for (int64_t i = 0; i < orr_view_run_count(whole, randomize->tp); i++) {
             struct orr_run run = orr_view_run(whole, randomize->tp, parameter->shard, i);
-            if (whole->initial == ORR_INITIAL_NORMAL)
-                orr_rng_normal(&rng, (uint64_t)run.whole, (size_t)run.count, 0, whole->std, out + run.part);
-            else
-                for (int64_t k = 0; k < run.count; k++)
-                    out[run.part + k] = whole->initial == ORR_INITIAL_ONE;
+            randomize_run(whole, &rng, run.whole, run.count, &parameter->value, (void *)STARPU_VECTOR_GET_PTR(buffers[0]),
+                          parameter->view[v].offset + run.part);
         }
     }
 }
@@ -387,15 +408,14 @@ int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, 
         struct orr_tile *tile = tile_of(self, part, &offset);
         if (part->here != 0 || !tile || !tile->handle)
             continue;
-        const float *data = orr_tile_acquire(tile, false);
+        const void *data = orr_tile_acquire(tile, false);
         if (!data) {
             status = orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
             continue;
         }
         for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
             struct orr_run run = orr_view_run(whole, model->mesh.tp, t, i);
-            memcpy(values + run.whole, data + offset + part->view[number].offset + run.part,
-                   (size_t)run.count * sizeof(*values));
+            orri_get(tile, data, offset + part->view[number].offset + run.part, run.count, values + run.whole);
         }
         orr_tile_release(tile);
     }
@@ -417,13 +437,12 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
         struct orr_tile *tile = tile_of(self, part, &offset);
         if (!tile || !tile->handle)
             continue;
-        float *data = orr_tile_acquire(tile, true);
+        void *data = orr_tile_acquire(tile, true);
         if (!data)
             return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
         for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
             struct orr_run run = orr_view_run(whole, model->mesh.tp, t, i);
-            memcpy(data + offset + part->view[number].offset + run.part, values + run.whole,
-                   (size_t)run.count * sizeof(*values));
+            orri_put(tile, data, offset + part->view[number].offset + run.part, run.count, values + run.whole);
         }
         orr_tile_release(tile);
     }

@@ -31,6 +31,16 @@ static int round_submit(struct orr_model *model, struct orr_tile *exact, struct 
                                                       sizeof(rounded->dtype), ORRI_PRIORITY_UPDATE, 0, 0);
 }
 
+void orri_put(const struct orr_tile *tile, void *data, int64_t first, int64_t count, const float *values)
+{
+    orri_round(tile->dtype, (size_t)count, values, (char *)data + first * (int64_t)orr_dtype_size(tile->dtype));
+}
+
+void orri_get(const struct orr_tile *tile, const void *data, int64_t first, int64_t count, float *values)
+{
+    orri_widen(tile->dtype, (size_t)count, (const char *)data + first * (int64_t)orr_dtype_size(tile->dtype), values);
+}
+
 struct orr_tile *orri_shared(struct orri_parameter *parameter)
 {
     return parameter->working.count ? &parameter->working : &parameter->value;
@@ -90,7 +100,7 @@ int orri_model_share(struct orr_model *model, const struct orri_group *group)
 {
     int64_t run = model->runs++;
 
-    for (int p = 0; model->dtype != ORR_F32 && p < model->parameters; p++)
+    for (int p = 0; model->dtype != ORR_F32 && !model->frozen && p < model->parameters; p++)
         if (!group || model->parameter[p]->group == group)
             ORR_TRY(orri_share_submit(model, model->parameter[p], run));
     return ORR_OK;

@@ -504,7 +504,7 @@ static void count_parameters(const struct orr_model *model, const struct orr_slo
         const struct orri_parameter *parameter = model->parameter[p];
         double bytes = (double)parameter->count * sizeof(float);
         int place = orri_place_of(parameter, model->rank);
-        if (place == 0 && model->dtype != ORR_F32)
+        if (place == 0 && model->dtype != ORR_F32 && !model->frozen)
             orri_memory_add(&need->parameters, bytes);
         if (place == 0 || (place > 0 && !orri_is_lent(model, parameter)))
             orri_memory_add(&need->parameters, (double)parameter->count * (double)orr_dtype_size(model->dtype));

@@ -35,7 +35,7 @@ char *orr_checkpoint_resolve(const char *path);
 int orr_weights_load(struct orr_model *model, const char *directory);
 
 /* Writes them to directory/model.safetensors as ORR_F32, ORR_BF16 or ORR_F16, each from its owner, whole or not at all.
- * ORR_EIO. */
+ * ORR_EIO; ORR_EINVAL for another dtype and for a frozen model. */
 int orr_weights_save(struct orr_model *model, const char *directory, enum orr_dtype dtype);
 
 /* Writes the checkpoint of the last submitted step below `out` (made where missing), waiting for the step; rank 0's

@@ -34,6 +34,11 @@ void orr_model_destroy(struct orr_model *model);
 int orr_model_set_dtype(struct orr_model *model, enum orr_dtype dtype);
 enum orr_dtype orr_model_dtype(const struct orr_model *model);
 
+/* The model will be run forward only: what blocks read is then all that is kept of a parameter, in bf16 and fp16 two bytes an
+ * element and never the four of the fp32 one, which is rounded as it is drawn, loaded or written. Between orr_model_build() and
+ * what allocates the parameters: ORR_EINVAL, which training and orr_weights_save() return from then on, in any dtype. */
+int orr_model_freeze(struct orr_model *model);
+
 /* The blocks of the tape in order, borrowed: what orr_block_share() and orr_block_append_inputs() name. */
 int orr_model_block_count(const struct orr_model *model);
 struct orr_block *orr_model_block(struct orr_model *model, int index);
@@ -75,7 +80,7 @@ void orr_model_parameter(const struct orr_model *model, int index, struct orr_pa
 /* The index of a name, or -1. */
 int orr_model_find(const struct orr_model *model, const char *name);
 
-/* Copies a parameter to or from `values` [count] fp32. Waits for the tasks that change it. */
+/* Copies a parameter to or from `values` [count] fp32; of a frozen model what was rounded. Waits for the tasks that change it. */
 int orr_model_read(struct orr_model *model, int index, float *values);
 int orr_model_write(struct orr_model *model, int index, const float *values);
 

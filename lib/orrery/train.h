@@ -119,7 +119,8 @@ struct orr_step {
 };
 
 /* Prepares training of a built model: slots, gradients, optimizer state (zero). The model is borrowed and
- * must outlive it. A last microbatch may be short. Errors: ORR_EINVAL (fewer microbatches than replicas), ORR_ENOMEM. */
+ * must outlive it. A last microbatch may be short. Errors: ORR_EINVAL (fewer microbatches than replicas, a frozen model),
+ * ORR_ENOMEM. */
 struct orr_training *orr_training_create(struct orr_model *model, const struct orr_training_options *options);
 
 /* Waits for the tasks in flight. */

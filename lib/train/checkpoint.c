@@ -184,9 +184,26 @@ static int find_view(const struct shards *s, const char *name, const struct orr_
     return ORR_OK;
 }
 
-/* Reads the part of the tensor called `name` that is view v of a parameter, to `out`. */
-static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v,
-                     const struct shards *s, const char *name, float *out)
+enum { PIECE = 1024 };      /* floats that are rounded at a time */
+
+static int read_run(const struct orr_safetensors *file, const struct orr_tensor_info *tensor, int64_t first, int64_t count,
+                    const struct orr_tile *tile, void *data, int64_t at)
+{
+    float values[PIECE];
+
+    if (tile->dtype == ORR_F32)
+        return orr_safetensors_read_f32(file, tensor, first, count, (float *)data + at);
+    for (int64_t k = 0; k < count; k += PIECE) {
+        int64_t n = count - k < PIECE ? count - k : PIECE;
+        ORR_TRY(orr_safetensors_read_f32(file, tensor, first + k, n, values));
+        orri_put(tile, data, at + k, n, values);
+    }
+    return ORR_OK;
+}
+
+/* Reads the part of the tensor called `name` that is view v of a parameter, to a tile, after `offset` elements. */
+static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v, const struct shards *s,
+                     const char *name, const struct orr_tile *tile, void *data, int64_t offset)
 {
     const struct orr_view *whole = &parameter->group->view[parameter->number[v]];
     const struct orr_safetensors *file = NULL;
@@ -195,7 +212,7 @@ static int read_view(const struct orr_model *model, const struct orri_parameter 
     ORR_TRY(find_view(s, name, whole, &file, &tensor));
     for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
         struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, i);
-        ORR_TRY(orr_safetensors_read_f32(file, tensor, run.whole, run.count, out + run.part));
+        ORR_TRY(read_run(file, tensor, run.whole, run.count, tile, data, offset + run.part));
     }
     return ORR_OK;
 }
@@ -245,15 +262,15 @@ struct tiles {
 };
 
 static int read_tile(const struct orr_model *model, const struct orri_parameter *parameter, const struct tiles *tiles,
-                     const struct shards *s, float *out)
+                     const struct shards *s, const struct orr_tile *tile, void *data)
 {
     int status = ORR_OK;
 
     for (int i = 0; status == 0 && i < parameter->views * tiles->copies; i++) {
         int v = i / tiles->copies, copy = i % tiles->copies;
         char *name = tiles->name(tiles->self, parameter->group, parameter->number[v], copy);
-        float *part = out + copy * parameter->count + parameter->view[v].offset;
-        status = name ? read_view(model, parameter, v, s, name, part) : ORR_ENOMEM;
+        int64_t offset = copy * parameter->count + parameter->view[v].offset;
+        status = name ? read_view(model, parameter, v, s, name, tile, data, offset) : ORR_ENOMEM;
         free(name);
     }
     return status;
@@ -268,10 +285,10 @@ static int read_tiles(const struct orr_model *model, const struct tiles *tiles, 
         struct orr_tile *tile = tiles->tile(tiles->self, model->parameter[p]);
         if (!tile->handle)
             continue;
-        float *data = orr_tile_acquire(tile, true);
+        void *data = orr_tile_acquire(tile, true);
         if (!data)
             return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
-        status = read_tile(model, model->parameter[p], tiles, s, data);
+        status = read_tile(model, model->parameter[p], tiles, s, tile, data);
         orr_tile_release(tile);
     }
     return status;
@@ -439,6 +456,10 @@ int orr_weights_save(struct orr_model *model, const char *directory, enum orr_dt
 {
     const struct tiles values = values_in(dtype);
 
+    if (dtype != ORR_F32 && dtype != ORR_BF16 && dtype != ORR_F16)
+        return orri_fail(ORR_EINVAL, "model", "parameters are not saved in %s", orr_dtype_name(dtype));
+    if (model->frozen)
+        return orri_fail(ORR_EINVAL, "model", "it is frozen: there are no parameters in fp32 to save");
     return write_tiles(model, &values, directory, WEIGHTS);
 }
 

@@ -36,6 +36,10 @@ static int check_modes(const struct orr_model *model, const struct orr_training_
 
 static int check_options(const struct orr_model *model, const struct orr_training_options *o)
 {
+    if (model->frozen)
+        return orri_fail(ORR_EINVAL, "train", "the model is frozen: there are no parameters in fp32 to train");
+    if (o->checkpoint_dtype != ORR_F32 && o->checkpoint_dtype != ORR_BF16 && o->checkpoint_dtype != ORR_F16)
+        return orri_fail(ORR_EINVAL, "train", "parameters are not saved in %s", orr_dtype_name(o->checkpoint_dtype));
     if (o->micro_batch < 1 || o->seq < 1 || o->batch < 1)
         return orri_fail(ORR_EINVAL, "train", "batch %d, micro-batch %d, seq %d: every one must be at least 1",
                          o->batch, o->micro_batch, o->seq);

@@ -24,9 +24,9 @@ struct setup usual(void)
     return s;
 }
 
-struct orr_model *create_model(const struct setup *s)
+struct orr_gpt2 gpt_of(const struct setup *s)
 {
-    struct orr_gpt2 gpt = {
+    return (struct orr_gpt2){
         .vocab_size = VOCAB,
         .n_positions = POSITIONS,
         .n_embd = WIDTH,
@@ -41,6 +41,11 @@ struct orr_model *create_model(const struct setup *s)
         .tie_word_embeddings = !s->untied,
         .dtype = s->dtype,
     };
+}
+
+struct orr_model *create_model(const struct setup *s)
+{
+    struct orr_gpt2 gpt = gpt_of(s);
     struct orr_model *model = orr_gpt2_create(&gpt, &s->mesh);
 
     ck_assert_msg(model != NULL, "%s", orr_error());

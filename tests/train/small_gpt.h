@@ -21,6 +21,7 @@ struct setup {
 /* AdamW with a schedule, in one replica, stage and shard. */
 struct setup usual(void);
 
+struct orr_gpt2 gpt_of(const struct setup *s);
 struct orr_model *create_model(const struct setup *s);
 struct orr_training *create_training(struct orr_model *model, const struct setup *s);
 struct orr_training *start_over(const struct setup *s, struct orr_model **model);

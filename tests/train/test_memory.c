@@ -262,6 +262,40 @@ START_TEST(test_copies)
 }
 END_TEST
 
+/* A frozen model has its parameters once, in its dtype: all of them, and on ranks those that they read. */
+START_TEST(test_frozen)
+{
+    for (int i = 0; i < 2 * (int)ORRI_COUNT(meshes) * 2; i++) {
+        struct orr_mesh mesh = meshes[i / 4];
+        struct orr_slots_options o = {.batch = 1, .seq = T, .microbatches = 1, .predict_floats = V};
+        struct orr_memory_need need;
+        dtype = i % 2 ? ORR_BF16 : ORR_F32;
+        mesh.zero = i / 2 % 2 ? 3 : 1;
+        for (int rank = 0; rank < mesh.ranks; rank++) {
+            mesh.pretended = rank + 1;
+            struct orr_model *model = model_of(&mesh);
+            int64_t found = 0;
+            ck_assert_int_eq(orr_model_freeze(model), 0);
+            ck_assert_int_eq(orr_slots_memory(model, &o, 0, rank, &need), 0);
+            ck_assert_int_eq(orr_model_randomize(model, 1), 0);
+            struct orr_evaluation *e = orr_evaluation_create(model, 1, T);
+            struct orr_result result;
+            orr_evaluation_run(e, &source, mesh.dp, &result);
+            for (int p = 0; p < model->parameters; p++)
+                found += bytes_of(&model->parameter[p]->value) + bytes_of(&model->parameter[p]->working);
+            found += bytes_of_pools(model->values);
+            ck_assert_msg(need.parameters == found, "rank %d of %d: %lld, not %lld", rank, mesh.ranks, (long long)need.parameters,
+                          (long long)found);
+            if (mesh.zero == 1 && mesh.pp * mesh.tp == 1)
+                ck_assert_int_eq(found, orr_model_size(model) * (dtype == ORR_BF16 ? 2 : 4));
+            ck_assert(need.state == 0 && need.gradients == 0);
+            orr_evaluation_destroy(e);
+            orr_model_destroy(model);
+        }
+    }
+}
+END_TEST
+
 static const int32_t tokens[T];
 
 START_TEST(test_copies_forward)
@@ -314,6 +348,7 @@ Suite *suite(void)
     tcase_add_test(c, test_lent_parameters);
     tcase_add_test(c, test_parameters_in_common);
     tcase_add_test(c, test_exchange);
+    tcase_add_test(c, test_frozen);
     tcase_add_test(c, test_copies);
     tcase_add_test(c, test_copies_forward);
     suite_add_tcase(s, c);

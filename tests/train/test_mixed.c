@@ -121,6 +121,126 @@ START_TEST(test_writing)
 }
 END_TEST
 
+/* ---- models that are run forward only ---------------------------------------------------------------------------- */
+
+static struct orr_model *frozen_model(const struct setup *s)
+{
+    struct orr_gpt2 gpt = gpt_of(s);
+    struct orr_model *model = orr_gpt2_create(&gpt, &s->mesh);
+
+    ck_assert_msg(model != NULL && orr_model_freeze(model) == 0, "%s", orr_error());
+    return model;
+}
+
+/* What it computes is what it would with masters, drawn or loaded, in any layout; but it has none. */
+START_TEST(test_frozen)
+{
+    static const struct orr_mesh meshes[] = {
+        MESH(1, 1, 1), MESH(2, 2, 1), {.dp = 2, .pp = 1, .tp = 2, .ranks = 1, .sequence_parallel = true, .zero = 3}};
+
+    for (int i = 0; i < 9; i++) {
+        struct setup s = usual();
+        size_t bytes;
+        s.mesh = meshes[i / 3];
+        s.dtype = (enum orr_dtype)(i % 3);
+        struct orr_model *model = create_model(&s), *frozen = frozen_model(&s);
+        float *expected = logits_of(model, &bytes);
+        struct values values = read_values(model);
+        ck_assert_msg(orr_weights_save(model, folder, ORR_F32) == 0, "%s", orr_error());
+        uint16_t *rounded = malloc((size_t)values.count * sizeof(float));
+        orri_round(s.dtype, (size_t)values.count, values.at, rounded);
+        orri_widen(s.dtype, (size_t)values.count, rounded, values.at);
+        for (int loaded = 0; loaded < 2; loaded++) {
+            ck_assert_msg((loaded ? orr_weights_load(frozen, folder) : orr_model_randomize(frozen, 3)) == 0, "%s", orr_error());
+            float *found = logits_of(frozen, &bytes);
+            ck_assert_msg(memcmp(found, expected, bytes) == 0, "mesh %d: other logits in %s", i / 3, orr_dtype_label(s.dtype));
+            struct values again = read_values(frozen);
+            ck_assert_msg(same_values(again, values), "mesh %d: the parameters differ in %s", i / 3, orr_dtype_label(s.dtype));
+            free(found);
+            free(again.at);
+        }
+        for (int p = 0; p < frozen->parameters; p++) {
+            const struct orri_parameter *parameter = frozen->parameter[p];
+            ck_assert(parameter->value.dtype == s.dtype && !parameter->working.handle);
+        }
+        orr_model_destroy(model);
+        orr_model_destroy(frozen);
+        free(rounded);
+        free(expected);
+        free(values.at);
+    }
+}
+END_TEST
+
+/* Each element follows from the seed, the parameter's number and its own. */
+START_TEST(test_drawing)
+{
+    enum { COUNT = 4 * WIDTH * WIDTH };
+    static float drawn[COUNT], found[COUNT];
+    static uint16_t rounded[COUNT];
+
+    for (int i = 0; i < 4; i++) {
+        struct setup s = usual();
+        s.dtype = i % 2 ? ORR_F16 : ORR_F32;
+        struct orr_model *model = i < 2 ? create_model(&s) : frozen_model(&s);
+        int index = orr_model_find(model, "transformer.h.1.mlp.c_fc.weight");
+        struct orr_rng rng = {3, (uint32_t)index, UINT32_MAX};
+        orr_rng_normal(&rng, 0, COUNT, 0, 0.1f, drawn);
+        if (i == 3) {
+            orri_round(ORR_F16, COUNT, drawn, rounded);
+            orri_widen(ORR_F16, COUNT, rounded, drawn);
+        }
+        ck_assert_int_eq(orr_model_randomize(model, 3), 0);
+        ck_assert_int_eq(orr_model_read(model, index, found), 0);
+        ck_assert_mem_eq(found, drawn, sizeof(drawn));
+        orr_model_destroy(model);
+    }
+}
+END_TEST
+
+START_TEST(test_frozen_errors)
+{
+    for (int dtype = ORR_F32; dtype <= ORR_BF16; dtype++) {
+        struct setup s = usual();
+        struct orr_memory_need need;
+        s.dtype = (enum orr_dtype)dtype;
+        s.options.micro_batch = 1;
+        struct orr_model *model = frozen_model(&s);
+        ck_assert_ptr_null(orr_training_create(model, &s.options));
+        expect_error(ORR_EINVAL, "train", "the model is frozen");
+        ck_assert_int_eq(orr_training_memory(model, &s.options, 0, &need), ORR_EINVAL);
+        ck_assert_int_eq(orr_model_randomize(model, 1), 0);
+        ck_assert_ptr_null(orr_training_create(model, &s.options));
+        ck_assert_int_eq(orr_weights_save(model, folder, ORR_F32), ORR_EINVAL);
+        expect_error(ORR_EINVAL, "model", "it is frozen");
+        ck_assert_int_eq(orr_weights_save(model, folder, ORR_I32), ORR_EINVAL);
+        ck_assert_int_eq(entries(folder), 0);
+        ck_assert_int_eq(orr_model_freeze(model), ORR_EINVAL);
+        orr_model_destroy(model);
+
+        /* What is written is rounded. */
+        model = frozen_model(&s);
+        float one[WIDTH], again[WIDTH];
+        for (int k = 0; k < WIDTH; k++)
+            one[k] = 1 + 0x1p-20f;
+        int index = orr_model_find(model, "transformer.ln_f.weight");
+        ck_assert_int_eq(orr_model_write(model, index, one), 0);
+        ck_assert_int_eq(orr_model_read(model, index, again), 0);
+        ck_assert(again[WIDTH - 1] == (dtype == ORR_F32 ? one[0] : 1));
+        orr_model_destroy(model);
+
+        /* Too late. */
+        model = create_model(&s);
+        ck_assert_int_eq(orr_model_freeze(model), ORR_EINVAL);
+        expect_error(ORR_EINVAL, "model", "before it has parameters");
+        s.options.checkpoint_dtype = ORR_I32;
+        ck_assert_ptr_null(orr_training_create(model, &s.options));
+        expect_error(ORR_EINVAL, "train", "parameters are not saved in I32");
+        orr_model_destroy(model);
+    }
+}
+END_TEST
+
 /* ---- replicas with parameters of their own ------------------------------------------------------------------------ */
 
 /* Losses and parameters of a run after which the replicas have been made equal. */
@@ -257,6 +377,9 @@ Suite *suite(void)
     tcase_set_timeout(c, 120);
     tcase_add_test(c, test_narrow_files);
     tcase_add_test(c, test_writing);
+    tcase_add_test(c, test_frozen);
+    tcase_add_test(c, test_drawing);
+    tcase_add_test(c, test_frozen_errors);
     tcase_add_test(c, test_local_sgd_of_one_step);
     tcase_add_test(c, test_local_sgd);
     tcase_add_test(c, test_staleness);
