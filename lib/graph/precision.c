@@ -63,16 +63,6 @@ void orri_get(const struct orr_tile *tile, const void *data, int64_t first, int6
     orri_widen(tile->dtype, (size_t)count, (const char *)data + first * (int64_t)orr_dtype_size(tile->dtype), values);
 }
 
-void orri_put(const struct orr_tile *tile, void *data, int64_t first, int64_t count, const float *values)
-{
-    orri_round(tile->dtype, (size_t)count, values, (char *)data + first * (int64_t)orr_dtype_size(tile->dtype));
-}
-
-void orri_get(const struct orr_tile *tile, const void *data, int64_t first, int64_t count, float *values)
-{
-    orri_widen(tile->dtype, (size_t)count, (const char *)data + first * (int64_t)orr_dtype_size(tile->dtype), values);
-}
-
 struct orr_tile *orri_shared(struct orri_parameter *parameter)
 {
     return parameter->working.count ? &parameter->working : &parameter->value;
