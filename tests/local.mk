@@ -181,6 +181,7 @@ cli_tests = \
 	tests/cli/cuda.sh \
 	tests/cli/full_disk.sh \
 	tests/cli/layouts.sh \
+	tests/cli/precision.sh \
 	tests/cli/restart.sh \
 	tests/cli/resume.sh \
 	tests/cli/selftest.sh \
@@ -192,7 +193,7 @@ EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 cli_programs = tests/cli/compare_tensors tests/cli/read_events
 EXTRA_PROGRAMS += $(cli_programs)
 CLEANFILES += $(cli_programs)
-tests/cli/commands.log tests/cli/cuda.log: $(cli_programs)
+tests/cli/commands.log tests/cli/cuda.log tests/cli/precision.log: $(cli_programs)
 tests/cli/resume.log: tests/cli/read_events
 tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
 tests_cli_compare_tensors_LDADD = liborri.la
@@ -209,6 +210,7 @@ mpi_tests = \
 	tests/mpi/memory.sh \
 	tests/mpi/partition.sh \
 	tests/mpi/pipeline.sh \
+	tests/mpi/precision.sh \
 	tests/mpi/restart.sh \
 	tests/mpi/start.sh \
 	tests/mpi/traced_pair.sh \

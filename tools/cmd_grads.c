@@ -35,22 +35,26 @@ static void read_sequence(void *self, uint64_t first, int count, int seq, int32_
     }
 }
 
+/* All ranks gather the gradients, rank 0 writes them. */
 static int write_all(struct orr_model *model, struct orr_training *training, double loss,
                      struct orr_safetensors_writer *writer)
 {
     float loss32 = (float)loss;
-    int status = orr_safetensors_write(writer, 0, 0, &loss32, sizeof(loss32));
+    int status = orr_ranks_settle(writer ? orr_safetensors_write(writer, 0, 0, &loss32, sizeof(loss32)) : ORR_OK);
 
     for (int i = 0; status == 0 && i < orr_model_parameter_count(model); i++) {
         struct orr_parameter_info info;
         orr_model_parameter(model, i, &info);
         float *values = malloc((size_t)info.count * sizeof(*values));
-        status = values ? orr_training_read_gradient(training, i, values) : command_fail(ORR_ENOMEM, "grads: no room for one");
+        status = orr_ranks_settle(values ? ORR_OK : command_fail(ORR_ENOMEM, "grads: no room for one"));
         if (status == 0)
+            status = orr_training_read_gradient(training, i, values);
+        if (status == 0 && writer)
             status = orr_safetensors_write(writer, 1 + i, 0, values, (size_t)info.count * sizeof(*values));
+        status = orr_ranks_settle(status);
         free(values);
     }
-    return status == 0 ? orr_safetensors_writer_finish(writer) : status;
+    return status == 0 && writer ? orr_safetensors_writer_finish(writer) : status;
 }
 
 static int write_file(struct orr_model *model, struct orr_training *training, double loss)
@@ -66,8 +70,10 @@ static int write_file(struct orr_model *model, struct orr_training *training, do
         orr_model_parameter(model, i, &info);
         specs[1 + i] = (struct orr_tensor_spec){info.name, ORR_F32, info.ndim, {info.shape[0], info.shape[1]}};
     }
-    struct orr_safetensors_writer *writer = orr_safetensors_writer_create(out, specs, count + 1);
-    int status = writer ? write_all(model, training, loss, writer) : orr_error_code();
+    struct orr_safetensors_writer *writer = orr_rank() == 0 ? orr_safetensors_writer_create(out, specs, count + 1) : NULL;
+    int status = orr_ranks_settle(writer || orr_rank() > 0 ? ORR_OK : orr_error_code());
+    if (status == 0)
+        status = orr_ranks_settle(write_all(model, training, loss, writer));
     orr_safetensors_writer_destroy(writer);
     free(specs);
     return status;

@@ -14,28 +14,34 @@ static struct setting table[] = {
 
 static struct setting *const tables[] = {model_table, sequences_table, table, layout_table, NULL};
 
-/* One sequence at a time, so that the memory does not grow with their number. */
+static int write_one(struct orr_safetensors_writer *writer, int tensor, size_t at, const void *data, size_t bytes)
+{
+    return writer ? orr_safetensors_write(writer, tensor, at, data, bytes) : ORR_OK;
+}
+
+/* One sequence at a time, so that the memory does not grow with their number. All ranks predict, rank 0 writes. */
 static int write_all(const struct opened *o, const struct sequences *s, struct orr_predictor *predictor,
                      struct orr_safetensors_writer *writer)
 {
     size_t v = (size_t)o->gpt.vocab_size, c = (size_t)o->gpt.n_embd, longest = (size_t)s->longest;
     float *logits = malloc(longest * v * sizeof(*logits)), *hidden = malloc(longest * c * sizeof(*hidden));
-    int status = logits && hidden ? ORR_OK : command_fail(ORR_ENOMEM, "logits: no room for them");
+    int status = orr_ranks_settle(logits && hidden ? ORR_OK : command_fail(ORR_ENOMEM, "logits: no room for them"));
 
     for (int i = 0; status == 0 && i < s->count; i++) {
         size_t t = (size_t)s->length[i], first = (size_t)i * longest;
         int64_t length = s->length[i];
         status = orr_predict(predictor, s->ids[i], s->length[i], s->length[i], logits, hidden);
         if (status == 0)
-            status = orr_safetensors_write(writer, 0, (size_t)i * sizeof(length), &length, sizeof(length));
+            status = write_one(writer, 0, (size_t)i * sizeof(length), &length, sizeof(length));
         if (status == 0)
-            status = orr_safetensors_write(writer, 1, first * v * sizeof(float), logits, t * v * sizeof(float));
+            status = write_one(writer, 1, first * v * sizeof(float), logits, t * v * sizeof(float));
         if (status == 0)
-            status = orr_safetensors_write(writer, 2, first * c * sizeof(float), hidden, t * c * sizeof(float));
+            status = write_one(writer, 2, first * c * sizeof(float), hidden, t * c * sizeof(float));
+        status = orr_ranks_settle(status);
     }
     free(logits);
     free(hidden);
-    return status == 0 ? orr_safetensors_writer_finish(writer) : status;
+    return status == 0 && writer ? orr_safetensors_writer_finish(writer) : status;
 }
 
 static int run(struct opened *o, const struct sequences *s)
@@ -51,10 +57,11 @@ static int run(struct opened *o, const struct sequences *s)
     ORR_TRY(fill_model(o));
     struct orr_predictor *predictor =
         orr_predictor_create(o->model, o->gpt.vocab_size, o->gpt.n_embd, o->gpt.n_positions);
-    if (!predictor)
-        return orr_error_code();
-    struct orr_safetensors_writer *writer = orr_safetensors_writer_create(out, specs, 3);
-    int status = writer ? write_all(o, s, predictor, writer) : orr_error_code();
+    struct orr_safetensors_writer *writer =
+        predictor && orr_rank() == 0 ? orr_safetensors_writer_create(out, specs, 3) : NULL;
+    int status = orr_ranks_settle(predictor && (writer || orr_rank() > 0) ? ORR_OK : orr_error_code());
+    if (status == 0)
+        status = orr_ranks_settle(write_all(o, s, predictor, writer));
     orr_safetensors_writer_destroy(writer);
     orr_predictor_destroy(predictor);
     return status;

@@ -43,7 +43,25 @@ refused "^orrery: tokenizer: .*sentencepiece" 'bytes' $some --tokenizer sentence
 # --- layout ----------------------------------------------------------------------------------------------------
 refused "slots: 'many'" 'gpipe, 1f1b, h1, zb' $some --slots many
 refused "slots: '0'" 'gpipe, 1f1b, h1, zb' $some --slots 0
-refused "--dtype: 'bf16'" 'use fp32' $some --dtype bf16
+refused "^orrery: --dtype: 'fp8' is none" 'use fp32, bf16 or fp16' $some --dtype fp8
+refused "^orrery: --dtype: 'BF16' is none" 'use fp32, bf16 or fp16' $some --dtype BF16
+ORRERY_DTYPE=half refused "^orrery: --dtype: 'half' is none" 'use fp32, bf16 or fp16' $some
+refused "^orrery: --dtype: 'fp8' is none" 'use fp32, bf16 or fp16' logits $tiny --ids '1 2' --out logits --dtype fp8
+refused "^orrery: --checkpoint-dtype: 'nonsense' is none" 'use fp32, bf16 or fp16' $some --checkpoint-dtype nonsense
+refused "^orrery: --checkpoint-dtype: 'fp64' is none" 'use fp32, bf16 or fp16' $some --checkpoint-dtype fp64
+for number in 0 -1 0.5 nan inf 1e31 ''; do
+    refused "^orrery: --loss-scale: '$number' is no number from 1 to 1e\+30" '' $some --dtype fp16 --loss-scale "$number"
+done
+for number in 0 -1 2.5 nan; do
+    refused "^orrery: --loss-scale-window: '$number' is no whole number from 1 to" '' $some --dtype fp16 \
+        --loss-scale-window "$number"
+done
+ORRERY_LOSS_SCALE=0 refused "^orrery: ORRERY_LOSS_SCALE: '0' is no number" '' $some --dtype fp16
+for mode in '--sync parameters' '--staleness 1'; do
+    refused '^orrery: train: replicas that differ have no loss scale in common for fp16' 'use --dtype bf16' \
+        $some --micro-batch 1 --dp 2 --dtype fp16 $mode
+done
+works $some --micro-batch 1 --dp 2 --dtype fp16 --quiet
 refused '^orrery: mesh: 6 blocks cannot fill 7 pipeline stages' '--pp and --stages of at most 6' $some --pp 7
 refused '^orrery: mesh: 6 blocks cannot fill 8 pipeline stages' '--stages of at most 6' $some --pp 2 --stages 8
 refused '^orrery: mesh: 3 stages are no multiple of pp 2' '--stages as a multiple of --pp' $some --pp 2 --stages 3
