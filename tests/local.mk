@@ -1,10 +1,5 @@
 EXTRA_DIST += \
 	tests/golden/README.md \
-	tests/golden/gpt2-small/bf16.safetensors \
-	tests/golden/gpt2-small/config.json \
-	tests/golden/gpt2-small/golden.safetensors \
-	tests/golden/gpt2-small/input.json \
-	tests/golden/gpt2-small/model.safetensors \
 	tests/golden/gpt2-untied/config.json \
 	tests/golden/gpt2-untied/golden.safetensors \
 	tests/golden/gpt2-untied/input.json \
@@ -188,6 +183,7 @@ cli_tests = \
 	tests/cli/layouts.sh \
 	tests/cli/restart.sh \
 	tests/cli/resume.sh \
+	tests/cli/selftest.sh \
 	tests/cli/trace.sh
 TESTS += $(cli_tests)
 EXTRA_DIST += $(cli_tests) tests/cli/common.sh

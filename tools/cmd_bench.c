@@ -28,15 +28,15 @@ static struct setting table[] = {
 };
 
 static struct setting comparison_table[] = {
-    SETTING("against", "PROGRAM", "run this program's steps and Orrery's alternately, and compare: pytorch", OPTION_TEXT, &against, 0, 0,
-     false),
+    SETTING("against", "PROGRAM", "run this program's steps and Orrery's in turn, and compare: pytorch", OPTION_TEXT, &against,
+     0, 0, false),
     SETTING("pairs", "N", "with --against, runs of each (5)", OPTION_INT, &comparison.pairs, 1, 1000, false),
     SETTING("python", "PYTHON", "the Python that has PyTorch (python3)", OPTION_TEXT, &comparison.python, 0, 0, false),
     SETTING("script", "PATH", "PyTorch's steps (default: gpt2_pytorch.py, which comes with Orrery)", OPTION_TEXT,
      &comparison.script, 0, 0, false),
     SETTING("compile", NULL, "let PyTorch compile the model (torch.compile)", OPTION_FLAG, &comparison.compile, 0, 0, false),
-    SETTING("pytorch-micro-batch", "b", "PyTorch's --micro-batch (default: the same where that is given, else --batch)", OPTION_INT,
-     &comparison.micro_batch, 1, 1 << 24, false),
+    SETTING("pytorch-micro-batch", "b", "PyTorch's --micro-batch (default: the same where that is given, else --batch)",
+     OPTION_INT, &comparison.micro_batch, 1, 1 << 24, false),
     {0},
 };
 
@@ -74,6 +74,36 @@ static int64_t streamed_bytes(const struct orr_training *training)
     return r.streamed[0] + r.streamed[1] + r.streamed[2] + r.streamed[3];
 }
 
+/* StarPU gives nothing back to a device while it has room, so that what it holds at the end is the most that it held. */
+static int add_devices(json_t *object)
+{
+    char name[64];
+    int64_t held = 0;
+
+    if (orr_device_count() == 0)
+        return ORR_OK;
+    for (int i = 0; i < orr_device_count(); i++)
+        held += orr_device_memory_held(i);
+    orr_device_name(0, name, sizeof(name));
+    if (json_object_set_new(object, "device_name", json_string(name)) == 0 &&
+        json_object_set_new(object, "devices", json_integer(orr_device_count())) == 0 &&
+        json_object_set_new(object, "device_mib", json_integer(held >> 20)) == 0)
+        return ORR_OK;
+    return command_fail(ORR_ENOMEM, "bench: no room for the devices");
+}
+
+static void print_lines(json_t *object)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(object, key, value) {
+        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(5));
+        printf("%-18s %s\n", key, text ? text : "?");
+        free(text);
+    }
+}
+
 static int print(const struct opened *o, const struct orr_training_options *t, double *seconds,
                  const struct orr_profile *profile, int64_t tasks, int64_t streamed)
 {
@@ -90,17 +120,13 @@ static int print(const struct opened *o, const struct orr_training_options *t, d
         t->batch, "micro_batch", t->micro_batch, "seq", t->seq, "dp", o->mesh.dp, "pp", o->mesh.pp, "tp", o->mesh.tp,
         "workers", orr_worker_count(), "scheduler", orr_scheduler(),
         "device", orr_device_count() ? "cuda" : "cpu", "streamed_mib", (json_int_t)(streamed >> 20));
-    if (json)
+    int status = add_devices(object);
+    if (status == 0 && json)
         return print_json(object);
-    const char *key;
-    json_t *value;
-    json_object_foreach(object, key, value) {
-        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(5));
-        printf("%-18s %s\n", key, text ? text : "?");
-        free(text);
-    }
+    if (status == 0)
+        print_lines(object);
     json_decref(object);
-    return ORR_OK;
+    return status;
 }
 
 static int take(struct orr_training *training, int64_t count, double *seconds)

@@ -133,7 +133,7 @@ static int find_script(struct state *s)
             folder[length - 6] = '\0';
         int n = snprintf(s->script, sizeof(s->script), "%s/tools/bench/" SCRIPT, folder);
         if (n >= (int)sizeof(s->script) || access(s->script, R_OK) != 0)
-            snprintf(s->script, sizeof(s->script), "%s/" SCRIPT, PKGDATADIR);
+            snprintf(s->script, sizeof(s->script), "%s/" SCRIPT, ORR_DATADIR);
     }
     if (access(s->script, R_OK) == 0)
         return ORR_OK;

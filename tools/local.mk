@@ -6,6 +6,7 @@ orrery_SOURCES = \
 	tools/cmd_grads.c \
 	tools/cmd_info.c \
 	tools/cmd_logits.c \
+	tools/cmd_selftest.c \
 	tools/cmd_tokenize.c \
 	tools/cmd_trace.c \
 	tools/cmd_train.c \
@@ -17,11 +18,28 @@ orrery_SOURCES = \
 	tools/orrery.c \
 	tools/process.c \
 	tools/process.h \
+	tools/selftest.h \
+	tools/selftest_golden.c \
+	tools/selftest_training.c \
 	tools/supervise.c \
 	tools/supervise.h \
 	tools/tools.h
-orrery_CPPFLAGS = $(AM_CPPFLAGS) -DPKGDATADIR='"$(pkgdatadir)"'
-orrery_LDADD = liborrery.la $(JANSSON_LIBS)
+orrery_LDADD = liborrery.la $(JANSSON_LIBS) -lm
+if HAVE_CUDA
+orrery_SOURCES += tools/selftest_blocks.c
+orrery_LDADD += $(cuda_emulation) $(CUDA_LIBS)
+else
+EXTRA_DIST += tools/selftest_blocks.c
+endif
 
 # What `orrery bench --against` starts; configure links to it in the build folder, where an orrery that is not installed looks.
 dist_pkgdata_DATA = tools/bench/gpt2_pytorch.py
+
+# What `orrery selftest` compares a device with.
+goldendir = $(pkgdatadir)/golden/gpt2-small
+dist_golden_DATA = \
+	tests/golden/gpt2-small/bf16.safetensors \
+	tests/golden/gpt2-small/config.json \
+	tests/golden/gpt2-small/golden.safetensors \
+	tests/golden/gpt2-small/input.json \
+	tests/golden/gpt2-small/model.safetensors

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "tools/compare.h"
+#include "tools/selftest.h"
 #include "tools/supervise.h"
 #include "tools/tools.h"
 
@@ -27,6 +28,7 @@ static const struct {
     {"bench", cmd_bench, "time training steps on random tokens"},
     {"trace", cmd_trace, "turn the trace of a run into pictures and tables"},
     {"info", cmd_info, "version, machine, workers, blocks"},
+    {"selftest", cmd_selftest, "whether a CUDA device computes what the CPU does"},
 };
 
 static void usage(FILE *out)
@@ -66,6 +68,7 @@ static int exit_status(int code)
     switch (code) {
     case ORR_OK:
     case HELP_GIVEN: return 0;
+    case SELFTEST_SKIPPED: return SELFTEST_SKIPPED;
     case ORR_EINVAL:
     case ORR_EFORMAT:
     case ORR_ENOENT: return 2;

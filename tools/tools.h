@@ -127,6 +127,7 @@ int cmd_tokenize(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int compare_bench(int argc, char **argv);                   /* it, with --against: compare.h */
 int cmd_info(int argc, char **argv);
+int cmd_selftest(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
 
 #endif

@@ -253,7 +253,8 @@ void orri_cuda_cross_entropy_part_gradient(struct orr_cuda *cuda, enum orr_dtype
                                            int ld, const int32_t *target, int first, const float *norm,
                                            const float *loss_scale)
 {
-    ORRI_WITH_TYPE(dtype, WITH_LANES(width, orri_launch(cuda, "cross_entropy_part_gradient", cross_entropy_part_gradient<LANES, T>,
-                                                        dim3((unsigned)rows), dim3(LANES), 0, width, static_cast<T *>(logits),
-                                                        ld, target, first, norm, loss_scale)));
+    ORRI_WITH_TYPE(dtype, WITH_LANES(width, orri_launch(cuda, "cross_entropy_part_gradient",
+                                                        cross_entropy_part_gradient<LANES, T>, dim3((unsigned)rows), dim3(LANES),
+                                                        0, width, static_cast<T *>(logits), ld, target, first, norm,
+                                                        loss_scale)));
 }

@@ -5,7 +5,8 @@
  * to device memory unless said otherwise. Matrices are row-major with a row stride ("ld", in elements). `void` arrays have
  * elements of `dtype` (ORR_F32, ORR_BF16 or ORR_F16), aligned to an element at least; what is computed in between is fp32,
  * and a result is rounded once, to nearest even. Results are deterministic: no sum depends on the order in which threads
- * run. Any size from 1 is legal; sizes and alignments that wide loads or tensor cores cannot take go by slower ways. */
+ * run. Any size from 1 is legal; sizes and alignments that wide loads or tensor cores cannot take go by slower ways: rows whose
+ * width is a multiple of 16 bytes, at addresses that are, are fast. Scratch is aligned to 16 bytes. */
 #ifndef ORRI_MATH_CUDA_H
 #define ORRI_MATH_CUDA_H
 
@@ -49,7 +50,8 @@ struct orri_cuda_product {
 };
 
 /* By cuBLASLt, with sums in fp32 and the workspace of `cuda`. The algorithm is asked for once per worker and shape; where
- * the library has none for the epilogue (odd sizes, unaligned rows) the product and the rest are kernels of their own. */
+ * the library has none for the epilogue (odd sizes, unaligned rows) the product and the rest are kernels of their own, and
+ * what the epilogue is applied to is rounded before. */
 void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_cuda_product *product);
 
 /* ---- LayerNorm (norm_cuda.cu); formulas in math.h ---------------------------------------------------------- */
@@ -122,8 +124,8 @@ void orri_cuda_cross_entropy_part_gradient(struct orr_cuda *cuda, enum orr_dtype
 void orri_cuda_embed(struct orr_cuda *cuda, enum orr_dtype dtype, int batch, int seq, struct orr_part at, int width,
                      const int32_t *ids, int64_t first, int64_t count, const void *table, const void *position, void *y);
 
-/* dtable[row] += the sum, in order of position, of the rows of dy whose id - first is row (fp32; rows without an id are
- * left alone). Sorted by CUB, so that no sum needs an atomic. */
+/* dtable[row] += the sum of the rows of dy whose id - first is row (fp32; rows without an id are left alone), in an order that
+ * follows from the positions alone: they are sorted by CUB, so that no sum needs an atomic. */
 size_t orri_cuda_embed_backward_scratch(int batch, int positions);
 void orri_cuda_embed_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int batch, int seq, struct orr_part at, int width,
                               const int32_t *ids, int64_t first, int64_t count, const void *dy, float *dtable,

@@ -9,7 +9,8 @@
 namespace {
 
 enum {
-    PARTS = 264,            /* blocks that sum up dgamma and dbeta: two on each multiprocessor of an H100  */
+    PARTS = 264,            /* blocks that sum up dgamma and dbeta: two on each multiprocessor of an H100, and
+                               few enough for orri_cuda_bias_backward() to need no scratch                 */
     MOST_PACKS = 2048       /* of a row in registers                                                       */
 };
 
@@ -311,14 +312,13 @@ template <typename T>
 int backward(struct orr_cuda *cuda, int rows, int width, const T *dy, const T *x, const T *gamma, const float *mean,
              const float *rstd, const T *residual, T *dx, float *dgamma, float *dbeta, float *parts)
 {
-    bool wide = is_wide<T>(width) && orri_is_wide(dy, x, gamma, residual, dx) && orri_is_wide(dgamma, dbeta, parts);
     int blocks = rows < PARTS ? rows : PARTS;
 
     if (blocks > 1) {
         dgamma = parts;
         dbeta = parts + (size_t)blocks * width;
     }
-    if (wide)
+    if (is_wide<T>(width) && orri_is_wide(dy, x, gamma, residual, dx) && orri_is_wide(dgamma, dbeta))
         WITH_LANES_BACKWARD(width / orri_wide<T>,
                    orri_launch(cuda, "layernorm_backward", layernorm_backward<LANES, K, T>, dim3((unsigned)blocks),
                                dim3(LANES, groups<LANES>), 0, rows, width, dy, x, gamma, mean, rstd, residual, dx, dgamma,

@@ -69,3 +69,13 @@ void orri_round(enum orr_dtype dtype, size_t count, const float *from, void *to)
             memcpy(to, from, count * sizeof(*from));
     }
 }
+
+void orr_dtype_widen(enum orr_dtype dtype, size_t count, const void *from, float *to)
+{
+    orri_widen(dtype, count, from, to);
+}
+
+void orr_dtype_round(enum orr_dtype dtype, size_t count, const float *from, void *to)
+{
+    orri_round(dtype, count, from, to);
+}

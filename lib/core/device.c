@@ -168,6 +168,11 @@ int64_t orr_device_memory(int index)
     return (int64_t)starpu_memory_get_total(node);
 }
 
+int64_t orr_device_memory_held(int index)
+{
+    return (int64_t)starpu_memory_get_used(starpu_worker_get_memory_node((unsigned)devices.worker[index]));
+}
+
 void orr_device_name(int index, char *name, size_t size)
 {
     starpu_worker_get_name(devices.worker[index], name, size);
@@ -237,6 +242,12 @@ bool orri_blocks_on_cpu(void)
 }
 
 int64_t orr_device_memory(int index)
+{
+    (void)index;
+    return 0;
+}
+
+int64_t orr_device_memory_held(int index)
 {
     (void)index;
     return 0;

@@ -300,7 +300,7 @@ struct randomize {
     uint64_t seed;
 };
 
-enum { PIECE = 4096 };      /* floats that are rounded at a time */
+enum { PIECE = 1024 };      /* floats that are rounded at a time */
 
 /* Elements `first` .. of a whole view, to those from number `at` on of a parameter's tile. */
 static void randomize_run(const struct orr_view *whole, const struct orr_rng *rng, int64_t first, int64_t count,
@@ -498,6 +498,16 @@ struct orr_block *orr_model_block(struct orr_model *model, int index)
 const struct orr_block_class *orr_block_class_of(const struct orr_block *block)
 {
     return block->cls;
+}
+
+const void *orr_block_config(const struct orr_block *block)
+{
+    return block->config;
+}
+
+int orr_block_input_count(const struct orr_block *block)
+{
+    return block->inputs;
 }
 
 const struct orr_mesh *orr_model_mesh(const struct orr_model *model)

@@ -254,6 +254,10 @@ struct orr_block *orr_block_append_inputs(struct orr_model *model, const struct 
 /* The class that a block was appended with. */
 const struct orr_block_class *orr_block_class_of(const struct orr_block *block);
 
+/* The configuration that it was appended with, as its class keeps it: borrowed. And how many values it reads. */
+const void *orr_block_config(const struct orr_block *block);
+int orr_block_input_count(const struct orr_block *block);
+
 /* Makes group `group` of `block` the group `of_group` of `of` (tied weights): one tile, two readers, a
  * gradient tile each. The block's spec must have left the group without views. Errors: ORR_EINVAL (another
  * group or shape than the spec asks for). */

@@ -42,6 +42,10 @@ const char *orr_dtype_name(enum orr_dtype dtype);
 int orr_dtype_parse(const char *text, enum orr_dtype *dtype);
 const char *orr_dtype_label(enum orr_dtype dtype);
 
+/* to[k] = from[k], exactly: from bf16, fp16 or fp32, at any address. And rounded to one of these, to nearest even. Any thread. */
+void orr_dtype_widen(enum orr_dtype dtype, size_t count, const void *from, float *to);
+void orr_dtype_round(enum orr_dtype dtype, size_t count, const float *from, void *to);
+
 #ifdef __cplusplus
 }
 #endif

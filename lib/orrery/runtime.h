@@ -72,11 +72,13 @@ void orr_shutdown(void);
 int orr_worker_count(void);
 int orr_worker_count_least(void);
 
-/* Whether this build has CUDA functions. The CUDA devices that this process drives; the bytes of memory of one that StarPU may use (STARPU_LIMIT_CUDA_MEM), 0 where it
- * does not know; its name. */
+/* Whether this build has CUDA functions. The CUDA devices that this process drives; the bytes of memory of one that StarPU may
+ * use (STARPU_LIMIT_CUDA_MEM), 0 where it does not know; those that it holds now, with what it keeps for further use; its
+ * name. */
 bool orr_has_cuda(void);
 int orr_device_count(void);
 int64_t orr_device_memory(int index);
+int64_t orr_device_memory_held(int index);
 void orr_device_name(int index, char *name, size_t size);
 
 /* The name of the scheduling policy in force; "" before orr_init(). */

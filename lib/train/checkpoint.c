@@ -184,7 +184,7 @@ static int find_view(const struct shards *s, const char *name, const struct orr_
     return ORR_OK;
 }
 
-enum { PIECE = 4096 };      /* floats that are rounded at a time */
+enum { PIECE = 1024 };      /* floats that are rounded at a time */
 
 static int read_run(const struct orr_safetensors *file, const struct orr_tensor_info *tensor, int64_t first, int64_t count,
                     const struct orr_tile *tile, void *data, int64_t at)

@@ -137,7 +137,6 @@ template <int N, typename F, typename T> __global__ void __launch_bounds__(ORRI_
 {
     const struct view &v = u.view[blockIdx.y];
     float scale = u.scale ? (float)*u.scale : 1.0f;
-
     F rule = u.rule;
 
     if ((u.skip && *u.skip) || (u.squares && !isfinite(*u.squares)))
@@ -153,7 +152,6 @@ template <int N, typename F, typename T> __global__ void __launch_bounds__(ORRI_
                 update_at<1>(u, rule, v, scale, v.offset + i);
 }
 
-
 /* Wide where each view is, and the four elements of a pack have one block of random words. */
 template <typename F, typename T>
 void launch_update(struct orr_cuda *cuda, const struct orri_cuda_update *from, const F &rule)
@@ -162,8 +160,8 @@ void launch_update(struct orr_cuda *cuda, const struct orri_cuda_update *from, c
     bool decoupled = from->optimizer.kind == ORR_ADAMW;
     float decay = from->optimizer.weight_decay;
     T *working = static_cast<T *>(from->working);
-    update<F, T> u = {rule, from->scale, from->correction, from->squares, from->skip, from->g, from->p, from->state, (size_t)from->stride, working,
-                      from->rounding != NULL, {}, {}};
+    update<F, T> u = {rule, from->scale, from->correction, from->squares, from->skip, from->g, from->p, from->state,
+                      (size_t)from->stride, working, from->rounding != NULL, {}, {}};
     bool wide = orri_is_wide(u.g, u.p, u.state, working) && from->stride % WIDE == 0;
     size_t largest = 0;
 
@@ -260,7 +258,8 @@ template <typename T> static void update_tile(struct orr_cuda *cuda, const struc
     switch (o->kind) {
     case ORR_ADAMW:
     case ORR_ADAM:
-        launch_update<adam, T>(cuda, u, {o->beta1, o->beta2, (float)(u->lr / correction1), (float)(1 / sqrt(correction2)), o->eps, u->lr});
+        launch_update<adam, T>(cuda, u, {o->beta1, o->beta2, (float)(u->lr / correction1), (float)(1 / sqrt(correction2)),
+                                         o->eps, u->lr});
         break;
     case ORR_SGD: launch_update<sgd, T>(cuda, u, {o->beta1, (float)u->lr}); break;
     case ORR_RMSPROP: launch_update<rmsprop, T>(cuda, u, {o->beta2, (float)u->lr, o->eps}); break;

@@ -36,7 +36,8 @@ get()
 fake_python steady 'echo "a line that is no object"' \
     'echo "{\"tokens_per_s\": ${n}00, \"best_tokens_per_s\": ${n}50.5, \"version\": \"9.8.7\"}"'
 works $compare --pairs 3 --python "$work/steady"
-same 'the order of the runs' "$(sed -n 's/^pair \([0-9]*\/[0-9]*\)  *\([A-Za-z]*\)  *[0-9.]* tokens\/s.*/\1 \2/p' out | tr '\n' ' ')" \
+order=$(sed -n 's/^pair \([0-9]*\/[0-9]*\)  *\([A-Za-z]*\)  *[0-9.]* tokens\/s.*/\1 \2/p' out | tr '\n' ' ')
+same 'the order of the runs' "$order" \
     '1/3 Orrery 1/3 PyTorch 2/3 Orrery 2/3 PyTorch 3/3 Orrery 3/3 PyTorch '
 check 'the version' grep -q '^Orrery 0.* against PyTorch 9.8.7: tiny-gpt2' out
 check "PyTorch's median and best" grep -q '^PyTorch  *median 200.0, best 350.5 tokens/s' out
@@ -62,8 +63,8 @@ check 'medians, and ratios by pair' awk -v rates="$rates" -v best="$(get best_to
         }
         exit !(near(r[1], sum - low - high) && r[2] == 200 && near(of, r[1] / 200) && near(b[1], top) && b[2] == 350.5)
     }' < /dev/null
-for option in --layers=2 --heads=2 --width=32 --inner=128 --vocab=256 --positions=32 --seq=16 --batch=4 --micro-batch=0 --steps=1 \
-    --warm-up=2 --threads=2 --clip=1 --lr=0.0001 --dtype=fp32 --device=cpu; do
+for option in --layers=2 --heads=2 --width=32 --inner=128 --vocab=256 --positions=32 --seq=16 --batch=4 --micro-batch=0 \
+    --steps=1 --warm-up=2 --threads=2 --clip=1 --lr=0.0001 --dtype=fp32 --device=cpu; do
     check "PyTorch gets $option" grep -q -e " $option\( \|\$\)" steady.log
 done
 check 'the default script is there' test -r "$(head -n 1 steady.log | sed 's/ .*//')"
@@ -138,11 +139,12 @@ done
 if [ -n "$python" ]; then
     works $compare --pairs 1 --python "$python" --json
     same 'as many parameters on both sides' "$(get parameters)" "$(value parameters out) $(value parameters out)"
-    works $compare --pairs 1 --python "$python" --micro-batch 3 --dtype bf16 --set tie_word_embeddings=false --set embd_pdrop=0.1 \
-        --set attn_pdrop=0.1 --set resid_pdrop=0.1
+    works $compare --pairs 1 --python "$python" --micro-batch 3 --dtype bf16 --set tie_word_embeddings=false \
+        --set embd_pdrop=0.1 --set attn_pdrop=0.1 --set resid_pdrop=0.1
     run $compare --pairs 1 --python "$python" --set n_head=4 --json
     loss=$(value loss out)
-    check "the loss $loss is that of 256 equally likely tokens" awk -v l="$loss" 'BEGIN { exit !(l > 5.3 && l < 5.8) }' < /dev/null
+    check "the loss $loss is that of 256 equally likely tokens" \
+        awk -v l="$loss" 'BEGIN { exit !(l > 5.3 && l < 5.8) }' < /dev/null
 else
     skip 'there is no PyTorch'
 fi

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Compares the tensors of two safetensors files, with the largest magnitude of the golden one as the measure.
  *
- *     compare_tensors TOLERANCE FOUND GOLDEN all PREFIX          every tensor of FOUND with PREFIX + its name, or with its
+ *     compare_tensors TOLERANCE FOUND GOLDEN all PREFIX          every tensor of FOUND but those of integers with PREFIX + its name, or with its
  *                                                                name; every one of GOLDEN with PREFIX must be found
  *     compare_tensors TOLERANCE FOUND GOLDEN part NAME I OTHER   NAME[I] with OTHER, which is the beginning of it; the
  *                                                                rest must be zero
@@ -87,10 +87,13 @@ static void compare_all(const struct orr_safetensors *found, const struct orr_sa
     int expected = 0, prefixed = 0;
 
     for (int i = 0; i < orr_safetensors_count(golden); i++)
-        expected += strncmp(orr_safetensors_get(golden, i)->name, prefix, strlen(prefix)) == 0;
+        expected += orr_safetensors_get(golden, i)->dtype == ORR_F32 &&
+                    strncmp(orr_safetensors_get(golden, i)->name, prefix, strlen(prefix)) == 0;
     for (int i = 0; i < orr_safetensors_count(found); i++) {
         const char *name = orr_safetensors_get(found, i)->name;
         char other[512];
+        if (orr_safetensors_get(found, i)->dtype != ORR_F32)
+            continue;
         snprintf(other, sizeof(other), "%s%s", prefix, name);
         bool with = orr_safetensors_find(golden, other) != NULL;
         struct tensor a = read_tensor(found, name), b = read_tensor(golden, with ? other : name);

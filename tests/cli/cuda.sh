@@ -86,6 +86,8 @@ works eval --model whole --device cuda --data short --seq 16
 works generate --model whole --device cuda --prompt one --max-tokens 4
 works bench --model whole --device cuda --batch 2 --seq 16 --steps 2 --json
 same 'the device of the benchmark' "$(value device "$work/out")" cuda
+check 'its name' test -n "$(value device_name "$work/out")"
+check 'its memory' test "$(value device_mib "$work/out")" -gt 0
 
 # ---- more than fits ----------------------------------------------------------------------------------------------------------
 

@@ -80,7 +80,8 @@ static void check_loss(enum orr_dtype type, int rows, int width, int ld, size_t 
         double mine = target[r] == ORR_IGNORE ? 0 : softmax(width, x + (size_t)r * ld, target[r], p);
 
         /* The logarithm of the sum has the sum's relative error; the result is rounded. */
-        assert_close(losses[r], mine, target[r] == ORR_IGNORE ? 0 : SOFTMAX_BOUND + FLT_EPSILON * mine, "%d columns, row %d", width, r);
+        assert_close(losses[r], mine, target[r] == ORR_IGNORE ? 0 : SOFTMAX_BOUND + FLT_EPSILON * mine, "%d columns, row %d",
+                     width, r);
         want += losses[r];
         count += target[r] != ORR_IGNORE;
     }
@@ -300,8 +301,8 @@ START_TEST(far_logits_in_parts)
     }
     orri_cuda_cross_entropy_join(&device, 2, 3, data, ids, norm.data, loss.data);
     for (int t = 0; t < 3; t++)
-        orri_cuda_cross_entropy_part_gradient(&device, ORR_F32, 2, first[t + 1] - first[t], (float *)logits.data + first[t], WIDTH,
-                                              ids, first[t], norm.data, NULL);
+        orri_cuda_cross_entropy_part_gradient(&device, ORR_F32, 2, first[t + 1] - first[t], (float *)logits.data + first[t],
+                                              WIDTH, ids, first[t], norm.data, NULL);
     float *got = get(&loss), *g = get(&logits);
     assert_close(got[0], log(29) + 2e4, FLT_EPSILON * 2e4, "the first row");
     assert_close(got[1], log(1 + 2 * exp(-1)), 4 * FLT_EPSILON, "the second");
@@ -396,8 +397,8 @@ START_TEST(embed_backward)
             int batch = uses[u].batch, width = uses[u].width, n = (int)uses[u].at.count;
             struct orr_part at = uses[u].at, part = uses[u].tokens;
             size_t size = (size_t)batch * (size_t)n * width, rows = (size_t)part.count;
-            float *dy = random_floats(size, 1, 1), *old = random_floats(rows * width, 1, 2), *before = copy_floats(rows * width, old);
-            float *old_position = random_floats((size_t)SEQ * width, 1, 3);
+            float *dy = random_floats(size, 1, 1), *old = random_floats(rows * width, 1, 2);
+            float *before = copy_floats(rows * width, old), *old_position = random_floats((size_t)SEQ * width, 1, 3);
             double *want = calloc(rows * width, sizeof(double)), *sum = calloc(rows * width, sizeof(double));
             int32_t *ids = tokens((size_t)batch * SEQ, 3), *on = put_ids((size_t)batch * SEQ, ids), *times = calloc(rows, 4);
             struct array d = put(type, size, dy, shifts[s]), table = put(ORR_F32, rows * width, old, 0);
@@ -405,7 +406,8 @@ START_TEST(embed_backward)
             struct array position = put(ORR_F32, (size_t)SEQ * width, old_position, s == 3 ? 1 : 0);
             void *scratch = room(orri_cuda_embed_backward_scratch(batch, n));
 
-            orri_cuda_embed_backward(&device, type, batch, SEQ, at, width, on, part.first, part.count, d.data, table.data, scratch);
+            orri_cuda_embed_backward(&device, type, batch, SEQ, at, width, on, part.first, part.count, d.data, table.data,
+                                     scratch);
             orri_cuda_embed_backward(&device, type, batch, SEQ, at, width, on, part.first, part.count, again.data, twice.data,
                                      scratch);
             assert_same(&table, &twice);
@@ -438,7 +440,8 @@ START_TEST(embed_backward)
                         all += x;
                         magnitude += fabsf(x);
                     }
-                    assert_close(got[t * width + j], all, here ? SUM_BOUND(batch + 1) * magnitude : 0, "use %d, position %d", u, t);
+                    assert_close(got[t * width + j], all, here ? SUM_BOUND(batch + 1) * magnitude : 0, "use %d, position %d", u,
+                                 t);
                 }
             free(got);
             drop(&d);

@@ -19,7 +19,7 @@ START_TEST(alignments)
     static const struct {
         uintptr_t address;
         int alignment;
-    } cases[] = {{0, 256}, {2, 2}, {6, 2}, {8, 8}, {24, 8}, {16, 16}, {0x7fffffffffe0, 32}, {128, 128}, {256, 256}, {0x3000, 256}};
+    } cases[] = {{0, 256}, {2, 2}, {6, 2}, {8, 8}, {24, 8}, {16, 16}, {0x7fffffe0, 32}, {128, 128}, {256, 256}, {0x3000, 256}};
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct orri_cuda_product p = product();

@@ -172,6 +172,32 @@ START_TEST(test_frozen)
 }
 END_TEST
 
+/* Each element follows from the seed, the parameter's number and its own. */
+START_TEST(test_drawing)
+{
+    enum { COUNT = 4 * WIDTH * WIDTH };
+    static float drawn[COUNT], found[COUNT];
+    static uint16_t rounded[COUNT];
+
+    for (int i = 0; i < 4; i++) {
+        struct setup s = usual();
+        s.dtype = i % 2 ? ORR_F16 : ORR_F32;
+        struct orr_model *model = i < 2 ? create_model(&s) : frozen_model(&s);
+        int index = orr_model_find(model, "transformer.h.1.mlp.c_fc.weight");
+        struct orr_rng rng = {3, (uint32_t)index, UINT32_MAX};
+        orr_rng_normal(&rng, 0, COUNT, 0, 0.1f, drawn);
+        if (i == 3) {
+            orri_round(ORR_F16, COUNT, drawn, rounded);
+            orri_widen(ORR_F16, COUNT, rounded, drawn);
+        }
+        ck_assert_int_eq(orr_model_randomize(model, 3), 0);
+        ck_assert_int_eq(orr_model_read(model, index, found), 0);
+        ck_assert_mem_eq(found, drawn, sizeof(drawn));
+        orr_model_destroy(model);
+    }
+}
+END_TEST
+
 START_TEST(test_frozen_errors)
 {
     for (int dtype = ORR_F32; dtype <= ORR_BF16; dtype++) {
@@ -352,6 +378,7 @@ Suite *suite(void)
     tcase_add_test(c, test_narrow_files);
     tcase_add_test(c, test_writing);
     tcase_add_test(c, test_frozen);
+    tcase_add_test(c, test_drawing);
     tcase_add_test(c, test_frozen_errors);
     tcase_add_test(c, test_local_sgd_of_one_step);
     tcase_add_test(c, test_local_sgd);

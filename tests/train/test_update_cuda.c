@@ -77,8 +77,8 @@ static void check_update(enum orr_optimizer_kind kind, int tile, enum orr_dtype 
         for (int v = 0; v < u.views; v++)
             viewed = viewed || ((int64_t)i >= u.view[v].offset && (int64_t)i < u.view[v].offset + u.view[v].count);
         /* A few roundings a step of terms below 1, which a compiler may contract otherwise. */
-        assert_close(got[i], p[i], viewed ? STEPS * 4 * FLT_EPSILON : 0, "%s, tile %d, element %zu", orr_optimizer_name(kind), tile,
-                     i);
+        assert_close(got[i], p[i], viewed ? STEPS * 4 * FLT_EPSILON : 0, "%s, tile %d, element %zu", orr_optimizer_name(kind),
+                     tile, i);
         assert_that(got_working[i] == (viewed ? rounded(dtype, got[i]) : 0));
     }
     for (size_t i = 0; i < all; i++)
@@ -114,7 +114,8 @@ START_TEST(nothing_to_do)
         double squares;
         int skip;
         bool done;
-    } cases[] = {{1, 0, true}, {1, 1, false}, {1, -1, false}, {(double)INFINITY, 0, false}, {(double)NAN, 0, false}, {0, 0, true}};
+    } cases[] = {{1, 0, true}, {1, 1, false}, {1, -1, false}, {(double)INFINITY, 0, false}, {(double)NAN, 0, false},
+                 {0, 0, true}};
 
     for (int n = 0; n < 6; n++) {
         struct orri_cuda_update u = update_of(ORR_ADAMW, TILE);

@@ -56,6 +56,11 @@ def arguments():
     return a
 
 
+def drop(x, rate):
+    """PyTorch computes a mask for a rate of 0, too."""
+    return F.dropout(x, rate) if rate > 0 else x
+
+
 class Attention(nn.Module):
     def __init__(self, a):
         super().__init__()
@@ -68,13 +73,13 @@ class Attention(nn.Module):
         if hasattr(F, "scaled_dot_product_attention"):
             return F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout, is_causal=True)
         weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + mask
-        return F.dropout(weights.softmax(-1), self.dropout) @ v
+        return drop(weights.softmax(-1), self.dropout) @ v
 
     def forward(self, x, mask):
         b, t, c = x.shape
         q, k, v = (z.view(b, t, self.heads, -1).transpose(1, 2) for z in self.qkv(self.norm(x)).split(c, 2))
         y = self.attend(q, k, v, mask).transpose(1, 2).reshape(b, t, c)
-        return x + F.dropout(self.proj(y), self.residual_dropout)
+        return x + drop(self.proj(y), self.residual_dropout)
 
 
 class MLP(nn.Module):
@@ -86,7 +91,7 @@ class MLP(nn.Module):
         self.proj = nn.Linear(a.inner, a.width)
 
     def forward(self, x):
-        return x + F.dropout(self.proj(F.gelu(self.fc(self.norm(x)), approximate="tanh")), self.dropout)
+        return x + drop(self.proj(F.gelu(self.fc(self.norm(x)), approximate="tanh")), self.dropout)
 
 
 class GPT2(nn.Module):
@@ -108,7 +113,7 @@ class GPT2(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, tokens, labels):
-        x = F.dropout(self.wte(tokens) + self.wpe.weight[:tokens.shape[1]], self.dropout)
+        x = drop(self.wte(tokens) + self.wpe.weight[:tokens.shape[1]], self.dropout)
         for attention, mlp in zip(self.attention, self.mlp):
             x = mlp(attention(x, self.mask))
         logits = self.head(self.norm(x))
