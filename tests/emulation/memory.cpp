@@ -40,7 +40,7 @@ void start()
     pinned = new std::map<uintptr_t, size_t>;
     all = new std::vector<std::unique_ptr<device>>;
     key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
-    guarded = key < 0 && setting("ORRERY_EMULATED_GUARD", 0);
+    guarded = key < 0 && setting("ORRERY_EMULATED_GUARD", 1);
     for (long k = 0; k < count; k++) {
         device *d = new device();
         void *memory = mmap(nullptr, size, guarded ? PROT_NONE : PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
