@@ -52,7 +52,8 @@ static void check_update(enum orr_optimizer_kind kind, int tile, enum orr_dtype 
     float *p = random_floats(count, 1, 1), *g = random_floats(count, 3, 2), *state = random_floats(all, 0, 0);
     float *marks = random_floats(count, 0, 0);
     const float scale = 0.125f;
-    double *scales = put_double((double)scale);
+    double *scales = put_double((double)scale), *correction = room(2 * sizeof(double));
+    bool counts = tile % 2;                 /* the device knows of how many updates to correct the means */
     struct array ap = put(ORR_F32, count, p, shift), ag = put(ORR_F32, count, g, shift), as = put(ORR_F32, all, state, shift);
     struct array working = put(dtype, count, marks, shift);
 
@@ -62,11 +63,17 @@ static void check_update(enum orr_optimizer_kind kind, int tile, enum orr_dtype 
     u.state = as.data;
     u.dtype = dtype;
     u.working = working.data;
-    for (u.t = 1; u.t <= STEPS; u.t++) {
+    u.correction = counts ? correction : NULL;
+    for (int t = 1; t <= STEPS; t++) {
+        double now[] = {1 - pow((double)u.optimizer.beta1, t), 1 - pow((double)u.optimizer.beta2, t)};
+
+        finish();
+        CUDA(cudaMemcpy(correction, now, sizeof(now), cudaMemcpyHostToDevice));
+        u.t = counts ? 1000 : t;
         orri_cuda_update(&device, &u);
         for (int v = 0; v < u.views; v++) {
             const struct orri_update_view *view = &u.view[v];
-            orri_optimizer_update(&u.optimizer, view->decay, u.lr, u.t, scale, view->count, g + view->offset, p + view->offset,
+            orri_optimizer_update(&u.optimizer, view->decay, u.lr, t, scale, view->count, g + view->offset, p + view->offset,
                                   state + view->offset, u.stride);
         }
     }
@@ -89,6 +96,7 @@ static void check_update(enum orr_optimizer_kind kind, int tile, enum orr_dtype 
     drop(&as);
     drop(&working);
     drop_room(scales);
+    drop_room(correction);
     free(p);
     free(g);
     free(state);
