@@ -96,6 +96,7 @@ static int run(const char *directory)
     static float values[MICROBATCHES][FLOATS];
     starpu_data_handle_t handle[MICROBATCHES];
 
+    ORR_TRY(orr_ranks_start());         /* or both would be rank 0 to it */
     ORR_TRY(orr_trace_prepare(directory));
     ORR_TRY(orr_init(&(struct orr_runtime_options){.threads = 1, .trace = directory}));
     if (orr_rank_count() != 2)
