@@ -23,6 +23,7 @@ liborri_la_SOURCES += \
 	codelets/math/norm.c \
 	codelets/math/operands.c \
 	codelets/math/operands.h \
+	codelets/math/operands_cuda.h \
 	codelets/math/philox_cuda.h \
 	codelets/math/ptx_cuda.h \
 	codelets/math/residual.c \

@@ -4,6 +4,7 @@
 # shellcheck source=tests/cli/common.sh
 . "${srcdir:-.}/tests/cli/common.sh"
 cd "$work" || exit 99
+unset STARPU_NCUDA
 export STARPU_NCPU=1 TMPDIR="$work"
 golden=$src/tests/golden/gpt2-small
 
@@ -29,9 +30,9 @@ selftest --quick
 same 'all is well' "$status" 0
 check 'no check failed' grep -q '^[1-9][0-9]* checks, 0 failures$' "$work/out"
 check 'and each has a line' test "$(grep -c ' pass$' "$work/out")" = "$(sed -n 's/ checks,.*//p' "$work/out")"
-for what in 'attention F ' 'attention shard_B ' 'mlp chunk_B ' 'head FBW ' 'head chunk_P ' 'embedding W ' 'golden losses '; do
+for pass in 'attention F ' 'attention shard_B ' 'mlp chunk_B ' 'head FBW ' 'head chunk_P ' 'embedding W ' 'golden losses '; do
     for dtype in fp32 bf16 fp16; do
-        check "$what in $dtype" grep -q "^$what *$dtype .* pass$" "$work/out"
+        check "$pass in $dtype" grep -q "^$pass *$dtype .* pass$" "$work/out"
     done
 done
 
