@@ -12,7 +12,7 @@
 struct model_options model_options;
 struct data_options data_options = {.validation_fraction = 0.01};
 struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
-                                        .dtype = "fp32", .device = "auto", .pin = "home"};
+                                        .dtype = "fp32", .device = "auto", .pin = "home", .update = "device", .master_weights = "fp32"};
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
@@ -56,6 +56,8 @@ struct setting layout_table[] = {
      &layout_options.device, 0, 0, true),
     SETTING("pin", "HOW", "home (default): each coordinate of the mesh has a CUDA device; none: the scheduler chooses", OPTION_TEXT,
      &layout_options.pin, 0, 0, true),
+    SETTING("update", "WHERE", "device (default): where the gradients are; cpu: optimizer state stays in main memory, CPU cores update",
+     OPTION_TEXT, &layout_options.update, 0, 0, true),
     SETTING("tf32", NULL, "on CUDA devices, round the factors of fp32 matrix products to TF32", OPTION_FLAG, &layout_options.tf32, 0,
      0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
@@ -65,6 +67,8 @@ struct setting layout_table[] = {
     SETTING("heartbeat", "SECONDS", "end the run when a rank has given no sign of life for so long (6; 0 = never)", OPTION_REAL,
      &layout_options.heartbeat, 0, 1e9, true),
     SETTING("dtype", "TYPE", "what to compute in: fp32, bf16 or fp16, with fp32 masters (fp32)", OPTION_TEXT, &layout_options.dtype, 0, 0, true),
+    SETTING("master-weights", "HOW", "with --dtype bf16: fp32 (default), or none: bf16 alone, that updates round at random",
+     OPTION_TEXT, &layout_options.master_weights, 0, 0, true),
     SETTING("seed", "S", "of initialisation, data order, dropout and sampling (1)", OPTION_INT, &layout_options.seed, 0, 1e15,
      true),
     {0},
@@ -215,6 +219,17 @@ static void expect(struct opened *o, const struct shape *shape)
     }
 }
 
+/* Which of the words of an option was given: its index, or -1. */
+static int choose(const char *option, const char *given, const char *first, const char *second)
+{
+    if (strcmp(given, first) == 0)
+        return 0;
+    if (strcmp(given, second) == 0)
+        return 1;
+    command_remedy(command_fail(ORR_EINVAL, "--%s: '%s' is none", option, given), "use %s or %s", first, second);
+    return -1;
+}
+
 int read_device(struct orr_runtime_options *runtime)
 {
     static const char *const names[] = {[ORR_DEVICE_AUTO] = "auto", [ORR_DEVICE_CPU] = "cpu", [ORR_DEVICE_CUDA] = "cuda"};
@@ -225,11 +240,13 @@ int read_device(struct orr_runtime_options *runtime)
         device++;
     if (device == sizeof(names) / sizeof(names[0]))
         return command_remedy(command_fail(ORR_EINVAL, "--device: '%s' is none", l->device), "use auto, cpu or cuda");
+    int unpinned = choose("pin", l->pin, "home", "none"), on_cpu = choose("update", l->update, "device", "cpu");
+    if (unpinned < 0 || on_cpu < 0)
+        return ORR_EINVAL;
     runtime->device = (enum orr_device)device;
     runtime->tf32 = l->tf32;
-    runtime->unpinned = strcmp(l->pin, "none") == 0;
-    if (!runtime->unpinned && strcmp(l->pin, "home") != 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--pin: '%s' is none", l->pin), "use home or none");
+    runtime->unpinned = unpinned;
+    runtime->update_on_cpu = on_cpu;
     return ORR_OK;
 }
 
@@ -262,7 +279,10 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config), const
     if (shape)
         expect(o, shape);
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
-    return orr_ranks_settle(o->model ? ORR_OK : orr_error_code());
+    int status = o->model ? ORR_OK : orr_error_code(), none = choose("master-weights", l->master_weights, "fp32", "none");
+    if (status == 0 && none)
+        status = none < 0 ? ORR_EINVAL : orr_model_drop_masters(o->model);
+    return orr_ranks_settle(status);
 }
 
 int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/core.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Elements in files may lie at odd addresses: they are loaded and stored by memcpy(), which costs nothing. */
@@ -67,6 +68,26 @@ void orri_round(enum orr_dtype dtype, size_t count, const float *from, void *to)
     default:
         if (count)
             memcpy(to, from, count * sizeof(*from));
+    }
+}
+
+void orri_round_at_random(const struct orr_rng *rng, uint64_t first, size_t count, const float *from, void *to)
+{
+    uint32_t words[256];
+    unsigned char *out = to;
+
+    for (size_t done = 0; done < count; done += ORRI_COUNT(words)) {
+        size_t n = count - done < ORRI_COUNT(words) ? count - done : ORRI_COUNT(words);
+        orr_rng_words(rng, first + done, n, words);
+        for (size_t k = done; k < done + n; k++) {
+            uint32_t bits;
+            memcpy(&bits, &from[k], sizeof(bits));
+            uint16_t upper = (uint16_t)((bits + (words[k - done] >> 16)) >> 16);
+            if (isfinite(from[k]))
+                memcpy(out + 2 * k, &upper, sizeof(upper));
+            else
+                round_bf16(1, &from[k], out + 2 * k);
+        }
     }
 }
 

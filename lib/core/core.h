@@ -10,6 +10,7 @@
 
 #include <orrery/dtype.h>
 #include <orrery/error.h>
+#include <orrery/rng.h>
 
 #define ORRI_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -45,6 +46,8 @@ void orri_add(size_t count, const float *x, float *y);
  * beyond the largest to infinity). The narrow ones may lie at any address. */
 void orri_widen(enum orr_dtype dtype, size_t count, const void *from, float *to);
 void orri_round(enum orr_dtype dtype, size_t count, const float *from, void *to);
+/* To bf16, to one of the two neighbours, the nearer the likelier: by words first ... first + count - 1 of a stream. */
+void orri_round_at_random(const struct orr_rng *rng, uint64_t first, size_t count, const float *from, void *to);
 
 /* FNV-1a of 64 bits (Fowler, Noll, Vo), going on from `hash`, at first ORRI_HASH. */
 #define ORRI_HASH UINT64_C(0xcbf29ce484222325)

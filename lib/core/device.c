@@ -21,7 +21,7 @@ static struct {
     int worker[STARPU_MAXCUDADEVS];
     struct orr_cuda cuda[STARPU_NMAXWORKERS];   /* by worker */
     size_t scratch;                             /* bytes of each */
-    bool pinned, cpu_too, tf32;
+    bool pinned, cpu_too, update_on_cpu, tf32;
 } devices;
 
 /* Ranks on one host take turns. */
@@ -97,6 +97,7 @@ int orri_devices_start(const struct orr_runtime_options *options)
     if (count == 0)
         return ORR_OK;
     devices.pinned = !options || !options->unpinned;
+    devices.update_on_cpu = options && options->update_on_cpu;
     devices.tf32 = options && options->tf32;
     devices.cpu_too = options && options->unpinned && options->device == ORR_DEVICE_AUTO;
     starpu_cublasLt_init();
@@ -143,7 +144,12 @@ int orr_device_count(void)
 
 int orri_device_worker(int index)
 {
-    return devices.pinned && devices.count ? devices.worker[index % devices.count] : -1;
+    return devices.pinned && devices.count ? devices.worker[index % devices.count] : ORRI_ANYWHERE;
+}
+
+int orri_update_worker(int index)
+{
+    return devices.count && devices.update_on_cpu ? ORRI_ON_CPU : orri_device_worker(index);
 }
 
 int64_t orri_device_room(int index)
@@ -222,7 +228,13 @@ int orr_device_count(void)
 int orri_device_worker(int index)
 {
     (void)index;
-    return -1;
+    return ORRI_ANYWHERE;
+}
+
+int orri_update_worker(int index)
+{
+    (void)index;
+    return ORRI_ANYWHERE;
 }
 
 int64_t orri_device_room(int index)

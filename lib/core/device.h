@@ -31,8 +31,13 @@ int orri_devices_reserve(size_t bytes);
 /* What a codelet works with that runs on a device now. */
 struct orr_cuda *orri_device_here(void);
 
-/* StarPU's worker of device `index` mod their number; -1 without devices, or where tasks are to go anywhere. */
+/* In place of a worker. */
+enum { ORRI_ANYWHERE = -1, ORRI_ON_CPU = -2 };
+
+/* StarPU's worker of device `index` mod their number; ORRI_ANYWHERE without devices, or where the scheduler chooses. And the one that
+ * updates what device `index` computes with: the same, or ORRI_ON_CPU. */
 int orri_device_worker(int index);
+int orri_update_worker(int index);
 
 /* Bytes that StarPU can still allocate on device `index`, or -1. */
 int64_t orri_device_room(int index);

@@ -47,8 +47,8 @@ struct orri_parameter {
     int64_t count;
     int owner;                                  /* replica                                               */
     struct orr_tile value;                      /* fp32; where the model computes in another dtype only its owner has it */
-    struct orr_tile working;                    /* then: value, rounded, with all who read it; in a frozen model there is none,
-                                                   and value has its dtype                                */
+    struct orr_tile working;                    /* then: value, rounded, with all who read it. Without masters there is none, and
+                                                   value has the model's dtype and is with all            */
     struct orr_tile *own;                       /* [dp] where each replica has parameters of its own, those: what its
                                                    microbatches in training read instead of value; else NULL */
     struct orr_tile *own_working;               /* [dp] these, rounded                                   */
@@ -104,7 +104,8 @@ struct orr_model {
     char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
-    bool frozen;                                /* parameters are in dtype alone                         */
+    bool frozen;                                /* parameters are in dtype alone, for inference          */
+    bool masterless;                            /* and for training                                      */
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
     int status;                                 /* atomic; the failure's code                            */
     int64_t failed_run;                         /* atomic; the run that failed, INT64_MAX: none          */
@@ -172,10 +173,12 @@ int orri_place(const struct orr_block *block, int replica, int t);
  * specified it. */
 int orri_user_rank(const struct orri_parameter *parameter, int user, int replica, int chunk);
 
-/* StarPU's worker of the device where the tasks of a coordinate of this rank have their home, -1: anywhere. */
+/* StarPU's worker of the device where the tasks of a coordinate of this rank have their home, or ORRI_ANYWHERE. */
 int orri_home_worker(const struct orr_model *model, int replica, int stage, int t);
-/* Of the tasks on a parameter, as its owner or as a replica has it. */
+/* Of the tasks on the gradients of a parameter, as its owner or as a replica has it; and of those that update it, which may be
+ * ORRI_ON_CPU. */
 int orri_parameter_worker(const struct orri_parameter *parameter, int replica);
+int orri_master_worker(const struct orri_parameter *parameter, int replica);
 
 /* Is any coordinate of a replica on this rank? Listed once, and then found in the list. */
 bool orri_has_coordinate(const struct orr_model *model, int replica);
@@ -267,8 +270,11 @@ int orri_publish_own_submit(struct orr_model *model, struct orri_parameter *para
 int orri_share_submit(struct orr_model *model, struct orri_parameter *parameter, int64_t run);
 int orri_share_own_submit(struct orr_model *model, struct orri_parameter *parameter, int replica, int64_t run);
 
+/* Whether owners keep in fp32 what others have rounded. */
+bool orri_has_masters(const struct orr_model *model);
+
 /* Shares a group of parameters, NULL: all, once values were set otherwise than by an update. Does nothing where each rank has set
- * what it reads by itself: in fp32, and in a frozen model. */
+ * what it reads by itself, which is so without masters. */
 int orri_model_share(struct orr_model *model, const struct orri_group *group);
 
 /* ---- transfers (transfer.c) ------------------------------------------------------------------------- */

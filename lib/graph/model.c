@@ -178,23 +178,45 @@ enum orr_dtype orr_model_dtype(const struct orr_model *model)
     return model->dtype;
 }
 
+static bool may_lose_masters(const struct orr_model *model)
+{
+    return model->built && (model->parameters == 0 || model->parameter[0]->value.count == 0);
+}
+
 int orr_model_freeze(struct orr_model *model)
 {
-    if (!model->built || (model->parameters > 0 && model->parameter[0]->value.count > 0))
+    if (!may_lose_masters(model))
         return orri_fail(ORR_EINVAL, "model", "it is to be frozen when it is built, and before it has parameters");
     model->frozen = true;
     return ORR_OK;
 }
 
+int orr_model_drop_masters(struct orr_model *model)
+{
+    if (!may_lose_masters(model))
+        return orri_fail(ORR_EINVAL, "model", "masters are to be dropped when it is built, and before it has parameters");
+    if (model->dtype != ORR_BF16)
+        return orri_remedy(orri_fail(ORR_EINVAL, "model", "without masters parameters are trained in bf16, not %s",
+                                     orr_dtype_name(model->dtype)),
+                           "use --dtype bf16, or --master-weights fp32");
+    model->masterless = true;
+    return ORR_OK;
+}
+
+bool orri_has_masters(const struct orr_model *model)
+{
+    return model->dtype != ORR_F32 && !model->frozen && !model->masterless;
+}
+
 int orr_model_allocate(struct orr_model *model)
 {
-    bool mixed = model->dtype != ORR_F32 && !model->frozen;
+    bool mixed = orri_has_masters(model);
 
     for (int p = 0; p < model->parameters; p++) {
         struct orri_parameter *parameter = model->parameter[p];
         bool owned = parameter->here == 0, read = parameter->here >= 0 && (owned || !orri_is_lent(model, parameter));
         int rank = parameter->place[0];
-        ORR_TRY(make_values(&parameter->value, model->frozen ? model->dtype : ORR_F32, parameter->count, rank,
+        ORR_TRY(make_values(&parameter->value, mixed ? ORR_F32 : model->dtype, parameter->count, rank,
                             orri_tag(model, ORRI_PARAMETER, 0, p, 0, 0, 0), mixed ? owned : read));
         if (mixed)
             ORR_TRY(make_values(&parameter->working, model->dtype, parameter->count, rank,

@@ -694,7 +694,7 @@ int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, 
         add_gradients(&list, block, pass, part);
     size_t size = offsetof(struct task, buffer) + (size_t)task.buffers * sizeof(task.buffer[0]);
     list_coming(&list, block, pass, part);
-    int worker = has_cuda_pass(cls, pass) ? orri_home_worker(slots->model, mb->replica, block->stage, part) : -1;
+    int worker = has_cuda_pass(cls, pass) ? orri_home_worker(slots->model, mb->replica, block->stage, part) : ORRI_ANYWHERE;
     return orri_pass_task_submit(slots->model, codelet, worker, task.buffers, buffer, &task, size, passes[pass].priority,
                                  block->layer, mb->index, flops_of(block, &slots->options, pass));
 }

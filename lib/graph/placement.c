@@ -14,19 +14,35 @@ int orri_place(const struct orr_block *block, int replica, int t)
     return orr_mesh_place(&block->model->mesh, replica, block->stage, t);
 }
 
-int orri_home_worker(const struct orr_model *model, int replica, int stage, int t)
+/* The number of a coordinate among those of its rank. */
+static int home_index(const struct orr_model *model, int replica, int stage, int t)
 {
     const struct orr_mesh *mesh = &model->mesh;
     int64_t index = orr_mesh_index(mesh, (struct orr_coord){replica, stage % mesh->pp, t});
 
-    return orri_device_worker((int)(index % (orr_mesh_size(mesh) / mesh->ranks)));
+    return (int)(index % (orr_mesh_size(mesh) / mesh->ranks));
+}
+
+static int parameter_index(const struct orri_parameter *parameter, int replica)
+{
+    const struct orr_block *block = parameter->group->block;
+
+    return home_index(block->model, replica, block->stage, parameter->shard < 0 ? 0 : parameter->shard);
+}
+
+int orri_home_worker(const struct orr_model *model, int replica, int stage, int t)
+{
+    return orri_device_worker(home_index(model, replica, stage, t));
 }
 
 int orri_parameter_worker(const struct orri_parameter *parameter, int replica)
 {
-    const struct orr_block *block = parameter->group->block;
+    return orri_device_worker(parameter_index(parameter, replica));
+}
 
-    return orri_home_worker(block->model, replica, block->stage, parameter->shard < 0 ? 0 : parameter->shard);
+int orri_master_worker(const struct orri_parameter *parameter, int replica)
+{
+    return orri_update_worker(parameter_index(parameter, replica));
 }
 
 int orri_user_rank(const struct orri_parameter *parameter, int user, int replica, int chunk)

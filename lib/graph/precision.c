@@ -107,14 +107,14 @@ int orri_publish_own_submit(struct orr_model *model, struct orri_parameter *para
 int orri_share_submit(struct orr_model *model, struct orri_parameter *parameter, int64_t run)
 {
     if (parameter->here == 0)
-        ORR_TRY(round_submit(model, orri_parameter_worker(parameter, parameter->owner), &parameter->value, &parameter->working));
+        ORR_TRY(round_submit(model, orri_master_worker(parameter, parameter->owner), &parameter->value, &parameter->working));
     return orri_publish_submit(model, parameter, run);
 }
 
 int orri_share_own_submit(struct orr_model *model, struct orri_parameter *parameter, int replica, int64_t run)
 {
     if (orri_user_rank(parameter, 0, replica, 0) == model->rank)
-        ORR_TRY(round_submit(model, orri_parameter_worker(parameter, replica), &parameter->own[replica],
+        ORR_TRY(round_submit(model, orri_master_worker(parameter, replica), &parameter->own[replica],
                              &parameter->own_working[replica]));
     return orri_publish_own_submit(model, parameter, replica, run);
 }
@@ -123,7 +123,7 @@ int orri_model_share(struct orr_model *model, const struct orri_group *group)
 {
     int64_t run = model->runs++;
 
-    for (int p = 0; model->dtype != ORR_F32 && !model->frozen && p < model->parameters; p++)
+    for (int p = 0; orri_has_masters(model) && p < model->parameters; p++)
         if (!group || model->parameter[p]->group == group)
             ORR_TRY(orri_share_submit(model, model->parameter[p], run));
     return ORR_OK;

@@ -517,7 +517,7 @@ static void count_parameters(const struct orr_model *model, const struct orr_slo
         const struct orri_parameter *parameter = model->parameter[p];
         double bytes = (double)parameter->count * sizeof(float);
         int place = orri_place_of(parameter, model->rank);
-        if (place == 0 && model->dtype != ORR_F32 && !model->frozen)
+        if (place == 0 && orri_has_masters(model))
             orri_memory_add(&need->parameters, bytes);
         if (place == 0 || (place > 0 && !orri_is_lent(model, parameter)))
             orri_memory_add(&need->parameters, (double)parameter->count * (double)orr_dtype_size(model->dtype));
@@ -537,7 +537,8 @@ void orri_memory_total(struct orr_memory_need *need)
     if (orr_device_count() == 0)
         return;
     /* What has a home keeps it in main memory; gradients and slots are there only as far as devices have no room. */
-    int64_t tiles = need->parameters + need->gradients + need->state + need->slots, room = 0;
+    int64_t state = orri_update_worker(0) == ORRI_ON_CPU ? 0 : need->state;
+    int64_t tiles = need->parameters + need->gradients + state + need->slots, room = 0;
     for (int d = 0; d < orr_device_count(); d++)
         orri_memory_add(&room, (double)orr_device_memory(d));
     int64_t spilled = tiles > room ? tiles - room : 0, homeless = need->gradients + need->slots;

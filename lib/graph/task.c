@@ -77,6 +77,8 @@ static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, 
     task->flops = flops;
     task->execute_on_a_specific_worker = worker >= 0;
     task->workerid = worker >= 0 ? (unsigned)worker : 0;
+    if (worker == ORRI_ON_CPU)
+        task->where = STARPU_CPU;
     ORR_TRY(submit(model, task, buffers, codelet, layer, microbatch));
     for (int i = 0; i < buffers; i++)
         if (worker >= 0 && buffer[i].tile->streamed)
@@ -88,7 +90,7 @@ int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, in
                      const struct orri_buffer *buffer, const void *argument, size_t argument_size,
                      enum orri_priority priority, int order, double flops)
 {
-    return task_submit(model, codelet, -1, buffers, buffer, argument, argument_size, priority_of(priority, order), flops, -1,
+    return task_submit(model, codelet, ORRI_ANYWHERE, buffers, buffer, argument, argument_size, priority_of(priority, order), flops, -1,
                        -1);
 }
 

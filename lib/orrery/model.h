@@ -39,6 +39,12 @@ enum orr_dtype orr_model_dtype(const struct orr_model *model);
  * what allocates the parameters: ORR_EINVAL, which training and orr_weights_save() return from then on, in any dtype. */
 int orr_model_freeze(struct orr_model *model);
 
+/* The model will be trained in bf16 without fp32 masters (Zamirai et al. 2020): a parameter is kept in two bytes an element, and an
+ * update rounds it up or down at random, the nearer the likelier, so that what is too small for bf16 is not lost in the mean
+ * over steps. The words of the random numbers follow from the seed, the parameter and the step. Called as orr_model_freeze().
+ * ORR_EINVAL, in another dtype too. */
+int orr_model_drop_masters(struct orr_model *model);
+
 /* The blocks of the tape in order, borrowed: what orr_block_share() and orr_block_append_inputs() name. */
 int orr_model_block_count(const struct orr_model *model);
 struct orr_block *orr_model_block(struct orr_model *model, int index);

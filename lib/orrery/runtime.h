@@ -18,6 +18,8 @@ struct orr_runtime_options {
     enum orr_device device;
     bool unpinned;      /* the scheduler chooses the device of every task, with AUTO among CPU cores too; else the coordinates of
                            the mesh that are on this rank have one each, in turn, so that what they keep does not wander */
+    bool update_on_cpu; /* with CUDA devices: optimizer state and masters stay in main memory, where CPU cores update them; a device
+                           sends gradients and gets what its blocks read of the parameters (Ren et al. 2021, ZeRO-Offload) */
     bool tf32;          /* on CUDA devices, factors of fp32 matrix products may be rounded to TF32 */
     int threads;        /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
     double watchdog;    /* seconds without the end of a task, while some are pending, after which the process, or all

@@ -336,35 +336,40 @@ int orr_weights_load(struct orr_model *model, const char *directory)
 
 /* ---- writing ----------------------------------------------------------------------------------------------- */
 
-/* Elements first .. first + count - 1 of tensor `index`. */
-static int write_run(struct orr_safetensors_writer *writer, int index, enum orr_dtype dtype, int64_t first, int64_t count,
-                     const float *values)
+/* Elements first .. first + count - 1 of tensor `index`, from `values` of another dtype than the file's. */
+static int write_converted(struct orr_safetensors_writer *writer, int index, enum orr_dtype dtype, int64_t first, int64_t count,
+                           enum orr_dtype from, const void *values)
 {
-    size_t size = orr_dtype_size(dtype), bytes = (size_t)count * size;
-    void *rounded = dtype == ORR_F32 ? NULL : orri_alloc(bytes);
+    size_t n = (size_t)count, size = orr_dtype_size(dtype);
+    float *wide = orri_alloc(n * (sizeof(*wide) + size));
 
-    if (dtype != ORR_F32 && !rounded)
+    if (!wide)
         return ORR_ENOMEM;
-    if (rounded)
-        orri_round(dtype, (size_t)count, values, rounded);
-    int status = orr_safetensors_write(writer, index, (size_t)first * size, rounded ? rounded : values, bytes);
-    free(rounded);
+    orri_widen(from, n, values, wide);
+    orri_round(dtype, n, wide, wide + n);
+    int status = orr_safetensors_write(writer, index, (size_t)first * size, wide + n, n * size);
+    free(wide);
     return status;
 }
 
 static int write_tile(const struct orr_model *model, const struct orri_parameter *parameter, const struct tiles *tiles,
-                      const float *data, struct orr_safetensors_writer *writer)
+                      const struct orr_tile *tile, const char *data, struct orr_safetensors_writer *writer)
 {
     int copies = tiles->copies;
+    int64_t size = (int64_t)orr_dtype_size(tile->dtype);
 
     for (int i = 0; i < parameter->views * copies; i++) {
         int v = i / copies, copy = i % copies, number = parameter->number[v];
         int index = (parameter->group->first_view + number) * copies + copy;
         const struct orr_view *whole = &parameter->group->view[number];
-        const float *part = data + copy * parameter->count + parameter->view[v].offset;
+        const char *part = data + (copy * parameter->count + parameter->view[v].offset) * size;
         for (int64_t n = 0; n < orr_view_run_count(whole, model->mesh.tp); n++) {
             struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, n);
-            ORR_TRY(write_run(writer, index, tiles->dtype, run.whole, run.count, part + run.part));
+            const char *values = part + run.part * size;
+            if (tile->dtype == tiles->dtype)
+                ORR_TRY(orr_safetensors_write(writer, index, (size_t)(run.whole * size), values, (size_t)(run.count * size)));
+            else
+                ORR_TRY(write_converted(writer, index, tiles->dtype, run.whole, run.count, tile->dtype, values));
         }
     }
     return ORR_OK;
@@ -379,10 +384,10 @@ static int write_own(const struct orr_model *model, const struct tiles *tiles, s
         struct orr_tile *tile = tiles->tile(tiles->self, model->parameter[p]);
         if (model->parameter[p]->here != 0)
             continue;
-        const float *data = orr_tile_acquire(tile, false);
+        const char *data = orr_tile_acquire(tile, false);
         if (!data)
             return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be read");
-        status = write_tile(model, model->parameter[p], tiles, data, writer);
+        status = write_tile(model, model->parameter[p], tiles, tile, data, writer);
         orr_tile_release(tile);
     }
     return status;
@@ -555,7 +560,7 @@ static int write_parts(const char *directory, struct orr_training *t, const stru
     ORR_TRY(orri_model_settle(t->model, orr_training_synchronise(t)));
     ORR_TRY(orri_model_settle(t->model, t->model->rank == 0 ? write_texts(directory, t, config, trainer) : ORR_OK));
     ORR_TRY(orr_weights_save(t->model, directory, dtype));
-    if (dtype != ORR_F32)
+    if (dtype != ORR_F32 && !(t->model->masterless && dtype == t->model->dtype))
         ORR_TRY(write_tiles(t->model, &masters, directory, MASTERS));
     ORR_TRY(write_tiles(t->model, &states, directory, "optimizer.safetensors"));
     return has_outer(t) ? write_tiles(t->model, &outer, directory, OUTER) : ORR_OK;

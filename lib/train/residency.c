@@ -49,14 +49,18 @@ static void add_parameter(struct plan *plan, struct orri_parameter *parameter)
     struct orr_training *t = plan->training;
     const struct orr_model *model = t->model;
     int users = parameter->group->users, copies = parameter->copies, dp = model->mesh.dp;
-    int owner = orri_parameter_worker(parameter, parameter->owner), before = -1;
+    int owner = orri_master_worker(parameter, parameter->owner), before = -1;
 
     for (int r = 0; r < t->states; r++)
-        add(plan, orri_state_tile(t, parameter, r), orri_parameter_worker(parameter, t->states > 1 ? r : parameter->owner), STATE);
-    if (model->dtype != ORR_F32)
+        add(plan, orri_state_tile(t, parameter, r), orri_master_worker(parameter, t->states > 1 ? r : parameter->owner), STATE);
+    if (orri_has_masters(model))
         add(plan, &parameter->value, owner, STATE);
+    if (t->outer)
+        add(plan, &t->outer[parameter->index], owner, STATE);
     for (int i = 0; i < model->replicas_here; i++) {
         int r = model->replica_here[i], worker = orri_parameter_worker(parameter, r);
+        if (parameter->own && model->dtype != ORR_F32)
+            add(plan, &parameter->own[r], orri_master_worker(parameter, r), STATE);
         if (parameter->own)
             add(plan, orri_own(parameter, r), worker, VALUE);
         else if (worker != before)

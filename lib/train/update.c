@@ -11,6 +11,8 @@
 
 /* ---- update: the optimizer on one parameter tile --------------------------------------------------- */
 
+#define ROUNDING_STREAM (1u << 31)      /* dropout's are below */
+
 struct update {
     struct orr_model *model;
     int64_t run;
@@ -18,7 +20,9 @@ struct update {
     struct orr_optimizer optimizer;
     double lr;
     int64_t step;
-    enum orr_dtype working;
+    enum orr_dtype dtype;           /* that blocks read parameters in     */
+    bool masters;                   /* which are rounded from others      */
+    struct orr_rng rounding;        /* where they are not                 */
 };
 
 void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter, double lr, int64_t step,
@@ -31,15 +35,39 @@ void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_
     }
 }
 
+/* The same of parameters that are in bf16 alone. */
+static void apply_rounded(const struct update *update, int64_t t, float scale, const float *g, unsigned char *p, float *state)
+{
+    const struct orri_parameter *parameter = update->parameter;
+    size_t size = orr_dtype_size(update->dtype);
+    float wide[1024];
+
+    for (int v = 0; v < parameter->views; v++) {
+        const struct orr_view *view = &parameter->view[v];
+        int64_t count = orri_view_count(view);
+        for (int64_t done = 0; done < count; done += (int64_t)ORRI_COUNT(wide)) {
+            int64_t k = view->offset + done, left = count - done;
+            size_t n = left < (int64_t)ORRI_COUNT(wide) ? (size_t)left : ORRI_COUNT(wide);
+            orri_widen(update->dtype, n, p + (size_t)k * size, wide);
+            orri_optimizer_update(&update->optimizer, view->ndim == 2, update->lr, t, scale, (int64_t)n, g + k, wide, state + k,
+                                  parameter->count);
+            orri_round_at_random(&update->rounding, (uint64_t)k, n, wide, p + (size_t)k * size);
+        }
+    }
+}
+
 /* Buffers: the parameters and the optimizer's state; the gradient, control, the sum of squares; and, where blocks read
- * parameters in another dtype, these. */
+ * others, rounded from these, the others. */
 static void update_cpu(void *buffers[], void *argument)
 {
     const struct update *update = argument;
     const struct orri_parameter *parameter = update->parameter;
-    float *p = orri_pointer(buffers[0]), *state = orri_pointer(buffers[1]);
+    void *p = orri_pointer(buffers[0]);
+    float *state = orri_pointer(buffers[1]);
     const float *g = orri_pointer(buffers[2]);
     const struct orri_control *control = orri_pointer(buffers[3]);
+    int64_t t = update->step + 1 - control->skipped;
+    float scale = (float)control->scale;
 
     if (orri_control_stopped(update->model, update->run, control))
         return;
@@ -49,10 +77,12 @@ static void update_cpu(void *buffers[], void *argument)
         orri_gradient_fail(update->model, update->run, parameter, update->step);
         return;
     }
-    orri_update_apply(&update->optimizer, parameter, update->lr, update->step + 1 - control->skipped,
-                      (float)control->scale, g, p, state);
-    if (update->working != ORR_F32)
-        orri_round(update->working, (size_t)parameter->count, p, orri_pointer(buffers[5]));
+    if (update->dtype == ORR_F32 || update->masters)
+        orri_update_apply(&update->optimizer, parameter, update->lr, t, scale, g, p, state);
+    else
+        apply_rounded(update, t, scale, g, p, state);
+    if (update->masters)
+        orri_round(update->dtype, (size_t)parameter->count, p, orri_pointer(buffers[5]));
 }
 
 #ifdef ORR_HAVE_CUDA
@@ -64,6 +94,7 @@ static void update_cuda(void *buffers[], void *argument)
     const struct orri_parameter *parameter = update->parameter;
     const struct orri_control *control = orri_pointer(buffers[3]);
     struct orr_cuda *cuda = orri_device_here();
+    bool alone = update->dtype != ORR_F32 && !update->masters;
     struct orri_cuda_update u = {
         .optimizer = update->optimizer,
         .lr = update->lr,
@@ -74,11 +105,12 @@ static void update_cuda(void *buffers[], void *argument)
         .squares = orri_pointer(buffers[4]),
         .views = parameter->views,
         .g = orri_pointer(buffers[2]),
-        .p = orri_pointer(buffers[0]),
+        .p = alone ? NULL : orri_pointer(buffers[0]),
         .state = orri_pointer(buffers[1]),
         .stride = parameter->count,
-        .dtype = update->working,
-        .working = update->working == ORR_F32 ? NULL : orri_pointer(buffers[5]),
+        .dtype = update->dtype,
+        .working = alone ? orri_pointer(buffers[0]) : update->masters ? orri_pointer(buffers[5]) : NULL,
+        .rounding = alone ? &update->rounding : NULL,
     };
 
     if (orri_model_stopped(update->model, update->run))
@@ -120,7 +152,17 @@ struct orr_tile *orri_state_tile(const struct orr_training *t, const struct orri
 static int one_submit(struct orr_training *t, struct orri_parameter *parameter, int copy, struct orr_tile *value,
                       struct orr_tile *working, double lr)
 {
-    struct update update = {t->model, t->run, parameter, t->options.optimizer, lr, t->steps, t->model->dtype};
+    struct update update = {
+        .model = t->model,
+        .run = t->run,
+        .parameter = parameter,
+        .optimizer = t->options.optimizer,
+        .lr = lr,
+        .step = t->steps,
+        .dtype = t->model->dtype,
+        .masters = orri_has_masters(t->model),
+        .rounding = {t->options.seed, ROUNDING_STREAM | (uint32_t)parameter->index, (uint32_t)t->steps},
+    };
     int i = parameter->index * t->copies + copy;
     struct orri_buffer buffers[] = {
         {value, STARPU_RW},
@@ -130,11 +172,11 @@ static int one_submit(struct orr_training *t, struct orri_parameter *parameter, 
         {&t->squares[i], STARPU_R},
         {working, STARPU_RW},       /* left as it is where the step failed */
     };
-    int count = update.working == ORR_F32 ? 5 : 6, home = t->states == 1 ? parameter->owner : copy;
+    int count = update.masters ? 6 : 5, home = t->states == 1 ? parameter->owner : copy;
 
     return orri_state_rank(t, parameter, copy) != t->model->rank
                ? ORR_OK
-               : orri_task_submit_at(t->model, &update_codelet, orri_parameter_worker(parameter, home), count, buffers, &update,
+               : orri_task_submit_at(t->model, &update_codelet, orri_master_worker(parameter, home), count, buffers, &update,
                                      sizeof(update), ORRI_PRIORITY_UPDATE, parameter->index);
 }
 
@@ -271,7 +313,7 @@ static int synchronise_one(struct orr_training *t, struct orri_parameter *parame
     if (!values || !states)
         return orr_error_code();
     if (parameter->here == 0) {
-        int worker = orri_parameter_worker(parameter, parameter->owner);
+        int worker = orri_master_worker(parameter, parameter->owner);
         ORR_TRY(orri_task_submit_at(t->model, &outer_codelet, worker, 3, buffers, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,
                                     parameter->index));
         ORR_TRY(orri_task_submit_at(t->model, &mean_codelet, worker, 1, &mean, &outer, sizeof(outer), ORRI_PRIORITY_UPDATE,

@@ -49,6 +49,10 @@ for dtype in fp32 bf16 fp16; do
     check "two runs on a device are equal in $dtype" cmp -s found again
 done
 
+losses_of expected --device cpu --dtype bf16 --master-weights none
+losses_of found --device cuda --dtype bf16 --master-weights none
+close_to 2e-2 'CPU and CUDA give the same losses without masters'
+
 # Heads of 64 go by tensor cores.
 wide="--set n_embd=128 --set n_head=2"
 losses_of expected --device cpu --dtype bf16 $wide
@@ -62,7 +66,7 @@ if [ -n "$emulated" ]; then
 fi
 losses_of expected --device cpu
 for layout in '--dp 2' '--tp 3 --sequence-parallel' '--pp 2 --slots zb' '--dp 2 --pp 2 --tp 2 --slots 1f1b' '--pin none' \
-    '--dp 2 --sync parameters --sync-every 2' '--optimizer rmsprop' '--optimizer sgd --clip 0'; do
+    '--dp 2 --sync parameters --sync-every 2' '--update cpu' '--dp 2 --update cpu' '--optimizer rmsprop' '--optimizer sgd --clip 0'; do
     losses_of expected --device cpu $layout
     losses_of found --device cuda $layout
     close_to 1e-5 "CPU and CUDA give the same losses: $layout"
@@ -102,6 +106,12 @@ for limit in $limits; do
     losses metrics > found
     check "in $limit MiB the same losses" cmp -s expected found
 done
+# What CPU cores update is in main memory alone.
+for where in device cpu; do
+    STARPU_LIMIT_CUDA_MEM=80 works bench $small --seq 17 $large --device cuda --dtype bf16 --update $where --json
+    value streamed_mib "$work/out" > streamed.$where
+done
+check "less is streamed: $(cat streamed.cpu) of $(cat streamed.device) MiB" test "$(cat streamed.cpu)" -lt "$(cat streamed.device)"
 STARPU_LIMIT_CUDA_MEM=76 run $train --device cuda $large
 said 3 'CUDA: what a device needs at a time' 'lower --micro-batch'
 
@@ -118,4 +128,5 @@ if [ -n "$emulated" ]; then
 fi
 refused "device: 'gpu' is none" 'use auto, cpu or cuda' $train --device gpu
 refused "pin: 'x' is none" 'use home or none' $train --pin x
+refused "update: 'x' is none" 'use device or cpu' $train --update x
 finish

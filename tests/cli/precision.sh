@@ -70,6 +70,7 @@ same 'dtype of the parameters' "$(dtypes variables/latest/model.safetensors)" '"
 # --- checkpoints and resuming ----------------------------------------------------------------------------------
 # The run that stops half-way equals the one that does not, to the bit; without --dtype it goes on as it was.
 for options in '--dtype bf16' '--dtype bf16 --checkpoint-dtype bf16' \
+    '--dtype bf16 --master-weights none' '--dtype bf16 --master-weights none --checkpoint-dtype bf16' \
     '--dtype fp16 --checkpoint-dtype bf16 --loss-scale-window 2' '--dtype fp16 --checkpoint-dtype fp16 --loss-scale 1e13' '--checkpoint-dtype bf16'; do
     rm -rf straight half
     works $train --steps 30 --save-every 15 --keep 0 $options --quiet --out straight --metrics straight.metrics
@@ -84,6 +85,7 @@ for options in '--dtype bf16' '--dtype bf16 --checkpoint-dtype bf16' \
     tail -n 15 half.metrics | sed 's/"tokens_per_s.*"step_ms":[^,}]*//' > found
     identical "$options" expected found
     case $options in
+    *none*) files='config.json model.safetensors optimizer.safetensors trainer.json ' ;;
     *checkpoint-dtype*) files='config.json master.safetensors model.safetensors optimizer.safetensors trainer.json ' ;;
     *) files='config.json model.safetensors optimizer.safetensors trainer.json ' ;;
     esac
@@ -95,6 +97,26 @@ check 'config.json tells it' grep -q '"torch_dtype": *"bfloat16"' half/latest/co
 works train --resume half --steps 31 --dtype fp16 --dp 2 --micro-batch 1 --checkpoint-dtype fp32 --quiet
 same 'the dtype after another was asked for' "$(dtypes half/latest/model.safetensors)" '"dtype":"F32" '
 check 'config.json tells that' grep -q '"torch_dtype": *"float32"' half/latest/config.json
+
+# --- without masters -------------------------------------------------------------------------------------------
+# An update that is less than half of what a parameter's last bit is worth is not lost: rounded to nearest it would be, in
+# every step.
+slow="$train --steps 60 --lr 2e-5 --warmup 0 --schedule constant --dropout 0 --clip 0 --quiet"
+for how in fp32 none; do
+    works $slow --dtype bf16 --master-weights $how --metrics slow-$how.metrics --json --out slow-$how
+    losses slow-$how.metrics | awk 'NR == 1 { print $2 } END { print $2 }' | tr '\n' ' ' > slow-$how.ends
+done
+read -r first last < slow-fp32.ends
+read -r begun found < slow-none.ends
+same 'the first losses' "$begun" "$first"
+near 'what 60 small updates gained' 0.1 "$(awk "BEGIN { print $begun - $found }")" "$(awk "BEGIN { print $first - $last }")"
+# Pipeline stages do not change what is drawn.
+works $slow --dtype bf16 --master-weights none --out pipeline --pp 2
+identical 'stages without masters' slow-none/latest/model.safetensors pipeline/latest/model.safetensors
+refused 'model: without masters parameters are trained in bf16, not F16' 'use --dtype bf16' $slow --dtype fp16 --master-weights none
+refused 'train: replicas with parameters of their own need fp32 masters' 'use --master-weights fp32' \
+    $slow --dtype bf16 --master-weights none --dp 2 --sync parameters
+refused "master-weights: 'x' is none" 'use fp32 or none' $slow --master-weights x
 
 # --- forward only ----------------------------------------------------------------------------------------------
 works $train --steps 60 --lr 3e-3 --checkpoint-dtype bf16 --quiet --out model

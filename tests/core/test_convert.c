@@ -229,6 +229,39 @@ START_TEST(wide_ones_are_copied)
 }
 END_TEST
 
+/* Between two neighbours, a quarter of the way up: every fourth goes up, by the word of the element wherever the call begins; what
+ * bf16 has stays as it is. */
+START_TEST(at_random)
+{
+    enum { COUNT = 100000, PART = 333 };
+    static float x[COUNT];
+    static uint16_t whole[COUNT], parts[COUNT];
+    const struct orr_rng rng = {1, 2, 3};
+    const float exact[] = {0, -0.0f, 1.5f, -0x1p-140f, INFINITY, -INFINITY, NAN};
+    uint16_t kept[ORRI_COUNT(exact)], nearest[ORRI_COUNT(exact)];
+    int up = 0;
+
+    for (int i = 0; i < COUNT; i++)
+        x[i] = i % 2 ? -0x1.005p-3f : 0x1.005p-3f;      /* neighbours are 0x1p-10 apart */
+    orri_round_at_random(&rng, 0, COUNT, x, whole);
+    for (int i = 0; i < COUNT; i += PART)
+        orri_round_at_random(&rng, (uint64_t)i, i + PART < COUNT ? PART : (size_t)(COUNT - i), x + i, parts + i);
+    ck_assert_mem_eq(parts, whole, sizeof(whole));
+    for (int i = 0; i < COUNT; i++) {
+        unsigned size = whole[i] & 0x7fffu, low = bits_of(0x1p-3f) >> 16;
+        ck_assert(size == low || size == low + 1);
+        ck_assert_int_eq(whole[i] >> 15, i % 2);
+        up += size != low;
+    }
+    double p = (0x1.005p-3 - 0x1p-3) / 0x1p-10, deviation = sqrt(COUNT * p * (1 - p));
+    ck_assert_double_le(fabs(up - COUNT * p), 5 * deviation);
+
+    orri_round_at_random(&rng, 7, ORRI_COUNT(exact), exact, kept);
+    orri_round(ORR_BF16, ORRI_COUNT(exact), exact, nearest);
+    ck_assert_mem_eq(kept, nearest, sizeof(kept));
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("convert");
@@ -241,6 +274,7 @@ Suite *suite(void)
     tcase_add_loop_test(c, any_number, 0, 2);
     tcase_add_loop_test(c, places, 0, 2);
     tcase_add_test(c, wide_ones_are_copied);
+    tcase_add_test(c, at_random);
     suite_add_tcase(s, c);
     return s;
 }
