@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/process.h"
 #include "tools/selftest.h"
 #include "tools/tools.h"
 
@@ -15,7 +16,7 @@ static struct setting table[] = {
     SETTING("device", "D", "what is tested: cuda, the only one", OPTION_TEXT, &layout_options.device, 0, 0, false),
     SETTING("quick", NULL, "fewer layouts, and one process: no training runs", OPTION_FLAG, &quick, 0, 0, false),
     SETTING("only", "PART", "one part of it: blocks, golden or training", OPTION_TEXT, &only, 0, 0, false),
-    SETTING("golden", "DIR", "the golden checkpoint (default: the one that is installed, or in the source tree)", OPTION_TEXT,
+    SETTING("golden", "DIR", "the golden checkpoint (default: the one that comes with Orrery)", OPTION_TEXT,
      &golden, 0, 0, false),
     SETTING("json", NULL, "print a JSON object", OPTION_FLAG, &json, 0, 0, false),
     {0},
@@ -73,34 +74,19 @@ double selftest_distance(int64_t count, const float *found, const float *wanted)
 
 /* ---- where the golden checkpoint is -------------------------------------------------------------------------------------- */
 
-static bool is_golden(const char *folder)
-{
-    char path[4200];
-
-    snprintf(path, sizeof(path), "%s/golden.safetensors", folder);
-    return access(path, R_OK) == 0;
-}
-
-/* In a build tree the program is in .libs, and the source tree is where that is or above. */
 static int find_golden(char *folder, size_t size)
 {
-    static const char *const places[] = {"../tests/golden/gpt2-small", "../../tests/golden/gpt2-small",
-                                         "../share/orrery/golden/gpt2-small"};
-    char program[4000];
-    ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
+    static const char file[] = "/golden.safetensors";
 
-    snprintf(folder, size, "%s", golden ? golden : ORR_DATADIR "/golden/gpt2-small");
-    if (golden || is_golden(folder))
-        return is_golden(folder) ? ORR_OK : command_fail(ORR_ENOENT, "%s: there is no golden.safetensors", folder);
-    program[length > 0 ? length : 0] = '\0';
-    char *slash = strrchr(program, '/');
-    for (size_t i = 0; slash && i < sizeof(places) / sizeof(places[0]); i++) {
-        snprintf(folder, size, "%.*s/%s", (int)(slash - program), program, places[i]);
-        if (is_golden(folder))
-            return ORR_OK;
-    }
-    return command_remedy(command_fail(ORR_ENOENT, "%s/golden/gpt2-small: there is no golden.safetensors", ORR_DATADIR),
-                          "name the folder tests/golden/gpt2-small of the source tree by --golden");
+    if (golden)
+        snprintf(folder, size, "%s%s", golden, file);
+    else
+        ORR_TRY(process_data(folder, size, "tests/golden/gpt2-small/golden.safetensors", "golden/gpt2-small/golden.safetensors"));
+    bool found = access(folder, R_OK) == 0;
+    folder[strlen(folder) - strlen(file)] = '\0';
+    return found ? ORR_OK
+                 : command_remedy(command_fail(ORR_ENOENT, "%s: there is no golden.safetensors", folder),
+                                  "name the folder tests/golden/gpt2-small of the source tree by --golden");
 }
 
 /* ---- the command ---------------------------------------------------------------------------------------------------- */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tools/compare.h"
 
-#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -118,23 +117,12 @@ static int run_program(const struct state *s, enum program program, json_t **rep
 
 /* ---- command lines ------------------------------------------------------------------------------------------------ */
 
-/* Beside an executable in the build tree, where libtool may have put it in .libs; else where it is installed. */
 static int find_script(struct state *s)
 {
-    char self[PATH_MAX];
-
-    if (s->options->script) {
+    if (s->options->script)
         snprintf(s->script, sizeof(s->script), "%s", s->options->script);
-    } else {
-        ORR_TRY(process_path(self, sizeof(self)));
-        char *folder = dirname(self);
-        size_t length = strlen(folder);
-        if (length > 6 && strcmp(folder + length - 6, "/.libs") == 0)
-            folder[length - 6] = '\0';
-        int n = snprintf(s->script, sizeof(s->script), "%s/tools/bench/" SCRIPT, folder);
-        if (n >= (int)sizeof(s->script) || access(s->script, R_OK) != 0)
-            snprintf(s->script, sizeof(s->script), "%s/" SCRIPT, ORR_DATADIR);
-    }
+    else
+        ORR_TRY(process_data(s->script, sizeof(s->script), "tools/bench/" SCRIPT, SCRIPT));
     if (access(s->script, R_OK) == 0)
         return ORR_OK;
     return command_remedy(command_fail(ORR_ENOENT, "%s: cannot be read", s->script), "say where it is with --script");

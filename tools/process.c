@@ -2,6 +2,7 @@
 #include "tools/process.h"
 
 #include <errno.h>
+#include <libgen.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -30,7 +31,7 @@ int words_add(struct words *w, const char *text)
     return ORR_OK;
 }
 
-int process_path(char *path, size_t size)
+static int own_path(char *path, size_t size)
 {
     ssize_t n = readlink("/proc/self/exe", path, size - 1);
 
@@ -40,11 +41,27 @@ int process_path(char *path, size_t size)
     return ORR_OK;
 }
 
+int process_data(char *path, size_t size, const char *built, const char *installed)
+{
+    char self[PATH_MAX];
+
+    ORR_TRY(own_path(self, sizeof(self)));
+    char *folder = dirname(self);
+    size_t length = strlen(folder);
+    bool libtool = length > 6 && strcmp(folder + length - 6, "/.libs") == 0;
+    snprintf(path, size, "%.*s/%s", (int)(libtool ? length - 6 : length), folder, built);
+    if (access(path, R_OK) != 0)
+        snprintf(path, size, "%s/../share/orrery/%s", folder, installed);
+    if (access(path, R_OK) != 0)
+        snprintf(path, size, "%s/%s", ORR_DATADIR, installed);
+    return ORR_OK;
+}
+
 int words_add_self(struct words *w, const char *command, const struct arguments *arguments)
 {
     char self[PATH_MAX];
 
-    ORR_TRY(process_path(self, sizeof(self)));
+    ORR_TRY(own_path(self, sizeof(self)));
     ORR_TRY(words_add(w, self));
     ORR_TRY(words_add(w, command));
     for (int i = 0; i < arguments->count; i++)

@@ -35,8 +35,9 @@ int process_run(const struct process *p);
 void process_forward_signals(void);
 bool process_stopped(void);
 
-/* Where this program's executable is. */
-int process_path(char *path, size_t size);
+/* The path of a file that comes with Orrery: `built` below the build tree, where the executable is of one, else `installed` below
+ * share/orrery, beside the executable's folder or where make install has put it. It need not exist. */
+int process_data(char *path, size_t size, const char *built, const char *installed);
 
 /* Whether mpiexec or its like has started this one. */
 bool process_launched(void);
