@@ -12,7 +12,7 @@
 struct model_options model_options;
 struct data_options data_options = {.validation_fraction = 0.01};
 struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
-                                        .dtype = "fp32", .device = "auto", .pin = "home"};
+                                        .dtype = "fp32", .device = "auto", .pin = "home", .attention = "auto"};
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
@@ -58,6 +58,8 @@ struct setting layout_table[] = {
      &layout_options.pin, 0, 0, true),
     SETTING("tf32", NULL, "on CUDA devices, round the factors of fp32 matrix products to TF32", OPTION_FLAG, &layout_options.tf32, 0,
      0, true),
+    SETTING("attention", "BY", "on CUDA devices: auto (default: Orrery's kernels), own (the same) or cudnn (where it can)",
+     OPTION_TEXT, &layout_options.attention, 0, 0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
      4096, true),
     SETTING("watchdog", "SECONDS", "end the run when no task has ended for so long while some are pending (120; 0 = never)",
@@ -215,17 +217,31 @@ static void expect(struct opened *o, const struct shape *shape)
     }
 }
 
+/* Which of `count` names it is; `count` where it is none. */
+static size_t find_name(const char *name, size_t count, const char *const names[])
+{
+    size_t i = 0;
+
+    while (i < count && strcmp(name, names[i]) != 0)
+        i++;
+    return i;
+}
+
 int read_device(struct orr_runtime_options *runtime)
 {
     static const char *const names[] = {[ORR_DEVICE_AUTO] = "auto", [ORR_DEVICE_CPU] = "cpu", [ORR_DEVICE_CUDA] = "cuda"};
+    static const char *const kernels[] = {[ORR_ATTENTION_AUTO] = "auto", [ORR_ATTENTION_OWN] = "own",
+                                          [ORR_ATTENTION_CUDNN] = "cudnn"};
+    enum { DEVICES = sizeof(names) / sizeof(names[0]), KERNELS = sizeof(kernels) / sizeof(kernels[0]) };
     const struct layout_options *l = &layout_options;
-    size_t device = 0;
+    size_t device = find_name(l->device, DEVICES, names), attention = find_name(l->attention, KERNELS, kernels);
 
-    while (device < sizeof(names) / sizeof(names[0]) && strcmp(l->device, names[device]) != 0)
-        device++;
-    if (device == sizeof(names) / sizeof(names[0]))
+    if (device == DEVICES)
         return command_remedy(command_fail(ORR_EINVAL, "--device: '%s' is none", l->device), "use auto, cpu or cuda");
+    if (attention == KERNELS)
+        return command_remedy(command_fail(ORR_EINVAL, "--attention: '%s' is none", l->attention), "use auto, own or cudnn");
     runtime->device = (enum orr_device)device;
+    runtime->attention = (enum orr_attention_kernels)attention;
     runtime->tf32 = l->tf32;
     runtime->unpinned = strcmp(l->pin, "none") == 0;
     if (!runtime->unpinned && strcmp(l->pin, "home") != 0)
