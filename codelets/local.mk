@@ -39,6 +39,7 @@ liborri_la_SOURCES += \
 # The blocks' CUDA functions, and the kernels that they share.
 CUDA_SOURCES += \
 	codelets/math/attention_cuda.cu \
+	codelets/math/attention_cudnn_cuda.cu \
 	codelets/math/attention_plain_cuda.cu \
 	codelets/math/attention_tensor_cuda.cu \
 	codelets/math/cross_entropy_cuda.cu \

@@ -26,6 +26,8 @@ liborri_la_SOURCES += \
 	lib/core/cores.c \
 	lib/core/cores.h \
 	lib/core/cuda.c \
+	lib/core/cudnn.c \
+	lib/core/cudnn.h \
 	lib/core/device.c \
 	lib/core/device.h \
 	lib/core/device_cuda.h \

@@ -39,6 +39,9 @@ if HAVE_CUDA
 check_PROGRAMS += tests/test_product_way
 tests_test_product_way_SOURCES = tests/math/test_product_way.c tests/check_main.h
 
+check_PROGRAMS += tests/test_attention_path
+tests_test_attention_path_SOURCES = tests/math/test_attention_path.c tests/check_main.h
+
 # Kernels; skipped where there is no device.
 check_PROGRAMS += tests/test_gemm_cuda
 tests_test_gemm_cuda_SOURCES = tests/math/test_gemm_cuda.c tests/math/device.h tests/math/reference.h tests/check_main.h

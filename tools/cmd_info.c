@@ -99,7 +99,7 @@ static void print_stages(const struct orr_model *model)
 
 static void print_devices(void)
 {
-    char name[64];
+    char name[64], cudnn[256];
 
     if (orr_device_count() == 0)
         printf("CUDA devices: none%s\n", orr_has_cuda() ? "" : ", and this build has no CUDA functions");
@@ -107,6 +107,8 @@ static void print_devices(void)
         orr_device_name(i, name, sizeof(name));
         printf("%s: %lld MiB to use\n", name, (long long)(orr_device_memory(i) >> 20));
     }
+    orr_cudnn_describe(cudnn, sizeof(cudnn));
+    printf("cuDNN for attention: %s\n", cudnn);
 }
 
 static int print(const struct opened *o)

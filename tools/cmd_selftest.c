@@ -14,6 +14,8 @@ static const char *golden, *only;
 
 static struct setting table[] = {
     SETTING("device", "D", "what is tested: cuda, the only one", OPTION_TEXT, &layout_options.device, 0, 0, false),
+    SETTING("attention", "BY", "Orrery's kernels: auto (default) or own; or cudnn", OPTION_TEXT, &layout_options.attention, 0, 0,
+     true),
     SETTING("quick", NULL, "fewer layouts, and one process: no training runs", OPTION_FLAG, &quick, 0, 0, false),
     SETTING("only", "PART", "one part of it: blocks, golden or training", OPTION_TEXT, &only, 0, 0, false),
     SETTING("golden", "DIR", "the golden checkpoint (default: the one that comes with Orrery)", OPTION_TEXT,
@@ -127,19 +129,10 @@ static int finish(struct selftest *s)
     return s->failures ? command_fail(ORR_EDEVICE, "selftest: %d of %d checks failed", s->failures, s->checks) : ORR_OK;
 }
 
-/* The runtime starts even where only the CPU's share of it is used: models stand on it. */
-static int start(void)
-{
-    struct orr_runtime_options runtime = {.watchdog = -1};
-
-    layout_options.device = "cuda";
-    ORR_TRY(read_device(&runtime));
-    return orr_init(&runtime);
-}
-
 int cmd_selftest(int argc, char **argv)
 {
     int status = options_parse("selftest", "Compares what a CUDA device computes with what the CPU does.", tables, argc, argv);
+    struct orr_runtime_options runtime = {.watchdog = -1};
     struct selftest s = {0};
 
     if (status != 0)
@@ -149,7 +142,13 @@ int cmd_selftest(int argc, char **argv)
     if (orr_rank_count() > 1)
         return command_remedy(command_fail(ORR_EINVAL, "selftest: there are %d ranks", orr_rank_count()),
                               "run it without a launcher");
-    if (start() != 0) {
+    layout_options.device = "cuda";
+    ORR_TRY(read_device(&runtime));
+    /* It starts even where only the CPU's share of it is used: models stand on it. */
+    status = orr_init(&runtime);
+    if (status == ORR_EINVAL)
+        return status;
+    if (status != 0) {
         printf("skipped: %s\n", orr_error());
         return SELFTEST_SKIPPED;
     }

@@ -12,7 +12,8 @@
 struct model_options model_options;
 struct data_options data_options = {.validation_fraction = 0.01};
 struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
-                                        .dtype = "fp32", .device = "auto", .pin = "home", .update = "device", .master_weights = "fp32"};
+                                        .dtype = "fp32", .device = "auto", .pin = "home", .update = "device",
+                                        .master_weights = "fp32", .attention = "auto"};
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
@@ -60,6 +61,8 @@ struct setting layout_table[] = {
      OPTION_TEXT, &layout_options.update, 0, 0, true),
     SETTING("tf32", NULL, "on CUDA devices, round the factors of fp32 matrix products to TF32", OPTION_FLAG, &layout_options.tf32, 0,
      0, true),
+    SETTING("attention", "BY", "on CUDA devices: auto (default: Orrery's kernels), own (the same) or cudnn (where it can)",
+     OPTION_TEXT, &layout_options.attention, 0, 0, true),
     SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
      4096, true),
     SETTING("watchdog", "SECONDS", "end the run when no task has ended for so long while some are pending (120; 0 = never)",
@@ -219,31 +222,39 @@ static void expect(struct opened *o, const struct shape *shape)
     }
 }
 
-/* Which of the words of an option was given: its index, or -1. */
-static int choose(const char *option, const char *given, const char *first, const char *second)
+/* Which of the words of an option was given: its index, or -1. `words` ends with NULL. */
+static int choose(const char *option, const char *given, const char *const *words)
 {
-    if (strcmp(given, first) == 0)
-        return 0;
-    if (strcmp(given, second) == 0)
-        return 1;
-    command_remedy(command_fail(ORR_EINVAL, "--%s: '%s' is none", option, given), "use %s or %s", first, second);
+    char remedy[80] = "use ";
+    int count = 0;
+
+    while (words[count] && strcmp(given, words[count]) != 0)
+        count++;
+    if (words[count])
+        return count;
+    for (int i = 0; i < count; i++)
+        snprintf(remedy + strlen(remedy), sizeof(remedy) - strlen(remedy), "%s%s", i == 0 ? "" : i == count - 1 ? " or " : ", ",
+                 words[i]);
+    command_remedy(command_fail(ORR_EINVAL, "--%s: '%s' is none", option, given), "%s", remedy);
     return -1;
 }
 
 int read_device(struct orr_runtime_options *runtime)
 {
-    static const char *const names[] = {[ORR_DEVICE_AUTO] = "auto", [ORR_DEVICE_CPU] = "cpu", [ORR_DEVICE_CUDA] = "cuda"};
+    static const char *const devices[] = {[ORR_DEVICE_AUTO] = "auto", [ORR_DEVICE_CPU] = "cpu", [ORR_DEVICE_CUDA] = "cuda", NULL};
+    static const char *const kernels[] = {[ORR_ATTENTION_AUTO] = "auto", [ORR_ATTENTION_OWN] = "own",
+                                          [ORR_ATTENTION_CUDNN] = "cudnn", NULL};
+    static const char *const pins[] = {"home", "none", NULL}, *const updates[] = {"device", "cpu", NULL};
     const struct layout_options *l = &layout_options;
-    size_t device = 0;
+    int device = choose("device", l->device, devices);
+    int attention = device < 0 ? -1 : choose("attention", l->attention, kernels);
+    int unpinned = attention < 0 ? -1 : choose("pin", l->pin, pins);
+    int on_cpu = unpinned < 0 ? -1 : choose("update", l->update, updates);
 
-    while (device < sizeof(names) / sizeof(names[0]) && strcmp(l->device, names[device]) != 0)
-        device++;
-    if (device == sizeof(names) / sizeof(names[0]))
-        return command_remedy(command_fail(ORR_EINVAL, "--device: '%s' is none", l->device), "use auto, cpu or cuda");
-    int unpinned = choose("pin", l->pin, "home", "none"), on_cpu = choose("update", l->update, "device", "cpu");
-    if (unpinned < 0 || on_cpu < 0)
+    if (on_cpu < 0)
         return ORR_EINVAL;
     runtime->device = (enum orr_device)device;
+    runtime->attention = (enum orr_attention_kernels)attention;
     runtime->tf32 = l->tf32;
     runtime->unpinned = unpinned;
     runtime->update_on_cpu = on_cpu;
@@ -279,7 +290,8 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config), const
     if (shape)
         expect(o, shape);
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
-    int status = o->model ? ORR_OK : orr_error_code(), none = choose("master-weights", l->master_weights, "fp32", "none");
+    static const char *const masters[] = {"fp32", "none", NULL};
+    int status = o->model ? ORR_OK : orr_error_code(), none = choose("master-weights", l->master_weights, masters);
     if (status == 0 && none)
         status = none < 0 ? ORR_EINVAL : orr_model_drop_masters(o->model);
     return orr_ranks_settle(status);

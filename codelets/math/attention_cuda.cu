@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "codelets/math/attention_cuda.h"
+#include "core/device.h"
 #include "core/launch_cuda.h"
 
 namespace {
@@ -13,7 +14,18 @@ bool aligned(const void *x, int64_t ld, size_t size)
     return (uintptr_t)x % 16 == 0 && (size_t)ld * size % 16 == 0;
 }
 
-/* Scratch is dq, then rows. */
+bool is_half(enum orr_dtype dtype)
+{
+    return dtype == ORR_BF16 || dtype == ORR_F16;
+}
+
+/* What cuDNN can do, but for dropout and addresses. */
+bool cudnn_shape(enum orr_dtype dtype, const struct orri_attention *a)
+{
+    return is_half(dtype) && a->head_dim % 8 == 0 && a->head_dim <= 128 && a->seq > 1;
+}
+
+/* Scratch of the kernels here is dq, then rows. */
 size_t dq_bytes(const struct orri_attention *a, enum orr_dtype dtype)
 {
     size_t bytes = (size_t)a->batch * (size_t)a->seq * (size_t)a->heads * (size_t)a->head_dim * orr_dtype_size(dtype);
@@ -59,14 +71,18 @@ struct orri_attention_call call_of(struct orr_cuda *cuda, const struct orri_atte
 
 }
 
-enum orri_attention_path orri_cuda_attention_path(enum orr_dtype dtype, const struct orri_attention *a, const void *q,
-                                                  const void *k, const void *v, const void *o, const void *d_o)
+enum orri_attention_path orri_cuda_attention_path(bool cudnn, enum orr_dtype dtype, const struct orri_attention *a,
+                                                  const void *q, const void *k, const void *v, const void *o,
+                                                  const void *d_o)
 {
     size_t size = orr_dtype_size(dtype);
-    bool tensor = (dtype == ORR_BF16 || dtype == ORR_F16) && (a->head_dim == 64 || a->head_dim == 128);
 
-    return tensor && aligned(q, a->ld, size) && aligned(k, a->ld, size) && aligned(v, a->ld, size) &&
-           aligned(o, a->ld_out, size) && aligned(d_o, a->ld_out, size) ? ORRI_ATTENTION_TENSOR : ORRI_ATTENTION_PLAIN;
+    if (!is_half(dtype) || !aligned(q, a->ld, size) || !aligned(k, a->ld, size) || !aligned(v, a->ld, size) ||
+        !aligned(o, a->ld_out, size) || !aligned(d_o, a->ld_out, size))
+        return ORRI_ATTENTION_PLAIN;
+    if (cudnn && cudnn_shape(dtype, a) && a->dropout.p == 0)
+        return ORRI_ATTENTION_CUDNN;
+    return a->head_dim == 64 || a->head_dim == 128 ? ORRI_ATTENTION_TENSOR : ORRI_ATTENTION_PLAIN;
 }
 
 size_t orri_cuda_attention_forward_scratch(const struct orri_attention *, enum orr_dtype)
@@ -76,7 +92,10 @@ size_t orri_cuda_attention_forward_scratch(const struct orri_attention *, enum o
 
 size_t orri_cuda_attention_backward_scratch(const struct orri_attention *a, enum orr_dtype dtype)
 {
-    return dq_bytes(a, dtype) + (size_t)a->batch * (size_t)a->heads * (size_t)a->seq * sizeof(float2);
+    size_t own = dq_bytes(a, dtype) + (size_t)a->batch * (size_t)a->heads * (size_t)a->seq * sizeof(float2);
+    size_t cudnn = orri_devices_use_cudnn() && cudnn_shape(dtype, a) ? orri_attention_cudnn_scratch(a) : 0;
+
+    return own > cudnn ? own : cudnn;
 }
 
 void orri_cuda_attention_forward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention *a, const void *q,
@@ -89,7 +108,10 @@ void orri_cuda_attention_forward(struct orr_cuda *cuda, enum orr_dtype dtype, co
     call.v = const_cast<void *>(v);
     call.o = o;
     call.lse = lse;
-    if (orri_cuda_attention_path(dtype, a, q, k, v, o, NULL) == ORRI_ATTENTION_TENSOR)
+    if (orri_cuda_attention_path(orri_devices_use_cudnn(), dtype, a, q, k, v, o, NULL) == ORRI_ATTENTION_CUDNN &&
+        orri_attention_cudnn_forward(cuda, dtype, &call))
+        return;
+    if (orri_cuda_attention_path(false, dtype, a, q, k, v, o, NULL) == ORRI_ATTENTION_TENSOR)
         orri_attention_tensor_forward(cuda, dtype, &call);
     else
         orri_attention_plain_forward(cuda, dtype, &call);
@@ -107,11 +129,14 @@ void orri_cuda_attention_backward(struct orr_cuda *cuda, enum orr_dtype dtype, c
     call.o = const_cast<void *>(o);
     call.lse = const_cast<float *>(lse);
     call.d_o = d_o;
+    if (orri_cuda_attention_path(orri_devices_use_cudnn(), dtype, a, q, k, v, o, d_o) == ORRI_ATTENTION_CUDNN &&
+        orri_attention_cudnn_backward(cuda, dtype, &call, scratch))
+        return;
     call.dq = scratch;
     call.rows = reinterpret_cast<float2 *>(static_cast<unsigned char *>(scratch) + dq_bytes(a, dtype));
     ORRI_WITH_TYPE(dtype, orri_launch(cuda, "attention row products", row_products<T>, orri_attention_grid(*a, ROWS),
                                       dim3(WARPS * WARP), 0, call));
-    if (orri_cuda_attention_path(dtype, a, q, k, v, o, d_o) == ORRI_ATTENTION_TENSOR)
+    if (orri_cuda_attention_path(false, dtype, a, q, k, v, o, d_o) == ORRI_ATTENTION_TENSOR)
         orri_attention_tensor_backward(cuda, dtype, &call);
     else
         orri_attention_plain_backward(cuda, dtype, &call);

@@ -24,6 +24,13 @@ void orri_attention_tensor_backward(struct orr_cuda *cuda, enum orr_dtype dtype,
 void orri_attention_plain_forward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call);
 void orri_attention_plain_backward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call);
 
+/* By cuDNN. False where it has no plan for the call within its workspace: nothing was done. True also after a failure. The
+ * scratch of a backward call, 0 bytes in a build without cuDNN, is for dq, dk and dv, which replace q, k and v at the end. */
+size_t orri_attention_cudnn_scratch(const struct orri_attention *a);
+bool orri_attention_cudnn_forward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call);
+bool orri_attention_cudnn_backward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call,
+                                   void *scratch);
+
 #define ORRI_LOG2_E 1.44269504f
 
 /* Blocks of a grid are a sample, a head and `rows` of its rows; those of the first rows begin first. */

@@ -145,15 +145,19 @@ enum { ORRI_ATTENTION_DIM = 256 };  /* the largest head size */
 
 enum orri_attention_path {
     ORRI_ATTENTION_PLAIN,           /* any head size, dtype and alignment                               */
-    ORRI_ATTENTION_TENSOR           /* head sizes 64 and 128, bf16 and fp16, every row 16-byte aligned  */
+    ORRI_ATTENTION_TENSOR,          /* head sizes 64 and 128, bf16 and fp16, every row 16-byte aligned  */
+    ORRI_ATTENTION_CUDNN            /* where it is asked for: head sizes of multiples of 8 up to 128, the same types and
+                                       alignment, no dropout (whose stream is the CPU's), from 2 positions on; where the
+                                       library has no plan for such a call after all, it goes one of the ways above */
 };
 
-/* Which way a call goes; d_o NULL: a forward one. Pure: looks at the pointers alone. */
-enum orri_attention_path orri_cuda_attention_path(enum orr_dtype dtype, const struct orri_attention *a, const void *q,
-                                                  const void *k, const void *v, const void *o, const void *d_o);
+/* Which way a call goes; cudnn: it may go to cuDNN; d_o NULL: a forward one. Pure: looks at the pointers alone. */
+enum orri_attention_path orri_cuda_attention_path(bool cudnn, enum orr_dtype dtype, const struct orri_attention *a,
+                                                  const void *q, const void *k, const void *v, const void *o,
+                                                  const void *d_o);
 
 /* As orri_attention_forward() and _backward(), for element type dtype: q, k, v with row stride a->ld, o and d_o with
- * a->ld_out, lse fp32; scratch at a multiple of 16 bytes. Never a T x T matrix. Tensor cores take probabilities and the
+ * a->ld_out, lse fp32; scratch at a multiple of 16 bytes, which grows with T alone. Tensor cores take probabilities and the
  * gradients of scores rounded to dtype. */
 size_t orri_cuda_attention_forward_scratch(const struct orri_attention *a, enum orr_dtype dtype);
 size_t orri_cuda_attention_backward_scratch(const struct orri_attention *a, enum orr_dtype dtype);

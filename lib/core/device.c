@@ -6,11 +6,34 @@
 #include <string.h>
 
 #include "core/core.h"
+#include "core/cudnn.h"
 #include "core/ranks.h"
+
+static enum orr_device device_of(const struct orr_runtime_options *options)
+{
+    return options ? options->device : ORR_DEVICE_AUTO;
+}
+
+/* Where there is a device cuDNN must be there too: found missing by a task, it would be too late. */
+static int check_cudnn(const struct orr_runtime_options *options, bool needed)
+{
+    const char *why;
+
+    if (!options || options->attention != ORR_ATTENTION_CUDNN)
+        return ORR_OK;
+#ifndef ORR_HAVE_CUDNN
+    return orri_remedy(orri_fail(ORR_EINVAL, "cuDNN", "this build does not use it"),
+                       "use --attention own, or configure with cuDNN and --with-cudnn-frontend");
+#endif
+    if (needed && !orri_cudnn_open(&why))
+        return orri_remedy(orri_fail(ORR_EDEVICE, "cuDNN", "%s", why), "install cuDNN 9, or use --attention own");
+    return ORR_OK;
+}
 
 #ifdef ORR_HAVE_CUDA
 
 #include <cuda_runtime.h>
+#include <stdatomic.h>
 #include <starpu_cublasLt.h>
 #include <starpu_cuda.h>
 
@@ -21,8 +44,10 @@ static struct {
     int worker[STARPU_MAXCUDADEVS];
     struct orr_cuda cuda[STARPU_NMAXWORKERS];   /* by worker */
     size_t scratch;                             /* bytes of each */
-    bool pinned, cpu_too, update_on_cpu, tf32;
+    bool pinned, cpu_too, update_on_cpu, tf32, cudnn;
 } devices;
+
+static void (*_Atomic at_stop)(void);
 
 /* Ranks on one host take turns. */
 static void share(int found, struct starpu_conf *conf)
@@ -39,8 +64,9 @@ static void share(int found, struct starpu_conf *conf)
         conf->workers_cuda_gpuid[conf->ncuda++] = (unsigned)i;
 }
 
-int orri_devices_choose(enum orr_device device, struct starpu_conf *conf)
+int orri_devices_choose(const struct orr_runtime_options *options, struct starpu_conf *conf)
 {
+    enum orr_device device = device_of(options);
     int found = 0;
     cudaError_t status = device == ORR_DEVICE_CPU ? cudaSuccess : cudaGetDeviceCount(&found);
 
@@ -50,6 +76,7 @@ int orri_devices_choose(enum orr_device device, struct starpu_conf *conf)
         return orri_remedy(orri_fail(ORR_EDEVICE, "CUDA", "there is no device to run on%s%s", status != cudaSuccess ? ": " : "",
                                      status != cudaSuccess ? cudaGetErrorString(status) : ""),
                            "use --device cpu");
+    ORR_TRY(check_cudnn(options, found > 0));
     if (found == 0)
         conf->ncuda = 0;
     else
@@ -99,6 +126,7 @@ int orri_devices_start(const struct orr_runtime_options *options)
     devices.pinned = !options || !options->unpinned;
     devices.update_on_cpu = options && options->update_on_cpu;
     devices.tf32 = options && options->tf32;
+    devices.cudnn = options && options->attention == ORR_ATTENTION_CUDNN;
     devices.cpu_too = options && options->unpinned && options->device == ORR_DEVICE_AUTO;
     starpu_cublasLt_init();
     starpu_worker_get_ids_by_type(STARPU_CUDA_WORKER, devices.worker, STARPU_MAXCUDADEVS);
@@ -106,8 +134,20 @@ int orri_devices_start(const struct orr_runtime_options *options)
     return orri_devices_reserve(LEAST_SCRATCH);
 }
 
+void orri_devices_at_stop(void (*release)(void))
+{
+    atomic_store(&at_stop, release);
+}
+
+static void release_worker(void *release)
+{
+    (*(void (*_Atomic *)(void))release)();
+}
+
 void orri_devices_stop(void)
 {
+    if (devices.count && atomic_load(&at_stop))
+        starpu_execute_on_each_worker(release_worker, &at_stop, STARPU_CUDA);
     for (int i = 0; i < devices.count; i++) {
         struct orr_cuda *cuda = &devices.cuda[devices.worker[i]];
         unsigned node = starpu_worker_get_memory_node((unsigned)devices.worker[i]);
@@ -130,6 +170,11 @@ struct orr_cuda *orri_device_here(void)
     cuda->tf32 = devices.tf32;
     cuda->code = 0;
     return cuda;
+}
+
+bool orri_devices_use_cudnn(void)
+{
+    return devices.cudnn;
 }
 
 bool orr_has_cuda(void)
@@ -186,12 +231,13 @@ void orr_device_name(int index, char *name, size_t size)
 
 #else
 
-int orri_devices_choose(enum orr_device device, struct starpu_conf *conf)
+int orri_devices_choose(const struct orr_runtime_options *options, struct starpu_conf *conf)
 {
     conf->ncuda = 0;
-    return device != ORR_DEVICE_CUDA ? ORR_OK
-                                     : orri_remedy(orri_fail(ORR_EDEVICE, "CUDA", "this build has no CUDA functions"),
-                                                   "use --device cpu, or build with the CUDA toolkit");
+    if (device_of(options) == ORR_DEVICE_CUDA)
+        return orri_remedy(orri_fail(ORR_EDEVICE, "CUDA", "this build has no CUDA functions"),
+                           "use --device cpu, or build with the CUDA toolkit");
+    return check_cudnn(options, false);
 }
 
 int orri_devices_start(const struct orr_runtime_options *options)

@@ -9,6 +9,10 @@
 
 struct starpu_conf;
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* The CUDA function of a codelet, where this build has them. */
 #ifdef ORR_HAVE_CUDA
 #define ORRI_CUDA_FUNCTION(function) .cuda_funcs = {function}, .cuda_flags = {STARPU_CUDA_ASYNC},
@@ -16,9 +20,9 @@ struct starpu_conf;
 #define ORRI_CUDA_FUNCTION(function)
 #endif
 
-/* Before StarPU starts: how many of them it is to drive; ranks on one host share them out. ORR_EDEVICE where CUDA was asked for
- * and there is none. */
-int orri_devices_choose(enum orr_device device, struct starpu_conf *conf);
+/* Before StarPU starts: how many of them it is to drive; ranks on one host share them out. options may be NULL. ORR_EDEVICE where
+ * CUDA was asked for and there is none, or cuDNN and it cannot be opened; ORR_EINVAL where this build does not use cuDNN. */
+int orri_devices_choose(const struct orr_runtime_options *options, struct starpu_conf *conf);
 
 /* After it has started, and before it ends. */
 int orri_devices_start(const struct orr_runtime_options *options);
@@ -27,6 +31,13 @@ void orri_devices_stop(void);
 /* Room for `bytes` of scratch on every device, for codelets that run from now on. Waits for all tasks where it has to grow.
  * ORR_ENOMEM with the bytes that it asked for. */
 int orri_devices_reserve(size_t bytes);
+
+/* `release` is called by the thread of every worker of a device before they stop, for what its codelets keep. Any thread; a
+ * second call has the same function. */
+void orri_devices_at_stop(void (*release)(void));
+
+/* Whether attention is to be computed by cuDNN where it can. */
+bool orri_devices_use_cudnn(void);
 
 /* What a codelet works with that runs on a device now. */
 struct orr_cuda *orri_device_here(void);
@@ -47,4 +58,8 @@ unsigned orri_device_node(void);
 
 /* Whether tasks of blocks may run on the CPU. */
 bool orri_blocks_on_cpu(void);
+
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -90,7 +90,7 @@ int orr_init(const struct orr_runtime_options *options)
     starpu_conf_init(&conf);
     bool unpinned = options && options->unpinned;
     conf.sched_policy_name = unpinned ? "dmdas" : "prio";
-    ORR_TRY(orr_ranks_settle(orri_devices_choose(options ? options->device : ORR_DEVICE_AUTO, &conf)));
+    ORR_TRY(orr_ranks_settle(orri_devices_choose(options, &conf)));
     if (options && options->threads > 0) {
         char threads[16];
         snprintf(threads, sizeof(threads), "%d", options->threads);

@@ -14,6 +14,10 @@ extern "C" {
 /* Where the tasks of blocks run. AUTO: on CUDA devices where this build and the machine have any, else on the CPU. */
 enum orr_device { ORR_DEVICE_AUTO, ORR_DEVICE_CPU, ORR_DEVICE_CUDA };
 
+/* What computes attention on CUDA devices: Orrery's kernels, or cuDNN where it can (bf16 and fp16, no dropout of probabilities;
+ * docs/gpu.md tells the rest) and Orrery's kernels elsewhere. AUTO: Orrery's. */
+enum orr_attention_kernels { ORR_ATTENTION_AUTO, ORR_ATTENTION_OWN, ORR_ATTENTION_CUDNN };
+
 struct orr_runtime_options {
     enum orr_device device;
     bool unpinned;      /* the scheduler chooses the device of every task, with AUTO among CPU cores too; else the coordinates of
@@ -21,6 +25,7 @@ struct orr_runtime_options {
     bool update_on_cpu; /* with CUDA devices: optimizer state and masters stay in main memory, where CPU cores update them; a device
                            sends gradients and gets what its blocks read of the parameters (Ren et al. 2021, ZeRO-Offload) */
     bool tf32;          /* on CUDA devices, factors of fp32 matrix products may be rounded to TF32 */
+    enum orr_attention_kernels attention;
     int threads;        /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
     double watchdog;    /* seconds without the end of a task, while some are pending, after which the process, or all
                            ranks, end with exit status 1 and a list of them; 0 = 120, negative = never              */
@@ -62,7 +67,7 @@ int orr_rank_count(void);
  * thread per caller, since every worker calls it, and glibc's malloc to keep what is freed (M_MMAP_MAX 0, M_TRIM_THRESHOLD
  * at its largest), for the process. options may be NULL. Errors: ORR_EDEVICE,
  * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know, a trace from a StarPU built
- * without FxT). What fails on one rank fails on all. Main thread. */
+ * without FxT, attention by cuDNN from a build without it). What fails on one rank fails on all. Main thread. */
 int orr_init(const struct orr_runtime_options *options);
 
 /* Waits for all tasks and stops what orr_init() and orr_ranks_start() started. Collective. Legal without them, and
@@ -82,6 +87,9 @@ int orr_device_count(void);
 int64_t orr_device_memory(int index);
 int64_t orr_device_memory_held(int index);
 void orr_device_name(int index, char *name, size_t size);
+
+/* The version of the cuDNN that attention may be computed by, as "9.19.0"; or "none: " and why. Opens the library. */
+void orr_cudnn_describe(char *text, size_t size);
 
 /* The name of the scheduling policy in force; "" before orr_init(). */
 const char *orr_scheduler(void);

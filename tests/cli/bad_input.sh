@@ -49,6 +49,14 @@ ORRERY_DTYPE=half refused "^orrery: --dtype: 'half' is none" 'use fp32, bf16 or 
 refused "^orrery: --dtype: 'fp8' is none" 'use fp32, bf16 or fp16' logits $tiny --ids '1 2' --out logits --dtype fp8
 refused "^orrery: --checkpoint-dtype: 'nonsense' is none" 'use fp32, bf16 or fp16' $some --checkpoint-dtype nonsense
 refused "^orrery: --checkpoint-dtype: 'fp64' is none" 'use fp32, bf16 or fp16' $some --checkpoint-dtype fp64
+refused "^orrery: --attention: 'flash' is none" 'use auto, own or cudnn' $some --attention flash
+ORRERY_ATTENTION=1 refused "^orrery: --attention: '1' is none" 'use auto, own or cudnn' $some
+ORRERY_ATTENTION=1 refused "^orrery: --attention: '1' is none" 'use auto, own or cudnn' selftest
+run info
+if grep -q '^cuDNN for attention: none: this build does not use it' out; then
+    refused '^orrery: cuDNN: this build does not use it' 'use --attention own' $some --attention cudnn
+    ORRERY_ATTENTION=cudnn refused '^orrery: cuDNN: this build does not use it' 'use --attention own' info
+fi
 for number in 0 -1 0.5 nan inf 1e31 ''; do
     refused "^orrery: --loss-scale: '$number' is no number from 1 to 1e\+30" '' $some --dtype fp16 --loss-scale "$number"
 done

@@ -388,40 +388,6 @@ START_TEST(nan_is_shown)
 }
 END_TEST
 
-START_TEST(paths)
-{
-    static const struct shape s = {7, 64, 1, 2, false};
-    struct orri_attention a;
-    _Alignas(16) char x[64];
-
-    struct problem p;
-    make(&p, s, ORR_BF16, 0);
-    a = p.a;
-    destroy(&p);
-#define PATH(dtype, q, k, v, o, d_o) (int)orri_cuda_attention_path(dtype, &a, q, k, v, o, d_o)
-    ck_assert_int_eq(PATH(ORR_BF16, x, x, x, x, x), ORRI_ATTENTION_TENSOR);
-    ck_assert_int_eq(PATH(ORR_F16, x, x + 16, x + 32, x, NULL), ORRI_ATTENTION_TENSOR);
-    ck_assert_int_eq(PATH(ORR_F32, x, x, x, x, x), ORRI_ATTENTION_PLAIN);
-    ck_assert_int_eq(PATH(ORR_BF16, x + 8, x, x, x, x), ORRI_ATTENTION_PLAIN);
-    ck_assert_int_eq(PATH(ORR_BF16, x, x + 2, x, x, x), ORRI_ATTENTION_PLAIN);
-    ck_assert_int_eq(PATH(ORR_BF16, x, x, x + 4, x, x), ORRI_ATTENTION_PLAIN);
-    ck_assert_int_eq(PATH(ORR_BF16, x, x, x, x + 8, x), ORRI_ATTENTION_PLAIN);
-    ck_assert_int_eq(PATH(ORR_BF16, x, x, x, x, x + 8), ORRI_ATTENTION_PLAIN);
-    a.head_dim = 128;
-    ck_assert_int_eq(PATH(ORR_F16, x, x, x, x, x), ORRI_ATTENTION_TENSOR);
-    a.head_dim = 80;
-    ck_assert_int_eq(PATH(ORR_F16, x, x, x, x, x), ORRI_ATTENTION_PLAIN);
-    a.head_dim = 64;
-    a.ld += 4;
-    ck_assert_int_eq(PATH(ORR_F16, x, x, x, x, x), ORRI_ATTENTION_PLAIN);
-    a.ld += 4;
-    ck_assert_int_eq(PATH(ORR_F16, x, x, x, x, x), ORRI_ATTENTION_TENSOR);
-    a.ld_out++;
-    ck_assert_int_eq(PATH(ORR_F16, x, x, x, x, x), ORRI_ATTENTION_PLAIN);
-#undef PATH
-}
-END_TEST
-
 START_TEST(too_large_heads)
 {
     static const struct shape s = {1, ORRI_ATTENTION_DIM + 1, 1, 1, false};
@@ -450,7 +416,6 @@ Suite *suite(void)
     tcase_add_loop_test(c, late_rows_do_not_reach_early_ones, 0, DTYPES);
     tcase_add_loop_test(c, large_scores, 0, DTYPES);
     tcase_add_loop_test(c, nan_is_shown, 0, DTYPES);
-    tcase_add_test(c, paths);
     tcase_add_test(c, too_large_heads);
     suite_add_tcase(s, c);
     return s;
