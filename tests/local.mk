@@ -194,6 +194,7 @@ cli_programs = tests/cli/compare_tensors tests/cli/read_events
 EXTRA_PROGRAMS += $(cli_programs)
 CLEANFILES += $(cli_programs)
 tests/cli/commands.log tests/cli/cuda.log tests/cli/precision.log: $(cli_programs)
+tests/cli/cuda.log: tests/test_exchange
 tests/cli/resume.log: tests/cli/read_events
 tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
 tests_cli_compare_tensors_LDADD = liborri.la

@@ -78,8 +78,9 @@ static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, 
     task->execute_on_a_specific_worker = worker >= 0;
     task->workerid = worker >= 0 ? (unsigned)worker : 0;
     ORR_TRY(submit(model, task, buffers, codelet, layer, microbatch));
+    /* The hint reads the tile: among commuting tasks it would keep those behind it from going first. */
     for (int i = 0; i < buffers; i++)
-        if (worker >= 0 && buffer[i].tile->streamed)
+        if (worker >= 0 && buffer[i].tile->streamed && !(buffer[i].mode & STARPU_COMMUTE))
             starpu_data_wont_use(buffer[i].tile->handle);
     return ORR_OK;
 }

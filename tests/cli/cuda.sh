@@ -67,6 +67,41 @@ for layout in '--dp 2' '--tp 3 --sequence-parallel' '--pp 2 --slots zb' '--dp 2 
     losses_of found --device cuda $layout
     close_to 1e-5 "CPU and CUDA give the same losses: $layout"
 done
+
+# ---- replicas that do not wait for each other --------------------------------------------------------------------------
+
+# The test of their exchange: its blocks run on the CPU, all else on the devices.
+ran=test_exchange
+ORRERY_EMULATED_JITTER=0 STARPU_NCPU=2 timeout 300 "$here/tests/test_exchange" > out 2> err
+status=$?
+same 'exit status of test_exchange' "$status" 0
+
+# Losses depend on which gradients were in time. Not so in the first step of a run, and, where the data has one window, with the
+# same gradient from both replicas, nor does what a step leaves: so each step is a run.
+head -c 18 text > window
+asynchronous="train $small --seq 17 --batch 4 --micro-batch 1 --data window --val-fraction 0 --dp 2 --staleness 2
+    --schedule constant --quiet"
+# steps_of NAME OPTION...: makes them, and leaves the losses in NAME.
+steps_of()
+{
+    name=$1
+    shift
+    rm -rf metrics stale
+    works $asynchronous --warmup 0 --dropout 0 --metrics metrics --out stale --steps 1 "$@"
+    for step in 2 3 4; do
+        works train --resume stale --steps $step --metrics metrics --quiet
+    done
+    losses metrics > "$name"
+}
+for options in '--dtype fp32' '--dtype fp32 --optimizer sgd --lr 0.05 --clip 0' '--dtype fp32 --tp 3' '--dtype bf16'; do
+    case $options in *bf16*) bound=2e-2 ;; *) bound=1e-5 ;; esac
+    steps_of expected --device cpu $options
+    steps_of found --device cuda $options
+    close_to $bound "CPU and CUDA give the same losses, asynchronous: $options"
+    check 'they fall' awk 'NR == 1 { first = $2 } { last = $2 } END { exit !(NR == 4 && last < 0.99 * first) }' found
+done
+run $asynchronous --device cuda --lr 1000 --steps 9
+said 1 'a gradient is not a finite number|the loss is not a finite number'
 unset ORRERY_EMULATED_DEVICES ORRERY_EMULATED_JITTER
 
 # ---- checkpoints and the other commands -----------------------------------------------------------------------------------
