@@ -204,6 +204,7 @@ tests_cli_read_events_LDADD =
 # Several ranks: scripts that start the command or one of these programs by mpiexec, and skip where there is none.
 mpi_tests = \
 	tests/mpi/checkpoint.sh \
+	tests/mpi/cuda.sh \
 	tests/mpi/equivalence.sh \
 	tests/mpi/exchange.sh \
 	tests/mpi/hosts.sh \

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # On a CUDA device, a real or an emulated one, the command computes what it computes on a CPU: in every layout, dtype and
 # command, with one device and two, with too little memory, and where the device fails.
-# shellcheck disable=SC2086,SC2016    # lists of options; awk programs
+# shellcheck disable=SC2086    # lists of options
 # shellcheck source=tests/cli/common.sh
 . "${srcdir:-.}/tests/cli/common.sh"
 cd "$work" || exit 99
@@ -29,21 +29,13 @@ losses_of()
     losses metrics > "$name"
 }
 
-# close_to BOUND WHAT: the losses and norms in `expected` and `found`, relative to those expected.
-close_to()
-{
-    check "$2" awk -v bound="$1" 'NR == FNR { a[FNR] = $0; n++; next }
-        { split(a[FNR], x); for (i = 2; i <= 3; i++) { d = ($i - x[i]) / x[i]; if (d < 0) d = -d; if (!(d <= bound)) bad = 1 } m++ }
-        END { exit bad || n != m || n == 0 }' expected found
-}
-
 # ---- dtypes: both sides round a value now and then to the other neighbour ----------------------------------------------
 
 for dtype in fp32 bf16 fp16; do
     case $dtype in fp32) bound=1e-5 ;; bf16) bound=2e-2 ;; fp16) bound=2e-3 ;; esac
     losses_of expected --device cpu --dtype $dtype
     losses_of found --device cuda --dtype $dtype
-    close_to $bound "CPU and CUDA give the same losses in $dtype"
+    check "CPU and CUDA give the same losses in $dtype" close_to $bound expected found
     cp found again
     losses_of found --device cuda --dtype $dtype
     check "two runs on a device are equal in $dtype" cmp -s found again
@@ -53,7 +45,7 @@ done
 wide="--set n_embd=128 --set n_head=2"
 losses_of expected --device cpu --dtype bf16 $wide
 losses_of found --device cuda --dtype bf16 $wide
-close_to 2e-2 'CPU and CUDA give the same losses with heads of 64'
+check 'CPU and CUDA give the same losses with heads of 64' close_to 2e-2 expected found
 
 # ---- layouts, in one process --------------------------------------------------------------------------------------------
 
@@ -65,7 +57,7 @@ for layout in '--dp 2' '--tp 3 --sequence-parallel' '--pp 2 --slots zb' '--dp 2 
     '--dp 2 --sync parameters --sync-every 2' '--optimizer rmsprop' '--optimizer sgd --clip 0'; do
     losses_of expected --device cpu $layout
     losses_of found --device cuda $layout
-    close_to 1e-5 "CPU and CUDA give the same losses: $layout"
+    check "CPU and CUDA give the same losses: $layout" close_to 1e-5 expected found
 done
 
 # ---- replicas that do not wait for each other --------------------------------------------------------------------------
@@ -97,7 +89,7 @@ for options in '--dtype fp32' '--dtype fp32 --optimizer sgd --lr 0.05 --clip 0' 
     case $options in *bf16*) bound=2e-2 ;; *) bound=1e-5 ;; esac
     steps_of expected --device cpu $options
     steps_of found --device cuda $options
-    close_to $bound "CPU and CUDA give the same losses, asynchronous: $options"
+    check "CPU and CUDA give the same losses, asynchronous: $options" close_to $bound expected found
     check 'they fall' awk 'NR == 1 { first = $2 } { last = $2 } END { exit !(NR == 4 && last < 0.99 * first) }' found
 done
 run $asynchronous --device cuda --lr 1000 --steps 9
