@@ -76,6 +76,19 @@ done << 'EOF'
 2e-2 --dp 2 --dtype bf16
 EOF
 
+# ---- replicas of different speed: a slow device ---------------------------------------------------------------------------
+
+# Of rank 1's device every piece of work is late by 5 ms in the mean.
+if [ -n "$emulated" ]; then
+    dynamic="train $tiny --seq 8 --batch 12 --micro-batch 1 --data text --steps 9 --val-fraction 0 --warmup 2 --quiet
+        --device cuda --dp 2 --partition dynamic --out dealt"
+    ranks 0 -n 1 env ORRERY_EMULATED_JITTER=0 "$orrery" $dynamic : -n 1 env ORRERY_EMULATED_JITTER=10000 "$orrery" $dynamic
+    same 'exit status' "$status" 0
+    sed 's/.*\[\(.*\), \(.*\)\].*/\1 \2/' dealt/partition.jsonl > shares
+    echo "dealt: $(tr ' \n' '+ ' < shares)"
+    check 'the slower replica is dealt less' awk 'NR > 5 && $1 <= $2 + 2 { bad = 1 } END { exit bad || NR != 9 }' shares
+fi
+
 # ---- replicas that do not wait, and a device that fails on one rank ------------------------------------------------------
 
 ranks 2 "$orrery" $train --device cuda --dp 2 --staleness 2 --steps 12 --warmup 0 --lr 0.003 --metrics stale
