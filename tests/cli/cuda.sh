@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # On a CUDA device, a real or an emulated one, the command computes what it computes on a CPU: in every layout, dtype and
 # command, with one device and two, with too little memory, and where the device fails.
-# shellcheck disable=SC2086    # lists of options
+# shellcheck disable=SC2086,SC2016    # lists of options; awk programs
 # shellcheck source=tests/cli/common.sh
 . "${srcdir:-.}/tests/cli/common.sh"
 cd "$work" || exit 99

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Two ranks with CUDA devices, real or emulated ones: each has its own, they compute what they compute on CPUs, and what one
 # process with both devices computes, bit for bit.
-# shellcheck disable=SC2086,SC2154,SC2034    # lists of options; what common.sh sets and reads
+# shellcheck disable=SC2086,SC2016,SC2154,SC2034    # lists of options; awk programs; what common.sh sets and reads
 # shellcheck source=tests/mpi/common.sh
 . "${srcdir:-.}/tests/mpi/common.sh"
 cd "$work" || exit 99
