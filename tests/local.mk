@@ -197,6 +197,7 @@ cli_programs = tests/cli/compare_tensors tests/cli/read_events
 EXTRA_PROGRAMS += $(cli_programs)
 CLEANFILES += $(cli_programs)
 tests/cli/commands.log tests/cli/cuda.log tests/cli/precision.log: $(cli_programs)
+tests/cli/cuda.log: tests/test_exchange
 tests/cli/resume.log: tests/cli/read_events
 tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c
 tests_cli_compare_tensors_LDADD = liborri.la
@@ -206,6 +207,7 @@ tests_cli_read_events_LDADD =
 # Several ranks: scripts that start the command or one of these programs by mpiexec, and skip where there is none.
 mpi_tests = \
 	tests/mpi/checkpoint.sh \
+	tests/mpi/cuda.sh \
 	tests/mpi/equivalence.sh \
 	tests/mpi/exchange.sh \
 	tests/mpi/hosts.sh \

@@ -2,6 +2,7 @@
 #include "core/device.h"
 
 #include <starpu.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +50,18 @@ static struct {
 
 static void (*_Atomic at_stop)(void);
 
+/* StarPU would give each of several ranks on a device nine tenths of its memory. */
+static void share_memory(int device, int ranks)
+{
+    struct cudaDeviceProp properties;
+    char mib[24];
+
+    if (ranks == 1 || cudaGetDeviceProperties(&properties, device) != cudaSuccess)
+        return;
+    snprintf(mib, sizeof(mib), "%zu", properties.totalGlobalMem / 10 * 9 / (size_t)ranks >> 20);
+    setenv("STARPU_LIMIT_CUDA_MEM", mib, 0);
+}
+
 /* Ranks on one host take turns. */
 static void share(int found, struct starpu_conf *conf)
 {
@@ -58,8 +71,10 @@ static void share(int found, struct starpu_conf *conf)
         return;
     conf->use_explicit_workers_cuda_gpuid = 1;
     conf->ncuda = 0;
-    if (found < ranks)
+    if (found < ranks) {
         conf->workers_cuda_gpuid[conf->ncuda++] = (unsigned)(place % found);
+        share_memory(place % found, (ranks - place % found + found - 1) / found);
+    }
     for (int i = place; found >= ranks && i < found && conf->ncuda < STARPU_NMAXWORKERS; i += ranks)
         conf->workers_cuda_gpuid[conf->ncuda++] = (unsigned)i;
 }

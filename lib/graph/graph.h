@@ -100,7 +100,7 @@ struct orr_model {
     int parameters;
     struct orri_parameter **parameter;
     int views;
-    int64_t *busy;                              /* [dp] atomic: nanoseconds in passes of each replica, or NULL */
+    int64_t *busy;                              /* [dp] atomic: nanoseconds that passes of each replica took, or NULL */
     char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
@@ -325,7 +325,7 @@ void orri_memory_total(struct orr_memory_need *need);
 
 /* Submits a task: a codelet, its buffers, an argument that is copied, a priority class and the order within it
  * (lower first). The others run on that StarPU worker, -1: any; the last is of a pass, which the watchdog
- * names by layer and microbatch, which is the order. */
+ * names by layer and microbatch, which is the order; the nanoseconds that it takes are added to *busy, NULL: to nothing. */
 enum orri_priority { ORRI_PRIORITY_WEIGHTS, ORRI_PRIORITY_FORWARD, ORRI_PRIORITY_BACKWARD, ORRI_PRIORITY_UPDATE };
 
 struct orri_buffer {
@@ -340,7 +340,7 @@ int orri_task_submit_at(struct orr_model *model, struct starpu_codelet *codelet,
                         enum orri_priority priority, int order);
 int orri_pass_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
                           const struct orri_buffer *buffer, const void *argument, size_t argument_size,
-                          enum orri_priority priority, int layer, int microbatch, double flops);
+                          enum orri_priority priority, int layer, int microbatch, double flops, int64_t *busy);
 
 /* Whether blocks of a class have a pass; the engine makes one of two where both are there. */
 bool orri_has_pass(const struct orr_block_class *cls, enum orr_pass pass);

@@ -219,8 +219,6 @@ static void pass_cpu(void *buffers[], void *argument)
 
     if (orri_model_stopped(task->slots->model, task->mb.run))
         return;
-    int64_t *busy = task->slots->model->busy;
-    double begin = busy ? orri_seconds() : 0;
     if (mixed)
         widen(task, buffers, wide);
     decode(task, buffers, mixed ? wide : NULL, &o);
@@ -236,8 +234,6 @@ static void pass_cpu(void *buffers[], void *argument)
     }
     if (mixed)
         narrow(task, buffers, wide);
-    if (busy)
-        __atomic_fetch_add(&busy[task->mb.replica], (int64_t)(1e9 * (orri_seconds() - begin)), __ATOMIC_RELAXED);
 }
 
 /* ---- on a CUDA device --------------------------------------------------------------------------------- */
@@ -696,7 +692,8 @@ int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, 
     list_coming(&list, block, pass, part);
     int worker = has_cuda_pass(cls, pass) ? orri_home_worker(slots->model, mb->replica, block->stage, part) : ORRI_ANYWHERE;
     return orri_pass_task_submit(slots->model, codelet, worker, task.buffers, buffer, &task, size, passes[pass].priority,
-                                 block->layer, mb->index, flops_of(block, &slots->options, pass));
+                                 block->layer, mb->index, flops_of(block, &slots->options, pass),
+                                 slots->model->busy ? &slots->model->busy[mb->replica] : NULL);
 }
 
 /* ---- memory ---------------------------------------------------------------------------------------- */

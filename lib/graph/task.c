@@ -37,6 +37,17 @@ static int submit(struct orr_model *model, struct starpu_task *task, int buffers
     return ORR_OK;
 }
 
+/* Runs before what waits for the task goes on. On a device it began, for StarPU, when the task before it in the worker's queue
+ * ended, or else when it was enqueued: the time that it waited there is not counted. */
+static void add_time(void *busy)
+{
+    struct starpu_profiling_task_info *info = starpu_task_get_current()->profiling_info;
+
+    if (info)
+        __atomic_fetch_add((int64_t *)busy, (int64_t)(1e3 * starpu_timing_timespec_delay_us(&info->start_time, &info->end_time)),
+                           __ATOMIC_RELAXED);
+}
+
 /* StarPU keeps up to STARPU_NMAXBUFS buffers inside the task and more of them beside it. */
 static int set_buffers(struct starpu_task *task, int buffers, const struct orri_buffer *buffer)
 {
@@ -58,7 +69,7 @@ static int set_buffers(struct starpu_task *task, int buffers, const struct orri_
 
 static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
                        const struct orri_buffer *buffer, const void *argument, size_t argument_size, int priority,
-                       double flops, int layer, int microbatch)
+                       double flops, int layer, int microbatch, int64_t *busy)
 {
     struct starpu_task *task = starpu_task_create();
     void *copy = orri_alloc(argument_size);
@@ -75,13 +86,16 @@ static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, 
     task->cl_arg_free = 1;
     task->priority = priority;
     task->flops = flops;
+    task->epilogue_callback_func = busy ? add_time : NULL;
+    task->epilogue_callback_arg = busy;
     task->execute_on_a_specific_worker = worker >= 0;
     task->workerid = worker >= 0 ? (unsigned)worker : 0;
     if (worker == ORRI_ON_CPU)
         task->where = STARPU_CPU;
     ORR_TRY(submit(model, task, buffers, codelet, layer, microbatch));
+    /* The hint reads the tile: among commuting tasks it would keep those behind it from going first. */
     for (int i = 0; i < buffers; i++)
-        if (worker >= 0 && buffer[i].tile->streamed)
+        if (worker >= 0 && buffer[i].tile->streamed && !(buffer[i].mode & STARPU_COMMUTE))
             starpu_data_wont_use(buffer[i].tile->handle);
     return ORR_OK;
 }
@@ -91,7 +105,7 @@ int orri_task_submit(struct orr_model *model, struct starpu_codelet *codelet, in
                      enum orri_priority priority, int order, double flops)
 {
     return task_submit(model, codelet, ORRI_ANYWHERE, buffers, buffer, argument, argument_size, priority_of(priority, order), flops, -1,
-                       -1);
+                       -1, NULL);
 }
 
 int orri_task_submit_at(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
@@ -99,13 +113,13 @@ int orri_task_submit_at(struct orr_model *model, struct starpu_codelet *codelet,
                         enum orri_priority priority, int order)
 {
     return task_submit(model, codelet, worker, buffers, buffer, argument, argument_size, priority_of(priority, order), 0, -1,
-                       -1);
+                       -1, NULL);
 }
 
 int orri_pass_task_submit(struct orr_model *model, struct starpu_codelet *codelet, int worker, int buffers,
                           const struct orri_buffer *buffer, const void *argument, size_t argument_size,
-                          enum orri_priority priority, int layer, int microbatch, double flops)
+                          enum orri_priority priority, int layer, int microbatch, double flops, int64_t *busy)
 {
     return task_submit(model, codelet, worker, buffers, buffer, argument, argument_size, priority_of(priority, microbatch), flops,
-                       layer, microbatch);
+                       layer, microbatch, busy);
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/vector_cuda.h"
 #include "train/train.h"
 
 /* A replica may be applied `staleness` steps ahead of one whose pull still waits for as many steps before. */
@@ -50,8 +51,26 @@ static void push_cpu(void *buffers[], void *argument)
         g[0] = NAN;
 }
 
+#ifdef ORR_HAVE_CUDA
+
+/* That a gradient is not finite, the host finds when it makes the report. */
+static void push_cuda(void *buffers[], void *argument)
+{
+    const struct exchange *e = argument;
+    struct orr_model *model = e->training->model;
+    const struct orri_control *control = orri_pointer(buffers[1]);
+    struct orr_cuda *cuda = orri_device_here();
+
+    orri_cuda_push(cuda, orri_model_stopped(model, e->run), &control->scale, &control->skip, orri_pointer(buffers[2]),
+                   (size_t)orri_length(buffers[0]), orri_pointer(buffers[0]));
+    orri_device_check(model, e->run, "push", cuda);
+}
+
+#endif
+
 static struct starpu_codelet push_codelet = {
     .cpu_funcs = {push_cpu},
+    ORRI_CUDA_FUNCTION(push_cuda)
     .nbuffers = 3,
     .modes = {STARPU_RW, STARPU_R, STARPU_R},
     .name = "push",
@@ -71,8 +90,33 @@ static void apply_cpu(void *buffers[], void *argument)
                       orri_pointer(buffers[0]), orri_pointer(buffers[1]));
 }
 
+#ifdef ORR_HAVE_CUDA
+
+/* Counted is what came. A gradient that is not applied, which only the device sees, has failed its run: behind that nothing is
+ * saved, and nothing else asks for the count. */
+static void apply_cuda(void *buffers[], void *argument)
+{
+    const struct exchange *e = argument;
+    struct orr_training *t = e->training;
+    struct orr_cuda *cuda = orri_device_here();
+
+    if (orri_model_stopped(t->model, e->run))
+        return;
+    struct orri_cuda_update u = orri_update_on_device(&t->options.optimizer, e->parameter, e->lr,
+                                                      ++t->exchange[e->parameter->index].updates);
+    u.pushed = true;
+    u.g = orri_pointer(buffers[3]);
+    u.p = orri_pointer(buffers[0]);
+    u.state = orri_pointer(buffers[1]);
+    orri_cuda_update(cuda, &u);
+    orri_device_check(t->model, e->run, "update", cuda);
+}
+
+#endif
+
 static struct starpu_codelet apply_codelet = {
     .cpu_funcs = {apply_cpu},
+    ORRI_CUDA_FUNCTION(apply_cuda)
     .nbuffers = 4,
     .modes = {(enum starpu_data_access_mode)IN_TURN, (enum starpu_data_access_mode)IN_TURN,
               (enum starpu_data_access_mode)IN_TURN, STARPU_R},
@@ -90,8 +134,25 @@ static void pull_cpu(void *buffers[], void *argument)
         memcpy(orri_pointer(buffers[1]), orri_pointer(buffers[0]), (size_t)orri_length(buffers[0]) * sizeof(float));
 }
 
+#ifdef ORR_HAVE_CUDA
+
+static void pull_cuda(void *buffers[], void *argument)
+{
+    const struct exchange *e = argument;
+    struct orr_model *model = e->training->model;
+    struct orr_cuda *cuda = orri_device_here();
+
+    if (orri_model_stopped(model, e->run))
+        return;
+    orri_cuda_copy(cuda, (size_t)orri_length(buffers[0]) * sizeof(float), orri_pointer(buffers[0]), orri_pointer(buffers[1]));
+    orri_device_check(model, e->run, "pull", cuda);
+}
+
+#endif
+
 static struct starpu_codelet pull_codelet = {
     .cpu_funcs = {pull_cpu},
+    ORRI_CUDA_FUNCTION(pull_cuda)
     .nbuffers = STARPU_VARIABLE_NBUFFERS,
     .name = "pull",
     .color = ORRI_COLOR_UPDATE,
@@ -107,11 +168,16 @@ static bool is_at_home(const struct orr_training *t, const struct orri_parameter
     return orri_sum_rank(t, parameter, r) == parameter->place[0];
 }
 
+struct orr_tile *orri_exchange_passing(const struct orr_training *t, const struct orri_parameter *parameter, int replica)
+{
+    return &t->exchange[parameter->index].passing[replica];
+}
+
 /* On its way to and from replica r; where that is at home the gradient itself. */
 static struct orr_tile *gradient_at(const struct orr_training *t, const struct orri_parameter *parameter, int r)
 {
     return is_at_home(t, parameter, r) ? t->sum[parameter->index * t->copies + r]
-                                       : &t->exchange[parameter->index].passing[r];
+                                       : orri_exchange_passing(t, parameter, r);
 }
 
 static int push_submit(struct orr_training *t, const struct exchange *e, int r)
@@ -120,8 +186,8 @@ static int push_submit(struct orr_training *t, const struct exchange *e, int r)
     struct orri_buffer buffers[] = {{t->sum[i], STARPU_RW}, {&t->tree[r].control, STARPU_R}, {&t->squares[i], STARPU_R}};
 
     if (from == t->model->rank)
-        ORR_TRY(orri_task_submit(t->model, &push_codelet, 3, buffers, e, sizeof(*e), ORRI_PRIORITY_UPDATE, e->parameter->index,
-                                 0));
+        ORR_TRY(orri_task_submit_at(t->model, &push_codelet, orri_parameter_worker(e->parameter, r), 3, buffers, e, sizeof(*e),
+                                    ORRI_PRIORITY_UPDATE, e->parameter->index));
     return orri_transfer_between_submit(t->model, t->sum[i], from, gradient_at(t, e->parameter, r), e->parameter->place[0],
                                         t->run);
 }
@@ -136,7 +202,8 @@ static int apply_submit(struct orr_training *t, const struct exchange *e, int r)
         {gradient_at(t, parameter, r), STARPU_R},
     };
 
-    return orri_task_submit(t->model, &apply_codelet, 4, buffers, e, sizeof(*e), ORRI_PRIORITY_UPDATE, parameter->index, 0);
+    return orri_task_submit_at(t->model, &apply_codelet, orri_master_worker(parameter, parameter->owner), 4, buffers, e,
+                               sizeof(*e), ORRI_PRIORITY_UPDATE, parameter->index);
 }
 
 static int pull_submit(struct orr_training *t, const struct exchange *e, int r)
@@ -153,8 +220,8 @@ static int pull_submit(struct orr_training *t, const struct exchange *e, int r)
     };
 
     if (parameter->here == 0)
-        ORR_TRY(orri_task_submit(t->model, &pull_codelet, 3 + at_home, buffers, e, sizeof(*e), ORRI_PRIORITY_UPDATE,
-                                 parameter->index, 0));
+        ORR_TRY(orri_task_submit_at(t->model, &pull_codelet, orri_master_worker(parameter, parameter->owner), 3 + at_home,
+                                    buffers, e, sizeof(*e), ORRI_PRIORITY_UPDATE, parameter->index));
     ORR_TRY(orri_transfer_between_submit(t->model, target, parameter->place[0], &parameter->own[r],
                                          orri_sum_rank(t, parameter, r), t->run));
     return orri_share_own_submit(t->model, parameter, r, t->run);

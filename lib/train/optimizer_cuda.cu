@@ -73,6 +73,7 @@ template <typename F, typename T> struct update {
     F rule;
     const double *scale, *correction, *squares;
     const int *skip;
+    bool pushed;
     const float *g;
     float *p, *state;
     size_t stride;
@@ -139,7 +140,7 @@ template <int N, typename F, typename T> __global__ void __launch_bounds__(ORRI_
     float scale = u.scale ? (float)*u.scale : 1.0f;
     F rule = u.rule;
 
-    if ((u.skip && *u.skip) || (u.squares && !isfinite(*u.squares)))
+    if ((u.skip && *u.skip) || (u.squares && !isfinite(*u.squares)) || (u.pushed && isnan(*u.g)))
         return;
     if (u.correction)
         rule.correct(u.correction);
@@ -160,8 +161,8 @@ void launch_update(struct orr_cuda *cuda, const struct orri_cuda_update *from, c
     bool decoupled = from->optimizer.kind == ORR_ADAMW;
     float decay = from->optimizer.weight_decay;
     T *working = static_cast<T *>(from->working);
-    update<F, T> u = {rule, from->scale, from->correction, from->squares, from->skip, from->g, from->p, from->state,
-                      (size_t)from->stride, working, from->rounding != NULL, {}, {}};
+    update<F, T> u = {rule, from->scale, from->correction, from->squares, from->skip, from->pushed, from->g, from->p,
+                      from->state, (size_t)from->stride, working, from->rounding != NULL, {}, {}};
     bool wide = orri_is_wide(u.g, u.p, u.state, working) && from->stride % WIDE == 0;
     size_t largest = 0;
 
@@ -179,6 +180,32 @@ void launch_update(struct orr_cuda *cuda, const struct orri_cuda_update *from, c
     orri_launch(cuda, "update", wide ? update_views<WIDE, F, T> : update_views<1, F, T>,
                 dim3(blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS, (unsigned)from->views), dim3(ORRI_THREADS), 0, u);
 }
+
+/* ---- what replicas push ---------------------------------------------------------------------------------------------- */
+
+/* Whoever has the first element marks it: no other reads it. */
+struct push {
+    bool stopped;
+    const double *scale, *squares;
+    const int *skip;
+    float *g;
+
+    enum { wide = orri_wide<float> };
+    template <int N> __device__ void at(size_t k) const
+    {
+        float a[N], factor = (float)*scale;
+
+        if (stopped || *skip || !isfinite(*squares)) {
+            if (k == 0)
+                g[0] = nanf("");
+            return;
+        }
+        orri_load<N>(g + k, a);
+        for (int i = 0; i < N; i++)
+            a[i] *= factor;
+        orri_store<N>(g + k, a);
+    }
+};
 
 /* ---- sums of squares ------------------------------------------------------------------------------------------------ */
 
@@ -269,6 +296,12 @@ template <typename T> static void update_tile(struct orr_cuda *cuda, const struc
 void orri_cuda_update(struct orr_cuda *cuda, const struct orri_cuda_update *update)
 {
     ORRI_WITH_TYPE(update->dtype, update_tile<T>(cuda, update));
+}
+
+void orri_cuda_push(struct orr_cuda *cuda, bool stopped, const double *scale, const int *skip, const double *squares,
+                    size_t count, float *g)
+{
+    orri_each(cuda, "push", count, orri_is_wide(g), push{stopped, scale, squares, skip, g});
 }
 
 size_t orri_cuda_sum_squares_scratch(size_t count)

@@ -34,11 +34,12 @@ struct orri_cuda_update {
     double lr;
     int64_t t;                      /* counts from 1                                                       */
     /* What the host need not know of. g is multiplied by *scale (NULL: 1). Nothing is done where *skip is not 0 (NULL: it is)
-     * or *squares is not finite (NULL: it is). */
+     * or *squares is not finite (NULL: it is); nor where g begins with NaN and is `pushed`, by orri_cuda_push(). */
     const double *scale;
     const double *correction;       /* 1 - beta1^t and 1 - beta2^t of the updates really made; NULL: those of t */
     const int *skip;
     const double *squares;
+    bool pushed;
     int views;
     struct orri_update_view view[ORR_MAX_VIEWS];
     const float *g;
@@ -52,6 +53,10 @@ struct orri_cuda_update {
     const struct orr_rng *rounding;
 };
 void orri_cuda_update(struct orr_cuda *cuda, const struct orri_cuda_update *update);
+
+/* g[k] *= *scale; but where `stopped`, *skip is not 0 or *squares is not finite, g[0] = NaN and nothing else. */
+void orri_cuda_push(struct orr_cuda *cuda, bool stopped, const double *scale, const int *skip, const double *squares,
+                    size_t count, float *g);
 
 /* *squares = sum of x[k]^2 in double: finite exactly where all elements are. */
 size_t orri_cuda_sum_squares_scratch(size_t count);

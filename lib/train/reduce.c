@@ -4,7 +4,6 @@
 #include <stdlib.h>
 
 #include "core/vector_cuda.h"
-#include "train/optimizer_cuda.h"
 #include "train/train.h"
 
 /* ---- reduce: a sum in a fixed order, wherever its terms are -------------------------------------------- */

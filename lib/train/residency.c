@@ -53,10 +53,11 @@ static void add_parameter(struct plan *plan, struct orri_parameter *parameter)
 
     for (int r = 0; r < t->states; r++)
         add(plan, orri_state_tile(t, parameter, r), orri_master_worker(parameter, t->states > 1 ? r : parameter->owner), STATE);
-    if (orri_has_masters(model))
+    if (orri_has_masters(model) || parameter->own)
         add(plan, &parameter->value, owner, STATE);
-    if (t->outer)
-        add(plan, &t->outer[parameter->index], owner, STATE);
+    add(plan, &t->outer[parameter->index], owner, STATE);
+    for (int r = 0; t->exchange && r < dp; r++)
+        add(plan, orri_exchange_passing(t, parameter, r), owner, GRADIENT);
     for (int i = 0; i < model->replicas_here; i++) {
         int r = model->replica_here[i], worker = orri_parameter_worker(parameter, r);
         if (parameter->own && model->dtype != ORR_F32)

@@ -8,6 +8,7 @@
 #include <orrery/train.h>
 
 #include "graph/graph.h"
+#include "train/optimizer_cuda.h"
 
 enum {
     ORRI_IN_FLIGHT = 2,     /* steps, where no staleness is allowed   */
@@ -133,11 +134,16 @@ int orri_synchronise_submit(struct orr_training *t);
 /* The optimizer on a whole tile; step from 1. */
 void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter, double lr, int64_t step,
                        float scale, const float *g, float *p, float *state);
+/* The same on a device, of which the caller adds the operands. */
+struct orri_cuda_update orri_update_on_device(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter,
+                                              double lr, int64_t step);
 
 /* exchange.c: updates where replicas do not wait for each other. */
 int orri_exchange_create(struct orr_training *t);
 void orri_exchange_destroy(struct orr_training *t);
 void orri_exchange_resume(struct orr_training *t, int64_t steps);
+/* What the gradient of a replica elsewhere comes to its owner in; without memory where there is none. */
+struct orr_tile *orri_exchange_passing(const struct orr_training *t, const struct orri_parameter *parameter, int replica);
 int orri_exchange_submit(struct orr_training *t, int parameter, double lr);
 
 /* residency.c: decides what is streamed; ORR_ENOFIT where a device has not even room for that. */

@@ -6,7 +6,6 @@
 
 #include "core/vector_cuda.h"
 
-#include "train/optimizer_cuda.h"
 #include "train/train.h"
 
 /* ---- update: the optimizer on one parameter tile --------------------------------------------------- */
@@ -87,6 +86,18 @@ static void update_cpu(void *buffers[], void *argument)
 
 #ifdef ORR_HAVE_CUDA
 
+struct orri_cuda_update orri_update_on_device(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter,
+                                              double lr, int64_t step)
+{
+    struct orri_cuda_update u = {.optimizer = *optimizer, .lr = lr, .t = step, .views = parameter->views,
+                                 .stride = parameter->count};
+
+    for (int v = 0; v < parameter->views; v++)
+        u.view[v] = (struct orri_update_view){parameter->view[v].offset, orri_view_count(&parameter->view[v]),
+                                              parameter->view[v].ndim == 2};
+    return u;
+}
+
 /* What control says is read on the device; that a step failed, the host finds when it reads control itself. */
 static void update_cuda(void *buffers[], void *argument)
 {
@@ -95,29 +106,20 @@ static void update_cuda(void *buffers[], void *argument)
     const struct orri_control *control = orri_pointer(buffers[3]);
     struct orr_cuda *cuda = orri_device_here();
     bool alone = update->dtype != ORR_F32 && !update->masters;
-    struct orri_cuda_update u = {
-        .optimizer = update->optimizer,
-        .lr = update->lr,
-        .t = update->step + 1,
-        .scale = &control->scale,
-        .correction = control->correction,
-        .skip = &control->skip,
-        .squares = orri_pointer(buffers[4]),
-        .views = parameter->views,
-        .g = orri_pointer(buffers[2]),
-        .p = alone ? NULL : orri_pointer(buffers[0]),
-        .state = orri_pointer(buffers[1]),
-        .stride = parameter->count,
-        .dtype = update->dtype,
-        .working = alone ? orri_pointer(buffers[0]) : update->masters ? orri_pointer(buffers[5]) : NULL,
-        .rounding = alone ? &update->rounding : NULL,
-    };
 
     if (orri_model_stopped(update->model, update->run))
         return;
-    for (int v = 0; v < parameter->views; v++)
-        u.view[v] = (struct orri_update_view){parameter->view[v].offset, orri_view_count(&parameter->view[v]),
-                                              parameter->view[v].ndim == 2};
+    struct orri_cuda_update u = orri_update_on_device(&update->optimizer, parameter, update->lr, update->step + 1);
+    u.scale = &control->scale;
+    u.correction = control->correction;
+    u.skip = &control->skip;
+    u.squares = orri_pointer(buffers[4]);
+    u.g = orri_pointer(buffers[2]);
+    u.p = alone ? NULL : orri_pointer(buffers[0]);
+    u.state = orri_pointer(buffers[1]);
+    u.dtype = update->dtype;
+    u.working = alone ? orri_pointer(buffers[0]) : update->masters ? orri_pointer(buffers[5]) : NULL;
+    u.rounding = alone ? &update->rounding : NULL;
     orri_cuda_update(cuda, &u);
     orri_device_check(update->model, update->run, "update", cuda);
 }

@@ -133,6 +133,20 @@ losses()
         -e 's/^{"step":\([0-9]*\),"val_loss":\([^}]*\)}/\1 validation \2/p' "$1"
 }
 
+# close_to BOUND EXPECTED FOUND: losses and norms in the two files, as losses() leaves them, differ relatively by so much at
+# most.
+# shellcheck disable=SC2016    # a program of awk
+close_to()
+{
+    awk -v bound="$1" 'NR == FNR { a[FNR] = $0; n++; next }
+        {
+            split(a[FNR], x)
+            for (i = 2; i <= 3; i++) { d = ($i - x[i]) / x[i]; if (d < 0) d = -d; if (!(d <= bound)) bad = 1 }
+            m++
+        }
+        END { exit bad || n != m || n == 0 }' "$2" "$3"
+}
+
 # The value of a key in a JSON object on one line, or on lines of "key": value.
 value()
 {

@@ -60,6 +60,21 @@ static int one_scheduler(void)
     return orr_init(NULL);
 }
 
+/* A file devices.RANK: a line for each, with the MiB that there are to use. */
+static int devices(void)
+{
+    char name[128];
+
+    ORR_TRY(orr_init(NULL));
+    snprintf(name, sizeof(name), "devices.%d", orr_rank());
+    FILE *out = fopen(name, "w");
+    for (int i = 0; out && i < orr_device_count(); i++) {
+        orr_device_name(i, name, sizeof(name));
+        fprintf(out, "%lld %s\n", (long long)(orr_device_memory(i) >> 20), name);
+    }
+    return out && fclose(out) == 0 ? ORR_OK : orri_fail(ORR_EIO, "devices", "cannot be written");
+}
+
 static int exchanges(void)
 {
     char data[3000], before = 0, mine;
@@ -236,7 +251,7 @@ static const struct {
     {"alone", fails_alone}, {"alike", fails_alike}, {"elsewhere", fails_elsewhere}, {"disagree", disagrees},
     {"scheduler", one_scheduler}, {"exchange", exchanges}, {"stall", stalls}, {"long", runs_long}, {"busy", is_busy},
     {"killed", is_killed}, {"frozen", freezes}, {"gives-up", gives_up},
-    {"cannot-submit", cannot_submit},
+    {"cannot-submit", cannot_submit}, {"devices", devices},
 };
 
 int main(int argc, char **argv)

@@ -23,6 +23,7 @@ static struct look {
     float weight[MOST_REPLICAS];
     atomic_int begun[MOST_REPLICAS];        /* steps, by the first block                                             */
     float seen[MOST_REPLICAS][MOST];        /* parameter that a replica's step computed with                         */
+    int broken;                             /* its gradient ends with NaN; or -1                                     */
     int held, fast, reach;                  /* `held` stays in its first step until `fast` has begun `reach`; or -1  */
     bool reached, exceeded;
 } *look;
@@ -33,10 +34,10 @@ static void hook(const struct orr_operands *o, const struct toy *toy, enum orr_p
 
     if (pass == ORR_WEIGHTS && o->grad[0][0])
         for (int c = 0; c < TOY_WIDTH; c++)
-            o->grad[0][0][c] = (float)EACH * look->weight[r];
+            o->grad[0][0][c] = r == look->broken && c == TOY_WIDTH - 1 ? NAN : (float)EACH * look->weight[r];
     if (pass != ORR_FORWARD || toy->id != 0 || toy_microbatch(o) != r)
         return;
-    look->seen[r][o->step] = o->param[0][0][0];
+    look->seen[r][o->step] = o->param[0][0][TOY_WIDTH - 1];
     atomic_store(&look->begun[r], (int)o->step + 1);
     if (r != look->held || o->step > 0)
         return;
@@ -55,7 +56,7 @@ static struct orr_training *begin(struct orr_model **model, struct orr_mesh mesh
     options.schedule = (struct orr_schedule){ORR_SCHEDULE_CONSTANT, RATE, 0, 0, 0};
     ck_assert_int_eq(orri_ranks_barrier(), 0);      /* the others look no more at what the test before has left */
     look->dp = mesh.dp;
-    look->held = -1;
+    look->held = look->broken = -1;
     for (int r = 0; r < MOST_REPLICAS; r++)
         atomic_store(&look->begun[r], 0);
     struct orr_training *training = orr_training_create(*model, &options);
@@ -219,8 +220,8 @@ START_TEST(test_failure)
         optimizer.clip = clipping ? 1e9f : 0;
         struct orr_training *training = begin(&model, (struct orr_mesh)MESH(2, 1, 1), stale(2, optimizer));
         int status = 0;
-        look->weight[0] = 1;
-        look->weight[1] = NAN;
+        look->weight[0] = look->weight[1] = 1;
+        look->broken = 1;
         for (int s = 0; s < 8 && status == 0; s++)
             status = orr_training_submit(training, &toy_source);
         while (status == 0 || orr_training_next(training, &report, true) == 1)
@@ -228,7 +229,8 @@ START_TEST(test_failure)
         ck_assert_int_eq(orr_model_status(model), ORR_ENONFINITE);
         ck_assert_msg(strstr(orr_error(), "step 1: a gradient is not a finite number") != NULL, "%s", orr_error());
         ck_assert_int_eq(orr_model_read(model, 0, values), 0);
-        ck_assert(isfinite(values[0]));
+        for (int c = 0; c < TOY_WIDTH; c++)
+            ck_assert(isfinite(values[c]));
         end(training, model);
     }
 }

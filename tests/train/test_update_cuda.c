@@ -176,6 +176,55 @@ START_TEST(nothing_to_do)
 }
 END_TEST
 
+/* What is not to be applied is marked, and where it is marked nothing is touched. */
+START_TEST(pushed)
+{
+    enum { COUNT = 1027, TILE = 1 };
+    static const struct {
+        double squares;
+        int skip;
+        bool stopped, done;
+    } cases[] = {{1, 0, false, true}, {1, 1, false, false}, {1, 0, true, false}, {(double)INFINITY, 0, false, false},
+                 {(double)NAN, 0, false, false}, {0, 0, false, true}};
+
+    for (int n = 0; n < 6; n++)
+        for (size_t shift = 0; shift < 2; shift++) {
+            struct orri_cuda_update u = update_of(ORR_ADAMW, TILE);
+            float *p = random_floats(COUNT, 1, 1), *g = random_floats(COUNT, 1, 2), *state = random_floats(2 * COUNT, 1, 3);
+            struct array ap = put(ORR_F32, COUNT, p, shift), ag = put(ORR_F32, COUNT, g, shift);
+            struct array as = put(ORR_F32, 2 * COUNT, state, shift), was = put(ORR_F32, COUNT, p, shift);
+            double *squares = put_double(cases[n].squares), *scale = put_double(0.3);
+            int *skip = put_ids(1, &cases[n].skip);
+
+            orri_cuda_push(&device, cases[n].stopped, scale, skip, squares, COUNT, ag.data);
+            u.t = 1;
+            u.pushed = true;
+            u.g = ag.data;
+            u.p = ap.data;
+            u.state = as.data;
+            orri_cuda_update(&device, &u);
+            float *got = get(&ag), *after = get(&ap);
+            for (int i = 0; i < COUNT; i++)
+                assert_that(!cases[n].done && i == 0 ? isnan(got[0]) : got[i] == (cases[n].done ? g[i] * 0.3f : g[i]));
+            assert_that((after[0] != p[0]) == cases[n].done);
+            if (!cases[n].done)
+                assert_same(&ap, &was);
+            drop(&ap);
+            drop(&ag);
+            drop(&as);
+            drop(&was);
+            drop_room(squares);
+            drop_room(scale);
+            drop_room(skip);
+            free(p);
+            free(g);
+            free(state);
+            free(got);
+            free(after);
+        }
+}
+END_TEST
+
 /* Without masters: up or down at random in bf16, by the words of the stream, the nearer the likelier, and right in the mean. */
 START_TEST(rounded_at_random)
 {
@@ -306,6 +355,7 @@ Suite *suite(void)
     tcase_set_timeout(c, 0);
     tcase_add_loop_test(c, against_cpu, ORR_ADAMW, ORR_RMSPROP + 1);
     tcase_add_test(c, nothing_to_do);
+    tcase_add_test(c, pushed);
     tcase_add_loop_test(c, rounded_at_random, 0, 2);
     tcase_add_test(c, sum_of_squares);
     tcase_add_test(c, outer_update);
