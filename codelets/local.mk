@@ -6,10 +6,7 @@ nobase_api_HEADERS += \
 
 liborri_la_SOURCES += \
 	codelets/attention/attention.c \
-	codelets/attention/geometry.h \
 	codelets/embedding/embedding.c \
-	codelets/embedding/geometry.h \
-	codelets/head/geometry.h \
 	codelets/head/head.c \
 	codelets/math/attention.c \
 	codelets/math/attention_cuda.h \
@@ -18,25 +15,26 @@ liborri_la_SOURCES += \
 	codelets/math/gelu.c \
 	codelets/math/gemm.c \
 	codelets/math/gemm_cuda.h \
+	codelets/math/kernels.h \
+	codelets/math/kernels_cpu.c \
 	codelets/math/math.h \
+	codelets/math/math_cpu.h \
 	codelets/math/math_cuda.h \
 	codelets/math/norm.c \
 	codelets/math/operands.c \
 	codelets/math/operands.h \
-	codelets/math/operands_cuda.h \
 	codelets/math/philox_cuda.h \
 	codelets/math/ptx_cuda.h \
+	codelets/math/product_cpu.h \
+	codelets/math/product_onednn.c \
 	codelets/math/residual.c \
 	codelets/math/residual.h \
-	codelets/math/residual_cuda.h \
-	codelets/math/residual_cuda_passes.h \
 	codelets/math/residual_passes.h \
 	codelets/math/rows.c \
 	codelets/math/simd_math.h \
-	codelets/mlp/geometry.h \
 	codelets/mlp/mlp.c
 
-# The blocks' CUDA functions, and the kernels that they share.
+# Kernels on a CUDA device.
 CUDA_SOURCES += \
 	codelets/math/attention_cuda.cu \
 	codelets/math/attention_cudnn_cuda.cu \
@@ -47,12 +45,5 @@ CUDA_SOURCES += \
 	codelets/math/norm_cuda.cu \
 	codelets/math/rows_cuda.cu
 if HAVE_CUDA
-liborri_la_SOURCES += \
-	codelets/attention/attention_cuda.c \
-	codelets/embedding/embedding_cuda.c \
-	codelets/head/head_cuda.c \
-	codelets/math/gemm_cuda.c \
-	codelets/math/operands_cuda.c \
-	codelets/math/residual_cuda.c \
-	codelets/mlp/mlp_cuda.c
+liborri_la_SOURCES += codelets/math/gemm_cuda.c
 endif

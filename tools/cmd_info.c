@@ -29,6 +29,15 @@ static struct setting *const tables[] = {model_table, table, layout_table, NULL}
 /* A name per enum orr_pass. */
 static const char *const passes[ORR_PASSES] = {"forward", "backward", "weights", NULL, "whole", "predict"};
 
+static bool has_cuda(const struct orr_block_class *cls)
+{
+    int pass = 0;
+
+    while (pass < ORR_PASSES && !cls->cuda[pass])
+        pass++;
+    return pass < ORR_PASSES;
+}
+
 static void print_blocks(struct orr_model *model)
 {
     const struct orr_block_class *seen = NULL;
@@ -44,7 +53,7 @@ static void print_blocks(struct orr_model *model)
         for (int p = 0; p < ORR_PASSES; p++)
             if (passes[p] && cls->cpu[p])
                 printf(" %s", passes[p]);
-        printf("  (CPU: yes, CUDA: %s)\n", cls->cuda ? "yes" : "no");
+        printf("  (CPU: yes, CUDA: %s)\n", has_cuda(cls) ? "yes" : "no");
     }
 }
 

@@ -537,13 +537,14 @@ static void run_cpu(const struct subject *k, enum orr_pass pass, const struct or
 /* With as much scratch as the class asks for, and not a byte more. */
 static void run_cuda(const struct subject *k, enum orr_pass pass, const struct orr_operands *o, struct outcome *out)
 {
-    size_t bytes = k->cls->cuda->scratch_bytes(k->o.config, k->dtype, k->o.batch, k->o.seq, k->o.shards);
+    const struct orr_shape shape = {k->dtype, k->o.batch, k->o.seq, k->o.shards, true};
+    size_t bytes = k->cls->scratch_bytes(k->o.config, &shape);
     unsigned char guard[GUARD];
 
     if (!cuda_ok(cudaMalloc(&device.scratch, bytes + GUARD), "cudaMalloc"))
         return;
     cuda_ok(cudaMemsetAsync(device.scratch, 0xff, bytes + GUARD, device.stream), "cudaMemsetAsync");
-    k->cls->cuda->pass[pass](o);
+    k->cls->cuda[pass](o);
     copy(guard, (char *)device.scratch + bytes, GUARD, cudaMemcpyDeviceToHost);
     for (int b = 0; b < GUARD && !device.code; b++)
         if (guard[b] != 0xff) {
@@ -555,13 +556,12 @@ static void run_cuda(const struct subject *k, enum orr_pass pass, const struct o
 
 static void check_pass(struct subject *k, enum orr_pass pass, int part, struct outcome outcomes[])
 {
-    const struct orr_block_cuda *cuda = k->cls->cuda;
     struct outcome *out = &outcomes[pass];
     struct taken taken, there;
 
     if (!k->cls->cpu[pass])
         return;
-    bool both = cuda && cuda->pass[pass] && !device.code;
+    bool both = k->cls->cuda[pass] && !device.code;
     struct orr_operands o = bind(k, pass, part, true, &taken);
     for (int i = 0; both && i < taken.count; i++)
         bring(taken.of[i].tile, taken.of[i].mode);

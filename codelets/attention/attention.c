@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <codelets/attention/attention.h>
 
-#include "codelets/attention/geometry.h"
+#include <math.h>
+
+#include "codelets/math/residual.h"
 #include "core/core.h"
+
+enum { PROBABILITY_DROPOUT, ATTENTION_DROPOUT };      /* places */
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
@@ -23,33 +27,90 @@ static void specify(const void *config, struct orr_block_spec *spec)
     };
 }
 
-/* u is q, k and v, each by heads; h what the heads give; the rest lse [B,H,T], the log-sum-exp of the scores. */
-static void heads_forward(const struct orr_operands *o, const float *norm, const struct orri_inner *s, void *scratch)
+static struct orri_attention kernel(const struct orr_attention *a, int batch, int seq, int shards,
+                                                          int shard)
 {
-    const struct orri_attention k = orri_attention_of(o);
-    int rows = o->batch * o->seq, c = ((const struct orr_attention *)o->config)->width, ld = (int)k.ld;
+    struct orr_part heads = orr_split(a->heads, 1, shards, shard);
+    int head = a->width / a->heads;
 
-    orri_bias_rows(rows, ld, NULL, o->param[0][ORRI_IN_BIAS], s->u);
-    orri_gemm(false, false, rows, ld, c, norm, c, o->param[0][ORRI_IN_WEIGHT], ld, 1, s->u, ld);
-    orri_attention_forward(&k, s->u, s->u + k.ld_out, s->u + 2 * k.ld_out, s->h, s->rest, scratch);
+    return (struct orri_attention){
+        .batch = batch,
+        .seq = seq,
+        .heads = (int)heads.count,
+        .head_dim = head,
+        .ld = 3 * heads.count * head,
+        .ld_out = heads.count * head,
+        .scale = 1 / sqrtf((float)head),
+        .total_heads = a->heads,
+        .first_head = (int)heads.first,
+    };
 }
 
-static void heads_backward(const struct orr_operands *o, const float *dh, const struct orri_inner *s, void *scratch)
+static struct orri_attention kernel_of(const struct orr_operands *o)
 {
-    const struct orri_attention k = orri_attention_of(o);
+    const struct orr_attention *a = o->config;
+    struct orri_attention k = kernel(a, o->batch, o->seq, o->shards, o->shard);
 
-    orri_attention_backward(&k, s->u, s->u + k.ld_out, s->u + 2 * k.ld_out, s->h, dh, s->rest, scratch);
+    k.dropout = orri_block_dropout(o, a->attention_dropout, PROBABILITY_DROPOUT);
+    k.first_sample = o->first_sample;
+    return k;
 }
 
-static struct orri_residual residual(const void *config, int batch, int seq, int shards, int shard)
-{
-    const struct orri_attention k = orri_attention_kernel(config, batch, seq, shards, shard);
-    struct orri_residual r = orri_attention_residual(config, &k);
+/* u is q, k and v beside each other in a row, each by heads; h what the heads give; the rest lse [B,H,T], the log-sum-exp of the
+ * scores. */
+struct heads {
+    void *q, *k, *v;
+};
 
-    r.scratch = orri_attention_scratch(&k);
-    r.forward = heads_forward;
-    r.backward = heads_backward;
-    return r;
+static struct heads heads_at(const struct orr_operands *o, const struct orri_attention *k, void *u)
+{
+    return (struct heads){u, orri_at(o, u, k->ld_out), orri_at(o, u, 2 * k->ld_out)};
+}
+
+static void heads_forward(const struct orr_operands *o, const void *norm, const struct orri_inner *s, void *scratch)
+{
+    const struct orri_attention k = kernel_of(o);
+    const struct heads at = heads_at(o, &k, s->u);
+    struct orri_product p = orri_row_product(o, (int)k.ld, ((const struct orr_attention *)o->config)->width, norm,
+                                                  o->param[0][ORRI_IN_WEIGHT], false, s->u);
+
+    p.bias = o->param[0][ORRI_IN_BIAS];
+    ORRI_KERNEL(o, gemm, &p);
+    ORRI_KERNEL(o, attention_forward, o->dtype, &k, at.q, at.k, at.v, s->h, s->rest, scratch);
+}
+
+static void heads_backward(const struct orr_operands *o, const void *dout, const struct orri_inner *s, void *dh,
+                           void *scratch)
+{
+    const struct orri_attention k = kernel_of(o);
+    const struct heads at = heads_at(o, &k, s->u);
+    const struct orri_product p =
+        orri_row_product(o, (int)k.ld_out, ((const struct orr_attention *)o->config)->width, dout,
+                         o->param[0][ORRI_OUT_WEIGHT], true, dh);
+
+    ORRI_KERNEL(o, gemm, &p);
+    ORRI_KERNEL(o, attention_backward, o->dtype, &k, at.q, at.k, at.v, s->h, dh, s->rest, scratch);
+}
+
+static struct orri_residual residual(const void *config, const struct orr_shape *shape, int shard)
+{
+    const struct orr_attention *a = config;
+    const struct orri_attention k = kernel(config, shape->batch, shape->seq, shape->shards, shard);
+    size_t forward = ORRI_SCRATCH(shape->cuda, attention_forward, &k, shape->dtype);
+    size_t backward = ORRI_SCRATCH(shape->cuda, attention_backward, &k, shape->dtype);
+
+    return (struct orri_residual){
+        .width = a->width,
+        .eps = a->eps,
+        .dropout = a->dropout,
+        .place = ATTENTION_DROPOUT,
+        .rest = k.heads,
+        .in = (int)k.ld,
+        .out = (int)k.ld_out,
+        .scratch = forward > backward ? forward : backward,
+        .forward = heads_forward,
+        .backward = heads_backward,
+    };
 }
 
 #include "codelets/math/residual_passes.h"
@@ -78,7 +139,6 @@ static const struct orr_sharding sharding = {
     .unit = "heads",
     .saved = shard_saved,
     .chunk_saved = chunk_saved,
-    .scratch_bytes = shard_scratch_bytes,
 };
 
 static const struct orr_block_class attention_class = {
@@ -89,8 +149,9 @@ static const struct orr_block_class attention_class = {
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .sharding = &sharding,
-    .cpu = ORRI_RESIDUAL_CPU,
-    .cuda = ORRI_CUDA(orri_attention_cuda),
+    .cpu = ORRI_RESIDUAL_PASSES,
+    .any_dtype = true,
+    .cuda = ORRI_CUDA(ORRI_RESIDUAL_PASSES),
     .operands = ORRI_RESIDUAL_OPERANDS,
 };
 

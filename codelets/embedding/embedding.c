@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "codelets/embedding/geometry.h"
+#include <codelets/embedding/embedding.h>
 
-#include <string.h>
-
+#include "codelets/math/operands.h"
 #include "core/core.h"
+
+enum { TOKENS, POSITIONS };             /* groups */
+enum { EMBEDDING_DROPOUT = 7 };         /* place  */
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
@@ -25,13 +27,6 @@ static struct orr_saved_size saved(const void *config, int batch, int seq)
     return (struct orr_saved_size){0, 0};
 }
 
-static size_t scratch_bytes(const void *config, int batch, int seq)
-{
-    const struct orr_embedding *e = config;
-
-    return e->dropout > 0 ? (size_t)batch * (size_t)seq * (size_t)e->width * sizeof(float) : 0;
-}
-
 static double flops(const void *config, int batch, int seq, enum orr_pass pass)
 {
     const struct orr_embedding *e = config;
@@ -39,71 +34,79 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
     return pass == ORR_FORWARD || pass == ORR_WEIGHTS ? (double)batch * seq * e->width : 0;
 }
 
-/* ---- the whole block --------------------------------------------------------------------------------------- */
+static struct orri_dropout dropout_of(const struct orr_operands *o)
+{
+    return orri_block_dropout(o, ((const struct orr_embedding *)o->config)->dropout, EMBEDDING_DROPOUT);
+}
 
-static void forward(const struct orr_operands *o)
+/* dy through dropout, and what the sum over tokens takes. */
+static size_t scratch_bytes(const void *config, const struct orr_shape *shape)
+{
+    const struct orr_embedding *e = config;
+    size_t rows = (size_t)shape->batch * (size_t)shape->seq;
+    struct orri_rooms rooms = {0};
+
+    if (e->dropout > 0)
+        orri_room(&rooms, rows * (size_t)e->width * orr_dtype_size(shape->dtype));
+    orri_room(&rooms, ORRI_SCRATCH(shape->cuda, embed_backward, shape->batch, shape->seq));
+    return rooms.used;
+}
+
+static const void *sum_gradient(const struct orr_operands *o, struct orr_part at, const void *dy, struct orri_rooms *rooms)
 {
     const struct orr_embedding *e = o->config;
-    const struct orri_dropout d = orri_block_dropout(o, e->dropout, ORRI_EMBEDDING_DROPOUT);
-    size_t width = (size_t)e->width;
+    const struct orri_dropout d = dropout_of(o);
+    size_t bytes = (size_t)o->batch * (size_t)at.count * (size_t)e->width * orr_dtype_size(o->dtype);
 
-    for (int r = 0; r < o->batch * o->seq; r++) {
-        const float *token = o->param[ORRI_TOKEN_GROUP][0] + (size_t)o->ids[r] * width;
-        const float *position = o->param[ORRI_POSITION_GROUP][0] + (size_t)(r % o->seq) * width;
-        float *y = o->y + (size_t)r * width;
-        for (size_t c = 0; c < width; c++)
-            y[c] = token[c] + position[c];
-    }
-    orri_dropout_tile(o, &d, e->width, orri_positions(o), o->y);
-}
-
-/* Adds the rows of dy, positions `at`, to the gradients of tokens first .. first + count - 1. */
-static void token_gradient(const struct orr_operands *o, struct orr_part at, const float *dy, struct orr_part tokens)
-{
-    size_t width = (size_t)((const struct orr_embedding *)o->config)->width;
-
-    for (int b = 0; b < o->batch; b++)
-        for (int64_t t = at.first; t < at.first + at.count; t++, dy += width) {
-            int64_t row = o->ids[b * o->seq + t] - tokens.first;
-            if (row >= 0 && row < tokens.count)
-                orri_add(width, dy, o->grad[ORRI_TOKEN_GROUP][0] + (size_t)row * width);
-        }
-}
-
-static void position_gradient(const struct orr_operands *o, struct orr_part at, const float *dy)
-{
-    size_t width = (size_t)((const struct orr_embedding *)o->config)->width;
-
-    for (int b = 0; b < o->batch; b++)
-        for (int64_t t = at.first; t < at.first + at.count; t++, dy += width)
-            orri_add(width, dy, o->grad[ORRI_POSITION_GROUP][0] + (size_t)t * width);
+    return orri_dropout_gradient(o, &d, e->width, at, dy, d.p > 0 ? orri_room(rooms, bytes) : NULL);
 }
 
 static void begin_gradient(const struct orr_operands *o, int group, int64_t rows)
 {
     if (o->first_gradient)
-        memset(o->grad[group][0], 0,
-               (size_t)rows * (size_t)((const struct orr_embedding *)o->config)->width * sizeof(float));
+        ORRI_KERNEL(o, zero, (size_t)rows * (size_t)((const struct orr_embedding *)o->config)->width * sizeof(float),
+                       o->grad[group][0]);
 }
 
-/* dy of the positions `at`, through dropout. */
-static const float *sum_gradient(const struct orr_operands *o, struct orr_part at, const float *dy)
+static void token_gradient(const struct orr_operands *o, struct orr_part at, const void *dy, struct orr_part tokens,
+                           struct orri_rooms *rooms)
 {
     const struct orr_embedding *e = o->config;
-    const struct orri_dropout d = orri_block_dropout(o, e->dropout, ORRI_EMBEDDING_DROPOUT);
 
-    return orri_dropout_gradient(o, &d, e->width, at, dy, orri_scratch(scratch_bytes(e, o->batch, o->seq)));
+    ORRI_KERNEL(o, embed_backward, o->dtype, o->batch, o->seq, at, e->width, o->ids, tokens.first, tokens.count, dy,
+                             o->grad[TOKENS][0], orri_room(rooms, 0));
+}
+
+static void position_gradient(const struct orr_operands *o, struct orr_part at, const void *dy)
+{
+    ORRI_KERNEL(o, position_backward, o->dtype, o->batch, at, ((const struct orr_embedding *)o->config)->width, dy,
+                                o->grad[POSITIONS][0]);
+}
+
+/* ---- the whole block ----------------------------------------------------------------------------------------------- */
+
+static void forward(const struct orr_operands *o)
+{
+    const struct orr_embedding *e = o->config;
+    const struct orri_dropout d = dropout_of(o);
+    struct orr_part at = orri_positions(o);
+
+    ORRI_KERNEL(o, embed, o->dtype, o->batch, o->seq, at, e->width, o->ids, 0, e->vocab, o->param[TOKENS][0],
+                    o->param[POSITIONS][0], o->y);
+    if (d.p > 0)
+        orri_dropout_tile(o, &d, e->width, at, o->y, NULL, o->y);
 }
 
 static void weights(const struct orr_operands *o)
 {
     const struct orr_embedding *e = o->config;
+    struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes);
     struct orr_part at = orri_positions(o);
-    const float *dy = sum_gradient(o, at, o->dy);
+    const void *dy = sum_gradient(o, at, o->dy, &rooms);
 
-    begin_gradient(o, ORRI_TOKEN_GROUP, e->vocab);
-    begin_gradient(o, ORRI_POSITION_GROUP, e->positions);
-    token_gradient(o, at, dy, (struct orr_part){0, e->vocab});
+    begin_gradient(o, TOKENS, e->vocab);
+    begin_gradient(o, POSITIONS, e->positions);
+    token_gradient(o, at, dy, (struct orr_part){0, e->vocab}, &rooms);
     position_gradient(o, at, dy);
 }
 
@@ -120,52 +123,36 @@ static struct orr_saved_size shard_saved(const void *config, int batch, int seq,
     return saved(config, batch, seq);
 }
 
-static size_t shard_scratch_bytes(const void *config, int batch, int seq, int shards)
-{
-    (void)shards;
-    return scratch_bytes(config, batch, seq);
-}
-
 static const struct orr_sharding sharding = {
     .most = most_shards,
     .unit = "tokens of the vocabulary",
     .saved = shard_saved,
     .chunk_saved = saved,
-    .scratch_bytes = shard_scratch_bytes,
 };
 
-/* A token's row from the shard that has it, zeros from the others. */
 static void shard_forward(const struct orr_operands *o)
 {
     const struct orr_embedding *e = o->config;
     struct orr_part tokens = orr_split(e->vocab, 1, o->shards, o->shard);
-    size_t width = (size_t)e->width;
 
-    for (int c = 0; c < o->chunks; c++) {
-        struct orr_part at = orr_chunk(o, c);
-        float *y = o->partial[c];
-        for (int b = 0; b < o->batch; b++)
-            for (int64_t t = at.first; t < at.first + at.count; t++, y += width) {
-                int64_t row = o->ids[b * o->seq + t] - tokens.first;
-                if (row >= 0 && row < tokens.count)
-                    memcpy(y, o->param[ORRI_TOKEN_GROUP][0] + (size_t)row * width, width * sizeof(*y));
-                else
-                    memset(y, 0, width * sizeof(*y));
-            }
-    }
+    for (int c = 0; c < o->chunks; c++)
+        ORRI_KERNEL(o, embed, o->dtype, o->batch, o->seq, orr_chunk(o, c), e->width, o->ids, tokens.first, tokens.count,
+                        o->param[TOKENS][0], NULL, o->partial[c]);
 }
 
+/* A sequence's positions of the chunk are one long row, to which those of the table are added as its bias. */
 static void chunk_join(const struct orr_operands *o)
 {
     const struct orr_embedding *e = o->config;
-    const struct orri_dropout d = orri_block_dropout(o, e->dropout, ORRI_EMBEDDING_DROPOUT);
+    const struct orri_dropout d = dropout_of(o);
     struct orr_part at = orri_positions(o);
-    size_t count = (size_t)at.count * (size_t)e->width;
+    int row = (int)at.count * e->width;
 
-    orri_sum_shards(o, (size_t)o->batch * count, o->partial, o->y);
-    for (int b = 0; b < o->batch; b++)
-        orri_add(count, o->param[ORRI_POSITION_GROUP][0] + at.first * e->width, o->y + (size_t)b * count);
-    orri_dropout_tile(o, &d, e->width, at, o->y);
+    orri_sum_shards(o, (size_t)o->batch * (size_t)row, o->partial, o->y);
+    ORRI_KERNEL(o, bias_rows, o->dtype, o->batch, row, o->y,
+                        orri_at(o, o->param[POSITIONS][0], at.first * e->width), o->y);
+    if (d.p > 0)
+        orri_dropout_tile(o, &d, e->width, at, o->y, NULL, o->y);
 }
 
 static void shard_weights(const struct orr_operands *o)
@@ -173,20 +160,32 @@ static void shard_weights(const struct orr_operands *o)
     const struct orr_embedding *e = o->config;
     struct orr_part tokens = orr_split(e->vocab, 1, o->shards, o->shard);
 
-    begin_gradient(o, ORRI_TOKEN_GROUP, tokens.count);
+    begin_gradient(o, TOKENS, tokens.count);
     for (int c = 0; c < o->chunks; c++) {
+        struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes);
         struct orr_part at = orr_chunk(o, c);
-        token_gradient(o, at, sum_gradient(o, at, o->dys[c]), tokens);
+        token_gradient(o, at, sum_gradient(o, at, o->dys[c], &rooms), tokens, &rooms);
     }
 }
 
 static void chunk_backward(const struct orr_operands *o)
 {
+    struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes);
     struct orr_part at = orri_positions(o);
 
-    begin_gradient(o, ORRI_POSITION_GROUP, ((const struct orr_embedding *)o->config)->positions);
-    position_gradient(o, at, sum_gradient(o, at, o->dy));
+    begin_gradient(o, POSITIONS, ((const struct orr_embedding *)o->config)->positions);
+    position_gradient(o, at, sum_gradient(o, at, o->dy, &rooms));
 }
+
+#define EMBEDDING_PASSES \
+    { \
+        [ORR_FORWARD] = forward, \
+        [ORR_WEIGHTS] = weights, \
+        [ORR_SHARD_FORWARD] = shard_forward, \
+        [ORR_CHUNK_JOIN] = chunk_join, \
+        [ORR_SHARD_WEIGHTS] = shard_weights, \
+        [ORR_CHUNK_BACKWARD] = chunk_backward \
+    }
 
 static const struct orr_block_class embedding_class = {
     .name = "embedding",
@@ -195,14 +194,10 @@ static const struct orr_block_class embedding_class = {
     .saved = saved,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
-    .cuda = ORRI_CUDA(orri_embedding_cuda),
     .sharding = &sharding,
-    .cpu = {[ORR_FORWARD] = forward,
-            [ORR_WEIGHTS] = weights,
-            [ORR_SHARD_FORWARD] = shard_forward,
-            [ORR_CHUNK_JOIN] = chunk_join,
-            [ORR_SHARD_WEIGHTS] = shard_weights,
-            [ORR_CHUNK_BACKWARD] = chunk_backward},
+    .cpu = EMBEDDING_PASSES,
+    .any_dtype = true,
+    .cuda = ORRI_CUDA(EMBEDDING_PASSES),
     .operands = {[ORR_FORWARD] = ORR_IDS | ORR_PARAMETERS | ORR_OUTPUT,
                  [ORR_WEIGHTS] = ORR_IDS | ORR_OUTPUT_GRADIENT | ORR_GRADIENTS,
                  [ORR_SHARD_FORWARD] = ORR_IDS | ORR_PARAMETERS | ORR_PARTIAL,

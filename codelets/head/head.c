@@ -1,16 +1,68 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "codelets/head/geometry.h"
+#include <codelets/head/head.h>
 
 #include <math.h>
-#include <string.h>
 
+#include "codelets/math/operands.h"
 #include "core/core.h"
 
-enum { LOGITS_BYTES = 32 << 20 };               /* of a strip of rows, the most */
+enum { NORM, OUTPUT };      /* groups */
+
+/* The class is one for both kinds of head, told apart by the configuration. */
+struct config {
+    struct orr_head head;
+    int tied;                                   /* as wide as the rest: no padding, which would be hashed */
+};
+
+static const struct orr_head *head_of(const struct orr_operands *o)
+{
+    return &((const struct config *)o->config)->head;
+}
+
+/* The rows of W, that is columns of the logits, that shard t has. */
+static struct orr_part tokens_of(const struct orr_operands *o, int t)
+{
+    return orr_split(head_of(o)->vocab, 1, o->shards, t);
+}
+
+/* What F leaves, with the gradient of norm(x), because only F has the logits. B fills dgamma and dbeta. */
+struct saved {
+    float *mean, *rstd;         /* [N]       */
+    float *dgamma, *dbeta;      /* [C]       */
+    float *dnorm;               /* [N,C] of the dtype */
+};
+
+static struct saved saved_at(int width, int rows, float *floats, float *values)
+{
+    struct saved s;
+
+    s.mean = floats;
+    s.rstd = s.mean + rows;
+    s.dgamma = s.rstd + rows;
+    s.dbeta = s.dgamma + width;
+    s.dnorm = values;
+    return s;
+}
+
+/* Where the row of norm(x) at position b T + t is: in which chunk, and its first element there. */
+struct row {
+    int chunk;
+    int64_t offset;
+};
+
+static struct row row_at(const struct orr_operands *o, int position)
+{
+    int b = position / o->seq, t = position % o->seq, c = 0;
+    struct orr_part at = orr_chunk(o, c);
+
+    while (t >= at.first + at.count)
+        at = orr_chunk(o, ++c);
+    return (struct row){c, (b * at.count + t - at.first) * head_of(o)->width};
+}
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
-    const struct orri_head_config *h = config;
+    const struct config *h = config;
     int c = h->head.width;
 
     *spec = (struct orr_block_spec){
@@ -24,34 +76,17 @@ static void specify(const void *config, struct orr_block_spec *spec)
     };
 }
 
-static struct orr_saved_size saved(const void *config, int batch, int seq)
+static struct orr_saved_size saved_size(const void *config, int batch, int seq)
 {
-    const struct orri_head_config *h = config;
+    const struct config *h = config;
     int64_t rows = (int64_t)batch * seq;
 
     return (struct orr_saved_size){2 * (rows + h->head.width), rows * h->head.width};
 }
 
-static int strip_rows(int vocab, int rows)
-{
-    return orri_strip_rows(LOGITS_BYTES, (size_t)vocab * sizeof(float), rows);
-}
-
-/* FBW is the hungriest: it keeps what F would save, beside norm(x) and the logits of a strip. */
-static size_t scratch_bytes(const void *config, int batch, int seq)
-{
-    const struct orri_head_config *h = config;
-    size_t rows = (size_t)batch * (size_t)seq;
-    size_t strip = (size_t)strip_rows(h->head.vocab, (int)rows);
-    struct orr_saved_size size = saved(config, batch, seq);
-
-    return sizeof(float) * (rows * (size_t)h->head.width + (size_t)(size.floats + size.values) +
-                            strip * (size_t)h->head.vocab);
-}
-
 static double flops(const void *config, int batch, int seq, enum orr_pass pass)
 {
-    const struct orri_head_config *h = config;
+    const struct config *h = config;
     double product = 2.0 * batch * seq * h->head.width * h->head.vocab;
 
     switch (pass) {
@@ -63,121 +98,229 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
     }
 }
 
-static float loss_scale(const struct orr_operands *o)
+/* Of a strip of rows, the most. */
+enum { LOGITS_BYTES = 32 << 20, DEVICE_LOGITS_BYTES = 256 << 20 };
+
+/* Rows of logits begin where wide loads can: a vocabulary is seldom a multiple of anything. */
+static int padded(int vocab)
 {
-    return o->loss_scale ? *o->loss_scale : 1;
+    return (vocab + 63) / 64 * 64;
 }
 
-/* What the passes have in common: strip by strip the logits of norm(x), their loss, and from their gradient
- * that of norm(x) and that of W, each where asked for. */
-static void strips(const struct orr_operands *o, const float *norm, float *logits, float *dnorm, float *dw,
-                   struct orr_result *result)
+/* Logits are never there all at once: rows of a strip, in strips of about equal size. */
+static int strip_rows(bool cuda, enum orr_dtype dtype, int vocab, int rows)
 {
-    const struct orr_head *h = orri_head_of(o);
-    const float *w = o->param[ORRI_HEAD_OUTPUT][0];
-    int rows = o->batch * o->seq, c = h->width, v = h->vocab;
-    int strip = strip_rows(v, rows);
-    float beta = o->first_gradient ? 0 : 1;
+    size_t most = cuda ? DEVICE_LOGITS_BYTES : LOGITS_BYTES;
+    int fit = (int)(most / ((size_t)padded(vocab) * orr_dtype_size(dtype)));
+    int strips = fit > 0 ? (rows + fit - 1) / fit : rows;
 
-    for (int r = 0; r < rows; r += strip, beta = 1) {
+    return (rows + strips - 1) / strips;
+}
+
+/* What a pass has in its scratch. */
+struct work {
+    void *norm, *dnorm;         /* [N,C]             */
+    void *logits;               /* [strip,padded]    */
+    float *loss;                /* [N]               */
+    float *sums;                /* [N,3] or [N,2]    */
+    float *floats;              /* statistics and gradients of the norm, where nothing is saved: see saved_at() */
+    struct orri_rooms rest;     /* for the norm      */
+};
+
+static struct work work_at(struct orri_rooms rooms, const struct orr_head *h, bool cuda, enum orr_dtype dtype, int rows, int vocab)
+{
+    struct work w = {.rest = rooms};
+    size_t value = (size_t)rows * (size_t)h->width * orr_dtype_size(dtype);
+
+    w.norm = orri_room(&w.rest, value);
+    w.dnorm = orri_room(&w.rest, value);
+    w.logits = orri_room(&w.rest, (size_t)strip_rows(cuda, dtype, vocab, rows) * (size_t)padded(vocab) * orr_dtype_size(dtype));
+    w.loss = orri_room(&w.rest, (size_t)rows * sizeof(*w.loss));
+    w.sums = orri_room(&w.rest, (size_t)rows * ORRI_LOSS_PART * sizeof(*w.sums));
+    w.floats = orri_room(&w.rest, 2 * (size_t)(rows + h->width) * sizeof(*w.floats));
+    return w;
+}
+
+static size_t scratch_bytes(const void *config, const struct orr_shape *shape)
+{
+    const struct orr_head *h = &((const struct config *)config)->head;
+    int rows = shape->batch * shape->seq, vocab = (int)orr_split(h->vocab, 1, shape->shards, 0).count;
+    struct work w = work_at((struct orri_rooms){0}, h, shape->cuda, shape->dtype, rows, vocab);
+
+    return w.rest.used + orri_norm_scratch(shape, h->width, rows);
+}
+
+static struct work work_of(const struct orr_operands *o)
+{
+    return work_at(orri_rooms_of(o, scratch_bytes), head_of(o), o->cuda, o->dtype, o->batch * o->seq,
+                   (int)tokens_of(o, o->shard).count);
+}
+
+/* ---- the products of a strip of n rows --------------------------------------------------------------------------- */
+
+/* logits = x W^T */
+static void logits_of(const struct orr_operands *o, int n, int vocab, const void *x, void *logits)
+{
+    int c = head_of(o)->width;
+    const struct orri_product p = {.trans_b = true, .m = n, .n = vocab, .k = c, .dtype = o->dtype, .a = x, .lda = c,
+                                        .b = o->param[OUTPUT][0], .ldb = c, .c = logits, .ldc = padded(vocab),
+                                        .c_dtype = o->dtype};
+
+    ORRI_KERNEL(o, gemm, &p);
+}
+
+/* dnorm = dlogits W */
+static void input_gradient(const struct orr_operands *o, int n, int vocab, const void *dlogits, void *dnorm)
+{
+    int c = head_of(o)->width;
+    const struct orri_product p = {.m = n, .n = c, .k = vocab, .dtype = o->dtype, .a = dlogits, .lda = padded(vocab),
+                                        .b = o->param[OUTPUT][0], .ldb = c, .c = dnorm, .ldc = c,
+                                        .c_dtype = o->dtype};
+
+    ORRI_KERNEL(o, gemm, &p);
+}
+
+/* dW [+]= dlogits^T x */
+static void weights_gradient(const struct orr_operands *o, int n, int vocab, const void *dlogits, const void *x, bool add)
+{
+    int c = head_of(o)->width;
+    float *dw = o->grad[OUTPUT][0];
+    const struct orri_product p = {.trans_a = true, .m = vocab, .n = c, .k = n, .dtype = o->dtype, .a = dlogits,
+                                        .lda = padded(vocab), .b = x, .ldb = c, .add = add ? dw : NULL, .c = dw, .ldc = c,
+                                        .c_dtype = ORR_F32};
+
+    ORRI_KERNEL(o, gemm, &p);
+}
+
+/* ---- the whole block ------------------------------------------------------------------------------------------------- */
+
+/* Strip by strip the logits of norm(x), their loss, and from their gradient that of norm(x) and that of W, each where asked for. */
+static void strips(const struct orr_operands *o, const struct work *w, void *dnorm, bool dw)
+{
+    const struct orr_head *h = head_of(o);
+    int rows = o->batch * o->seq, strip = strip_rows(o->cuda, o->dtype, h->vocab, rows);
+    bool add = !o->first_gradient;
+
+    for (int r = 0; r < rows; r += strip, add = true) {
         int n = rows - r < strip ? rows - r : strip;
-        const float *x = norm + (size_t)r * (size_t)c;
-        orri_gemm(false, true, n, v, c, x, c, w, c, 0, logits, v);
-        orri_softmax_cross_entropy(n, v, logits, v, o->ids + r, dnorm || dw ? loss_scale(o) : 0, &result->loss, &result->labels);
+        const void *x = orri_at(o, w->norm, (int64_t)r * h->width);
+        logits_of(o, n, h->vocab, x, w->logits);
+        ORRI_KERNEL(o, softmax_cross_entropy, o->dtype, n, h->vocab, w->logits, padded(h->vocab), o->ids + r, dnorm || dw,
+                                        o->loss_scale, w->loss + r);
         if (dnorm)
-            orri_gemm(false, false, n, c, v, logits, v, w, c, 0, dnorm + (size_t)r * (size_t)c, c);
+            input_gradient(o, n, h->vocab, w->logits, orri_at(o, dnorm, (int64_t)r * h->width));
         if (dw)
-            orri_gemm(true, false, v, c, n, logits, v, x, c, beta, dw, c);
+            weights_gradient(o, n, h->vocab, w->logits, x, add);
     }
 }
 
-/* A diverged run ends here, before it can spoil the parameters; with a loss scale the step is skipped first. */
-static void add_result(const struct orr_operands *o, const struct orr_result *mine)
+/* A diverged run ends here, before it can spoil the parameters; with a loss scale the step is skipped first. What a device found
+ * is looked at with the step's summary. */
+static void check_loss(const struct orr_operands *o)
 {
-    if (!isfinite(mine->loss) && !o->loss_scale)
+    if (!o->cuda && !o->loss_scale && !isfinite(o->result->loss))
         orr_task_fail(o, ORR_ENONFINITE, "the loss is not a finite number");
-    o->result->loss += mine->loss;
-    o->result->labels += mine->labels;
+}
+
+static void add_result(const struct orr_operands *o, const struct work *w)
+{
+    ORRI_KERNEL(o, add_losses, o->batch * o->seq, w->loss, o->ids, o->first_result, o->result);
+    check_loss(o);
+}
+
+static struct saved saved_of(const struct orr_operands *o, const struct work *w)
+{
+    return saved_at(head_of(o)->width, o->batch * o->seq, o->saved ? o->saved : w->floats,
+                           o->saved ? o->saved_values : w->dnorm);
 }
 
 static void forward(const struct orr_operands *o)
 {
-    const struct orr_head *h = orri_head_of(o);
-    const float *gamma = o->param[ORRI_HEAD_NORM][ORRI_NORM_WEIGHT], *beta = o->param[ORRI_HEAD_NORM][ORRI_NORM_BIAS];
-    int rows = o->batch * o->seq, c = h->width;
-    float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
-    struct orr_saved_size size = saved(o->config, o->batch, o->seq);
-    float *floats = norm + (size_t)rows * (size_t)c, *values = floats + size.floats;
-    struct orri_head_saved s = orri_head_saved(c, rows, o->saved ? o->saved : floats, o->saved ? o->saved_values : values);
-    struct orr_result mine = {0};
+    const struct orr_head *h = head_of(o);
+    struct work w = work_of(o);
+    struct saved s = saved_of(o, &w);
 
-    orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
-    strips(o, norm, values + size.values, o->saved ? s.dnorm : NULL, NULL, &mine);
-    add_result(o, &mine);
+    orri_norm(o, h->width, h->eps, w.norm, s.mean, s.rstd);
+    strips(o, &w, o->saved ? s.dnorm : NULL, false);
+    add_result(o, &w);
 }
 
 static void backward(const struct orr_operands *o)
 {
-    int c = orri_head_of(o)->width;
-    struct orri_head_saved s = orri_head_saved(c, o->batch * o->seq, o->saved, o->saved_values);
+    struct work w = work_of(o);
+    struct saved s = saved_of(o, &w);
 
-    orri_norm_input_gradient(o, c, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
+    orri_norm_input_gradient(o, head_of(o)->width, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, &w.rest);
 }
 
 static void weights(const struct orr_operands *o)
 {
-    const struct orr_head *h = orri_head_of(o);
-    const float *gamma = o->param[ORRI_HEAD_NORM][ORRI_NORM_WEIGHT], *beta = o->param[ORRI_HEAD_NORM][ORRI_NORM_BIAS];
-    int rows = o->batch * o->seq, c = h->width;
-    struct orri_head_saved s = orri_head_saved(c, rows, o->saved, o->saved_values);
-    float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
-    struct orr_result again = {0};
+    const struct orr_head *h = head_of(o);
+    struct work w = work_of(o);
+    struct saved s = saved_of(o, &w);
 
-    orri_layernorm_again(rows, c, o->x[0], gamma, beta, s.mean, s.rstd, norm);
-    strips(o, norm, norm + (size_t)rows * (size_t)c, NULL, o->grad[ORRI_HEAD_OUTPUT][0], &again);
-    orri_norm_weights(o, c, s.dgamma, s.dbeta);
+    orri_norm_again(o, h->width, s.mean, s.rstd, w.norm);
+    strips(o, &w, NULL, true);
+    orri_norm_weights(o, h->width, s.dgamma, s.dbeta);
 }
 
 static void whole(const struct orr_operands *o)
 {
-    const struct orr_head *h = orri_head_of(o);
-    const float *gamma = o->param[ORRI_HEAD_NORM][ORRI_NORM_WEIGHT], *beta = o->param[ORRI_HEAD_NORM][ORRI_NORM_BIAS];
-    int rows = o->batch * o->seq, c = h->width;
-    float *norm = orri_scratch(scratch_bytes(o->config, o->batch, o->seq));
-    struct orr_saved_size size = saved(o->config, o->batch, o->seq);
-    float *floats = norm + (size_t)rows * (size_t)c, *values = floats + size.floats;
-    struct orri_head_saved s = orri_head_saved(c, rows, floats, values);
-    struct orr_result mine = {0};
+    const struct orr_head *h = head_of(o);
+    struct work w = work_of(o);
+    struct saved s = saved_of(o, &w);
 
-    orri_layernorm(rows, c, o->x[0], gamma, beta, h->eps, norm, s.mean, s.rstd);
-    strips(o, norm, values + size.values, s.dnorm, o->grad[ORRI_HEAD_OUTPUT][0], &mine);
-    orri_round_as_saved(o, (size_t)rows * (size_t)c, s.dnorm);
-    add_result(o, &mine);
-    orri_norm_input_gradient(o, c, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
-    orri_norm_weights(o, c, s.dgamma, s.dbeta);
+    orri_norm(o, h->width, h->eps, w.norm, s.mean, s.rstd);
+    strips(o, &w, s.dnorm, true);
+    add_result(o, &w);
+    orri_norm_input_gradient(o, h->width, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, &w.rest);
+    orri_norm_weights(o, h->width, s.dgamma, s.dbeta);
+}
+
+/* The rows asked for, of x or of norm(x): to [n,C] in w->dnorm. Their numbers are the host's. */
+static void pick(const struct orr_operands *o, const struct work *w)
+{
+    size_t row = (size_t)head_of(o)->width * orr_dtype_size(o->dtype);
+
+    for (int i = 0; i < o->rows.count; i++) {
+        struct row at = {0, (int64_t)o->rows.rows[i] * head_of(o)->width};
+        if (!o->x[0])
+            at = row_at(o, o->rows.rows[i]);
+        ORRI_KERNEL(o, copy, row, orri_at(o, o->x[0] ? o->x[0] : o->branch[at.chunk], at.offset),
+                       (char *)w->dnorm + (size_t)i * row);
+    }
+}
+
+/* out [n,v] = x W^T in fp32, with row stride ld. */
+static void prediction_of(const struct orr_operands *o, int v, const void *x, float *out, int ld)
+{
+    int c = head_of(o)->width;
+    const struct orri_product p = {.trans_b = true, .m = o->rows.count, .n = v, .k = c, .dtype = o->dtype, .a = x, .lda = c,
+                                        .b = o->param[OUTPUT][0], .ldb = c, .c = out, .ldc = ld, .c_dtype = ORR_F32};
+
+    ORRI_KERNEL(o, gemm, &p);
 }
 
 static void predict(const struct orr_operands *o)
 {
-    const struct orr_head *h = orri_head_of(o);
-    const float *gamma = o->param[ORRI_HEAD_NORM][ORRI_NORM_WEIGHT], *beta = o->param[ORRI_HEAD_NORM][ORRI_NORM_BIAS];
+    const struct orr_head *h = head_of(o);
+    struct work w = work_of(o);
     int n = o->rows.count, c = h->width, v = h->vocab;
-    float *x = orri_scratch(((size_t)n * (size_t)c + 2 * (size_t)n) * sizeof(*x));
-    float *mean = x + (size_t)n * (size_t)c, *rstd = mean + n;
 
+    pick(o, &w);
+    ORRI_KERNEL(o, layernorm, o->dtype, n, c, w.dnorm, o->param[NORM][ORRI_NORM_WEIGHT],
+                        o->param[NORM][ORRI_NORM_BIAS], h->eps, w.norm, w.floats, w.floats + n);
+    prediction_of(o, v, w.norm, o->prediction, v + c);
     for (int i = 0; i < n; i++)
-        memcpy(x + (size_t)i * (size_t)c, o->x[0] + (size_t)o->rows.rows[i] * (size_t)c, (size_t)c * sizeof(*x));
-    orri_layernorm(n, c, x, gamma, beta, h->eps, x, mean, rstd);
-    orri_gemm(false, true, n, v, c, x, c, o->param[ORRI_HEAD_OUTPUT][0], c, 0, o->prediction, v + c);
-    for (int i = 0; i < n; i++)
-        memcpy(o->prediction + (size_t)i * (size_t)(v + c) + v, x + (size_t)i * (size_t)c, (size_t)c * sizeof(*x));
+        ORRI_KERNEL(o, convert, (size_t)c, o->dtype, orri_at(o, w.norm, (int64_t)i * c), ORR_F32,
+                          o->prediction + (size_t)i * (size_t)(v + c) + v);
 }
 
-/* ---- in shards, which have rows of W, that is columns of the logits -------------------------------------------- */
+/* ---- in shards, which have rows of W, that is columns of the logits ------------------------------------------------------ */
 
 static int most_shards(const void *config)
 {
-    return ((const struct orri_head_config *)config)->head.vocab;
+    return ((const struct config *)config)->head.vocab;
 }
 
 static struct orr_saved_size shard_saved(const void *config, int batch, int seq, int shards, int t)
@@ -192,154 +335,139 @@ static struct orr_saved_size chunk_saved(const void *config, int batch, int posi
     return (struct orr_saved_size){orri_norm_saved_floats(batch, positions), 0};
 }
 
-/* A shard's B is the hungriest: where there are several chunks it keeps norm(x), its gradient and the rows' sums of all
- * of them, beside a strip of logits. The first shard is the largest. */
-static size_t shard_scratch_bytes(const void *config, int batch, int seq, int shards)
-{
-    const struct orr_head *h = &((const struct orri_head_config *)config)->head;
-    int rows = batch * seq, vocab = (int)orr_split(h->vocab, 1, shards, 0).count;
-    size_t shard = (size_t)rows * (size_t)(2 * h->width + ORRI_LOSS_PART) +
-                   (size_t)strip_rows(vocab, rows) * (size_t)vocab;
-    size_t chunk = orri_norm_scratch_floats(h->width, rows);
-
-    return sizeof(float) * (shard > chunk ? shard : chunk);
-}
-
 static const struct orr_sharding sharding = {
     .most = most_shards,
     .unit = "tokens of the vocabulary",
     .saved = shard_saved,
     .chunk_saved = chunk_saved,
-    .scratch_bytes = shard_scratch_bytes,
     .partial_width = ORRI_LOSS_PART,
     .output_width = ORRI_LOSS_NORM,
 };
 
 static void chunk_forward(const struct orr_operands *o)
 {
-    orri_norm_chunk_forward(o, orri_head_of(o)->width, orri_head_of(o)->eps);
+    struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes);
+
+    orri_norm_chunk_forward(o, head_of(o)->width, head_of(o)->eps, &rooms);
+}
+
+static const void *all_norm(const struct orr_operands *o, const struct work *w)
+{
+    return orri_gather(o, head_of(o)->width, orr_dtype_size(o->dtype), (const float *const *)o->branch, w->norm);
 }
 
 static void shard_forward(const struct orr_operands *o)
 {
-    const struct orr_part tokens = orri_head_tokens(o, o->shard);
-    int rows = o->batch * o->seq, c = orri_head_of(o)->width, v = (int)tokens.count, strip = strip_rows(v, rows);
-    float *all = orri_scratch(shard_scratch_bytes(o->config, o->batch, o->seq, o->shards));
-    float *room = all + (size_t)rows * (size_t)c, *logits = room + (size_t)rows * ORRI_LOSS_PART;
-    const float *norm = orri_gather(o, c, (const float *const *)o->branch, all);
-    float *part = orri_scatter_begin(o, o->partial, room);
+    const struct orr_part tokens = tokens_of(o, o->shard);
+    struct work w = work_of(o);
+    int rows = o->batch * o->seq, c = head_of(o)->width, v = (int)tokens.count, strip = strip_rows(o->cuda, o->dtype, v, rows);
+    const void *norm = all_norm(o, &w);
+    float *part = orri_scatter_begin(o, o->partial, w.sums);
 
     for (int r = 0; r < rows; r += strip) {
         int n = rows - r < strip ? rows - r : strip;
-        orri_gemm(false, true, n, v, c, norm + (size_t)r * (size_t)c, c, o->param[ORRI_HEAD_OUTPUT][0], c, 0, logits, v);
-        orri_cross_entropy_part(n, v, logits, v, o->ids + r, (int)tokens.first, part + (size_t)r * ORRI_LOSS_PART);
+        logits_of(o, n, v, orri_at(o, norm, (int64_t)r * c), w.logits);
+        ORRI_KERNEL(o, cross_entropy_part, o->dtype, n, v, w.logits, padded(v), o->ids + r, (int)tokens.first,
+                                     part + (size_t)r * ORRI_LOSS_PART);
     }
-    orri_scatter_end(o, ORRI_LOSS_PART, part, o->partial);
+    orri_scatter_end(o, ORRI_LOSS_PART, sizeof(float), part, o->partial);
 }
 
 static void chunk_join(const struct orr_operands *o)
 {
     struct orr_part at = orri_positions(o);
-    struct orr_result mine = {0};
+    struct work w = work_of(o);
 
     for (int b = 0; b < o->batch; b++) {
         const float *part[ORR_MAX_SHARDS];
+        const int32_t *target = o->ids + b * o->seq + at.first;
         for (int t = 0; t < o->shards; t++)
             part[t] = o->partial[t] + b * at.count * ORRI_LOSS_PART;
-        orri_cross_entropy_join((int)at.count, o->shards, part, o->ids + b * o->seq + at.first,
-                                o->y + b * at.count * ORRI_LOSS_NORM, &mine.loss, &mine.labels);
+        ORRI_KERNEL(o, cross_entropy_join, (int)at.count, o->shards, part, target, o->y + b * at.count * ORRI_LOSS_NORM,
+                                     w.loss);
+        ORRI_KERNEL(o, add_losses, (int)at.count, w.loss, target, o->first_result && b == 0, o->result);
     }
-    add_result(o, &mine);
+    check_loss(o);
 }
 
 /* The gradients of norm(x) and of W in one task, which has the logits. */
 static void shard_backward(const struct orr_operands *o)
 {
-    const struct orr_part tokens = orri_head_tokens(o, o->shard);
-    const float *w = o->param[ORRI_HEAD_OUTPUT][0];
-    int rows = o->batch * o->seq, c = orri_head_of(o)->width, v = (int)tokens.count, strip = strip_rows(v, rows);
-    size_t count = (size_t)rows * (size_t)c;
-    float *all = orri_scratch(shard_scratch_bytes(o->config, o->batch, o->seq, o->shards));
-    float *room = all + 2 * count, *logits = room + (size_t)rows * ORRI_LOSS_NORM;
-    const float *norm = orri_gather(o, c, (const float *const *)o->branch, all);
-    const float *sums = orri_gather(o, ORRI_LOSS_NORM, o->ys, room);
-    float *dnorm = orri_scatter_begin(o, o->dpartial, all + count);
-    float beta = o->first_gradient ? 0 : 1;
+    const struct orr_part tokens = tokens_of(o, o->shard);
+    struct work w = work_of(o);
+    int rows = o->batch * o->seq, c = head_of(o)->width, v = (int)tokens.count, strip = strip_rows(o->cuda, o->dtype, v, rows);
+    const void *norm = all_norm(o, &w);
+    const float *sums = orri_gather(o, ORRI_LOSS_NORM, sizeof(float), o->ys, w.sums);
+    void *dnorm = orri_scatter_begin(o, o->dpartial, w.dnorm);
+    bool add = !o->first_gradient;
 
-    for (int r = 0; r < rows; r += strip, beta = 1) {
+    for (int r = 0; r < rows; r += strip, add = true) {
         int n = rows - r < strip ? rows - r : strip;
-        const float *x = norm + (size_t)r * (size_t)c;
-        orri_gemm(false, true, n, v, c, x, c, w, c, 0, logits, v);
-        orri_cross_entropy_part_gradient(n, v, logits, v, o->ids + r, (int)tokens.first,
-                                         sums + (size_t)r * ORRI_LOSS_NORM, loss_scale(o));
-        orri_gemm(false, false, n, c, v, logits, v, w, c, 0, dnorm + (size_t)r * (size_t)c, c);
-        orri_gemm(true, false, v, c, n, logits, v, x, c, beta, o->grad[ORRI_HEAD_OUTPUT][0], c);
+        const void *x = orri_at(o, norm, (int64_t)r * c);
+        logits_of(o, n, v, x, w.logits);
+        ORRI_KERNEL(o, cross_entropy_part_gradient, o->dtype, n, v, w.logits, padded(v), o->ids + r, (int)tokens.first,
+                                              sums + (size_t)r * ORRI_LOSS_NORM, o->loss_scale);
+        input_gradient(o, n, v, w.logits, orri_at(o, dnorm, (int64_t)r * c));
+        weights_gradient(o, n, v, w.logits, x, add);
     }
-    orri_scatter_end(o, c, dnorm, o->dpartial);
+    orri_scatter_end(o, c, orr_dtype_size(o->dtype), dnorm, o->dpartial);
 }
 
 static void chunk_backward(const struct orr_operands *o)
 {
-    orri_norm_chunk_backward(o, orri_head_of(o)->width, NULL,
-                             orri_scratch(shard_scratch_bytes(o->config, o->batch, o->seq, o->shards)));
-}
+    struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes);
 
-/* The row of norm(x) that is asked for as number i. */
-static const float *branch_row(const struct orr_operands *o, int i)
-{
-    struct orri_head_row row = orri_head_row(o, o->rows.rows[i]);
-
-    return o->branch[row.chunk] + row.offset;
+    orri_norm_chunk_backward(o, head_of(o)->width, NULL, &rooms);
 }
 
 static void shard_predict(const struct orr_operands *o)
 {
-    int n = o->rows.count, c = orri_head_of(o)->width, v = (int)orri_head_tokens(o, o->shard).count;
-    float *x = orri_scratch((size_t)n * (size_t)c * sizeof(*x));
+    struct work w = work_of(o);
+    int v = (int)tokens_of(o, o->shard).count;
 
-    for (int i = 0; i < n; i++)
-        memcpy(x + (size_t)i * (size_t)c, branch_row(o, i), (size_t)c * sizeof(*x));
-    orri_gemm(false, true, n, v, c, x, c, o->param[ORRI_HEAD_OUTPUT][0], c, 0, o->partial[0], v);
+    pick(o, &w);
+    prediction_of(o, v, w.dnorm, o->partial[0], v);
 }
 
 static void chunk_predict(const struct orr_operands *o)
 {
-    const struct orr_head *h = orri_head_of(o);
-    size_t c = (size_t)h->width;
+    const struct orr_head *h = head_of(o);
+    size_t n = (size_t)o->rows.count, stride = (size_t)(h->vocab + h->width) * sizeof(float);
     float *to = o->prediction;
 
-    for (int i = 0; i < o->rows.count; i++, to += c) {
-        for (int t = 0; t < o->shards; t++) {
-            size_t v = (size_t)orri_head_tokens(o, t).count;
-            memcpy(to, o->partial[t] + (size_t)i * v, v * sizeof(*to));
-            to += v;
-        }
-        memcpy(to, branch_row(o, i), c * sizeof(*to));
+    for (int t = 0; t < o->shards; t++) {
+        size_t v = (size_t)tokens_of(o, t).count;
+        ORRI_KERNEL(o, copy_rows, n, v * sizeof(*to), o->partial[t], v * sizeof(*to), to, stride);
+        to += v;
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct row row = row_at(o, o->rows.rows[i]);
+        ORRI_KERNEL(o, convert, (size_t)h->width, o->dtype, orri_at(o, o->branch[row.chunk], row.offset), ORR_F32,
+                          (char *)to + i * stride);
     }
 }
 
+#define HEAD_PASSES \
+    { \
+        [ORR_FORWARD] = forward, [ORR_BACKWARD] = backward, [ORR_WEIGHTS] = weights, [ORR_WHOLE] = whole, \
+        [ORR_PREDICT] = predict, [ORR_CHUNK_FORWARD] = chunk_forward, [ORR_SHARD_FORWARD] = shard_forward, \
+        [ORR_CHUNK_JOIN] = chunk_join, [ORR_SHARD_BACKWARD] = shard_backward, \
+        [ORR_CHUNK_BACKWARD] = chunk_backward, [ORR_SHARD_PREDICT] = shard_predict, \
+        [ORR_CHUNK_PREDICT] = chunk_predict \
+    }
+
 static const struct orr_block_class head_class = {
     .name = "head",
-    .config_size = sizeof(struct orri_head_config),
+    .config_size = sizeof(struct config),
     .specify = specify,
-    .saved = saved,
+    .saved = saved_size,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .is_loss = true,
-    .cuda = ORRI_CUDA(orri_head_cuda),
     .sharding = &sharding,
-    .cpu = {[ORR_FORWARD] = forward,
-            [ORR_BACKWARD] = backward,
-            [ORR_WEIGHTS] = weights,
-            [ORR_WHOLE] = whole,
-            [ORR_PREDICT] = predict,
-            [ORR_CHUNK_FORWARD] = chunk_forward,
-            [ORR_SHARD_FORWARD] = shard_forward,
-            [ORR_CHUNK_JOIN] = chunk_join,
-            [ORR_SHARD_BACKWARD] = shard_backward,
-            [ORR_CHUNK_BACKWARD] = chunk_backward,
-            [ORR_SHARD_PREDICT] = shard_predict,
-            [ORR_CHUNK_PREDICT] = chunk_predict},
+    .cpu = HEAD_PASSES,
+    .any_dtype = true,
+    .cuda = ORRI_CUDA(HEAD_PASSES),
     .operands = {[ORR_FORWARD] = ORR_LOSS_SCALE | ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_RESULT,
                  [ORR_BACKWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_INPUT_GRADIENT,
                  [ORR_WEIGHTS] = ORR_LOSS_SCALE | ORR_IDS | ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS,
@@ -359,7 +487,7 @@ static const struct orr_block_class head_class = {
 
 int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_block *tied)
 {
-    struct orri_head_config full = {*config, tied != NULL};
+    struct config full = {*config, tied != NULL};
 
     if (config->vocab < 1 || config->width < 1)
         return orri_fail(ORR_EINVAL, "head", "a vocabulary of %d and a width of %d are not both positive",
@@ -367,5 +495,5 @@ int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_
     struct orr_block *block = orr_block_append(model, &head_class, 0, &full);
     if (!block)
         return orr_error_code();
-    return tied ? orr_block_share(block, ORRI_HEAD_OUTPUT, tied, 0) : ORR_OK;
+    return tied ? orr_block_share(block, OUTPUT, tied, 0) : ORR_OK;
 }

@@ -26,7 +26,7 @@ static int alignment(const void *pointer)
     return (int)(bits & -bits);
 }
 
-struct orri_product_way orri_product_way(const struct orri_cuda_product *p)
+struct orri_product_way orri_product_way(const struct orri_product *p)
 {
     bool epilogue = p->epilogue != ORRI_EPILOGUE_NONE;
     struct orri_product_way way = {
@@ -147,7 +147,7 @@ static cudaDataType_t type_of(int dtype)
     return dtype == ORR_BF16 ? CUDA_R_16BF : dtype == ORR_F16 ? CUDA_R_16F : CUDA_R_32F;
 }
 
-static cublasLtEpilogue_t epilogue_of(const struct orri_cuda_product *p)
+static cublasLtEpilogue_t epilogue_of(const struct orri_product *p)
 {
     switch (p->epilogue) {
     case ORRI_EPILOGUE_GELU: return p->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
@@ -156,7 +156,7 @@ static cublasLtEpilogue_t epilogue_of(const struct orri_cuda_product *p)
     }
 }
 
-static struct key key_of(const struct orr_cuda *cuda, const struct orri_cuda_product *p)
+static struct key key_of(const struct orr_cuda *cuda, const struct orri_product *p)
 {
     const struct orri_product_way way = orri_product_way(p);
     bool tf32 = cuda->tf32 && p->dtype == ORR_F32;
@@ -188,14 +188,14 @@ static bool set(struct orr_cuda *cuda, const struct matmul *matmul, cublasLtMatm
 }
 
 /* Where bias and aux are: in every call elsewhere. */
-static bool set_pointers(struct orr_cuda *cuda, const struct matmul *matmul, const struct orri_cuda_product *p)
+static bool set_pointers(struct orr_cuda *cuda, const struct matmul *matmul, const struct orri_product *p)
 {
     return (!p->bias || set(cuda, matmul, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias, sizeof(p->bias))) &&
            (p->epilogue == ORRI_EPILOGUE_NONE ||
             set(cuda, matmul, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &p->aux, sizeof(p->aux)));
 }
 
-static bool describe_operation(struct orr_cuda *cuda, struct matmul *matmul, const struct orri_cuda_product *p)
+static bool describe_operation(struct orr_cuda *cuda, struct matmul *matmul, const struct orri_product *p)
 {
     const struct key *key = &matmul->key;
     int32_t a = p->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N, b = p->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N, epilogue = key->epilogue;
@@ -219,7 +219,7 @@ static bool describe_matrix(struct orr_cuda *cuda, const struct key *key, cublas
                 "cublasLtMatrixLayoutCreate", key);
 }
 
-static bool describe_matrices(struct orr_cuda *cuda, struct matmul *matmul, const struct orri_cuda_product *p)
+static bool describe_matrices(struct orr_cuda *cuda, struct matmul *matmul, const struct orri_product *p)
 {
     const struct key *key = &matmul->key;
 
@@ -279,7 +279,7 @@ static bool find_algorithm(struct orr_cuda *cuda, struct matmul *matmul)
 }
 
 /* NULL: it failed. */
-static struct matmul *matmul_of(struct orr_cuda *cuda, const struct orri_cuda_product *p)
+static struct matmul *matmul_of(struct orr_cuda *cuda, const struct orri_product *p)
 {
     const struct key key = key_of(cuda, p);
     struct table *table = table_of_thread();
@@ -302,7 +302,7 @@ static struct matmul *matmul_of(struct orr_cuda *cuda, const struct orri_cuda_pr
 /* ---- products -------------------------------------------------------------------------------------------------------- */
 
 /* False where the library has no algorithm, which is a failure unless there is another way. */
-static bool multiply(struct orr_cuda *cuda, const struct orri_cuda_product *p, bool another)
+static bool multiply(struct orr_cuda *cuda, const struct orri_product *p, bool another)
 {
     struct matmul *matmul = matmul_of(cuda, p);
     const float one = 1, beta = p->add ? 1 : 0;
@@ -318,9 +318,9 @@ static bool multiply(struct orr_cuda *cuda, const struct orri_cuda_product *p, b
 }
 
 /* Product, bias and epilogue one after the other. A bias is the first, as something to add to, so that a sum is rounded once. */
-static void multiply_in_steps(struct orr_cuda *cuda, const struct orri_cuda_product *p)
+static void multiply_in_steps(struct orr_cuda *cuda, const struct orri_product *p)
 {
-    struct orri_cuda_product plain = *p;
+    struct orri_product plain = *p;
     char *u = p->epilogue == ORRI_EPILOGUE_GELU ? p->aux : p->c;
     bool whole = p->ldc == p->n;            /* or each row is a matrix */
     int rows = whole ? p->m : 1;
@@ -343,7 +343,7 @@ static void multiply_in_steps(struct orr_cuda *cuda, const struct orri_cuda_prod
                                 u + r * stride);
 }
 
-void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_cuda_product *product)
+void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_product *product)
 {
     if (cuda->code || (orri_product_way(product).fused && multiply(cuda, product, true)))
         return;

@@ -13,6 +13,6 @@ struct orri_product_way {
 };
 
 /* Pure. */
-struct orri_product_way orri_product_way(const struct orri_cuda_product *product);
+struct orri_product_way orri_product_way(const struct orri_product *product);
 
 #endif

@@ -18,6 +18,30 @@
 void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, int lda, const float *b, int ldb,
                float beta, float *c, int ldc);
 
+/* ---- matrix products as blocks want them, on any device: kernels.h ----------------------------- */
+
+enum orri_epilogue {
+    ORRI_EPILOGUE_NONE,
+    ORRI_EPILOGUE_GELU,             /* aux = the product with bias and all; C = gelu(aux)              */
+    ORRI_EPILOGUE_GELU_BACKWARD     /* C = the product times gelu'(aux)                                 */
+};
+
+/* C[m,n] = op(A)[m,k] op(B)[k,n] + beta add[m,n] + bias[n], then the epilogue; op(X) = X or X^T. */
+struct orri_product {
+    bool trans_a, trans_b;
+    int m, n, k;
+    enum orr_dtype dtype;           /* of A, B, bias and aux                                           */
+    const void *a, *b;
+    int lda, ldb;
+    const void *bias;               /* NULL: none; only with c_dtype = dtype                           */
+    const void *add;                /* of c_dtype, row stride ldc; may be C; NULL: nothing is added    */
+    void *c;
+    int ldc;
+    enum orr_dtype c_dtype;         /* dtype or ORR_F32                                                */
+    enum orri_epilogue epilogue;    /* only with c_dtype = dtype and without add                       */
+    void *aux;                      /* [m,n], row stride ldc                                           */
+};
+
 /* ---- LayerNorm (Ba, Kiros, Hinton 2016), per row of `width` ----------------------------------
  * y = (x - mean) rstd gamma + beta, rstd = 1 / sqrt(var + eps), var the biased variance.
  * Writes mean[rows], rstd[rows]. y may equal x. */
@@ -34,6 +58,11 @@ void orri_layernorm_again(int rows, int width, const float *x, const float *gamm
 void orri_layernorm_backward(int rows, int width, const float *dy, const float *x, const float *gamma,
                              const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
                              float *dbeta);
+
+/* The same, adding to dgamma and dbeta. */
+void orri_layernorm_backward_add(int rows, int width, const float *dy, const float *x, const float *gamma,
+                                 const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
+                                 float *dbeta);
 
 /* ---- rows with a bias ------------------------------------------------------------------------- */
 

@@ -27,32 +27,10 @@ extern "C" {
 
 /* ---- matrix products (gemm_cuda.c) ------------------------------------------------------------------------ */
 
-enum orri_epilogue {
-    ORRI_EPILOGUE_NONE,
-    ORRI_EPILOGUE_GELU,             /* aux = the product with bias and all; C = gelu(aux)              */
-    ORRI_EPILOGUE_GELU_BACKWARD     /* C = the product times gelu'(aux)                                 */
-};
-
-/* C[m,n] = op(A)[m,k] op(B)[k,n] + beta add[m,n] + bias[n], then the epilogue; op(X) = X or X^T. */
-struct orri_cuda_product {
-    bool trans_a, trans_b;
-    int m, n, k;
-    enum orr_dtype dtype;           /* of A, B, bias and aux                                           */
-    const void *a, *b;
-    int lda, ldb;
-    const void *bias;               /* NULL: none; only with c_dtype = dtype                           */
-    const void *add;                /* of c_dtype, row stride ldc; may be C; NULL: nothing is added    */
-    void *c;
-    int ldc;
-    enum orr_dtype c_dtype;         /* dtype or ORR_F32                                                */
-    enum orri_epilogue epilogue;    /* only with c_dtype = dtype and without add                       */
-    void *aux;                      /* [m,n], row stride ldc                                           */
-};
-
 /* By cuBLASLt, with sums in fp32 and the workspace of `cuda`. The algorithm is asked for once per worker and shape; where
  * the library has none for the epilogue (odd sizes, unaligned rows) the product and the rest are kernels of their own, and
  * what the epilogue is applied to is rounded before. */
-void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_cuda_product *product);
+void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_product *product);
 
 /* ---- LayerNorm (norm_cuda.cu); formulas in math.h ---------------------------------------------------------- */
 

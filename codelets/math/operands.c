@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "codelets/math/operands.h"
 
-#include <string.h>
-
 #include "core/core.h"
+
+static size_t size_of(const struct orr_operands *o)
+{
+    return orr_dtype_size(o->dtype);
+}
 
 static size_t count_of(const struct orr_operands *o, int width, struct orr_part at)
 {
@@ -20,7 +23,29 @@ struct orr_part orri_all_positions(const struct orr_operands *o)
     return (struct orr_part){0, o->seq};
 }
 
-/* ---- dropout --------------------------------------------------------------------------------------- */
+/* ---- rooms --------------------------------------------------------------------------------------------------- */
+
+void *orri_room(struct orri_rooms *rooms, size_t bytes)
+{
+    void *room = rooms->base ? rooms->base + rooms->used : NULL;
+
+    rooms->used += (bytes + 255) & ~(size_t)255;
+    return room;
+}
+
+struct orri_rooms orri_rooms_of(const struct orr_operands *o, size_t (*scratch_bytes)(const void *, const struct orr_shape *))
+{
+    const struct orr_shape shape = {o->dtype, o->batch, o->seq, o->shards, false};
+
+    return (struct orri_rooms){o->cuda ? o->cuda->scratch : orri_scratch(scratch_bytes(o->config, &shape)), 0};
+}
+
+void *orri_at(const struct orr_operands *o, const void *array, int64_t index)
+{
+    return (char *)array + index * (int64_t)size_of(o);
+}
+
+/* ---- dropout ----------------------------------------------------------------------------------------------- */
 
 struct orri_dropout orri_block_dropout(const struct orr_operands *o, float p, int place)
 {
@@ -33,138 +58,145 @@ int orri_check_dropout(const char *block, float p)
 }
 
 void orri_dropout_tile(const struct orr_operands *o, const struct orri_dropout *d, int width, struct orr_part at,
-                       float *x)
+                       const void *x, const void *residual, void *y)
 {
-    size_t count = (size_t)at.count * (size_t)width;
+    uint64_t sequence = (uint64_t)o->seq * (uint64_t)width;
+    uint64_t first = o->first_sample * sequence + (uint64_t)at.first * (uint64_t)width;
 
-    for (int b = 0; b < o->batch; b++) {
-        uint64_t position = (o->first_sample + (uint64_t)b) * (uint64_t)o->seq + (uint64_t)at.first;
-        orri_dropout_apply(d, position * (uint64_t)width, count, x + (size_t)b * count);
-    }
+    ORRI_KERNEL(o, dropout, o->dtype, d, o->batch, (size_t)at.count * (size_t)width, first, sequence, x, residual, y);
 }
 
-const float *orri_dropout_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width,
-                                   struct orr_part at, const float *dy, float *room)
+const void *orri_dropout_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width,
+                                  struct orr_part at, const void *dy, void *room)
 {
     if (d->p == 0)
         return dy;
-    if (room != dy)
-        memcpy(room, dy, count_of(o, width, at) * sizeof(*room));
-    orri_dropout_tile(o, d, width, at, room);
+    orri_dropout_tile(o, d, width, at, dy, NULL, room);
     return room;
 }
 
-void orri_round_as_saved(const struct orr_operands *o, size_t count, float *values)
-{
-    uint16_t rounded[1024];
+/* ---- chunks and shards --------------------------------------------------------------------------------------- */
 
-    for (size_t i = 0; o->saved_dtype != ORR_F32 && i < count; i += ORRI_COUNT(rounded)) {
-        size_t n = count - i < ORRI_COUNT(rounded) ? count - i : ORRI_COUNT(rounded);
-        orri_round(o->saved_dtype, n, values + i, rounded);
-        orri_widen(o->saved_dtype, n, rounded, values + i);
-    }
-}
-
-/* ---- chunks and shards ------------------------------------------------------------------------------- */
-
-/* The floats of sequence b that chunk c has: where they begin in [B,T,width], and in the chunk. */
-struct stretch {
-    size_t all, chunk, count;
-};
-
-static struct stretch stretch(const struct orr_operands *o, int width, int c, int b)
+/* Of chunk c the rows of one sequence follow each other: the sequences are copied as so many long rows. */
+static void copy_chunk(const struct orr_operands *o, int width, size_t size, int c, const void *from, void *to, bool gather)
 {
     struct orr_part at = orr_chunk(o, c);
-    size_t w = (size_t)width, count = (size_t)at.count * w;
+    size_t row = (size_t)width * size, part = (size_t)at.count * row, all = (size_t)o->seq * row;
+    size_t offset = (size_t)at.first * row;
 
-    return (struct stretch){((size_t)b * (size_t)o->seq + (size_t)at.first) * w, (size_t)b * count, count};
+    if (gather)
+        ORRI_KERNEL(o, copy_rows, (size_t)o->batch, part, from, part, (char *)to + offset, all);
+    else
+        ORRI_KERNEL(o, copy_rows, (size_t)o->batch, part, (const char *)from + offset, all, to, part);
 }
 
-const float *orri_gather(const struct orr_operands *o, int width, const float *const chunk[], float *room)
+const void *orri_gather(const struct orr_operands *o, int width, size_t size, const float *const chunk[], void *room)
 {
     if (o->chunks == 1)
         return chunk[0];
     for (int c = 0; c < o->chunks; c++)
-        for (int b = 0; b < o->batch; b++) {
-            struct stretch s = stretch(o, width, c, b);
-            memcpy(room + s.all, chunk[c] + s.chunk, s.count * sizeof(*room));
-        }
+        copy_chunk(o, width, size, c, chunk[c], room, true);
     return room;
 }
 
-float *orri_scatter_begin(const struct orr_operands *o, float *const chunk[], float *room)
+void *orri_scatter_begin(const struct orr_operands *o, float *const chunk[], void *room)
 {
     return o->chunks == 1 ? chunk[0] : room;
 }
 
-void orri_scatter_end(const struct orr_operands *o, int width, const float *all, float *const chunk[])
+void orri_scatter_end(const struct orr_operands *o, int width, size_t size, const void *all, float *const chunk[])
 {
-    if (all == chunk[0])
-        return;
-    for (int c = 0; c < o->chunks; c++)
-        for (int b = 0; b < o->batch; b++) {
-            struct stretch s = stretch(o, width, c, b);
-            memcpy(chunk[c] + s.chunk, all + s.all, s.count * sizeof(*all));
-        }
+    for (int c = 0; all != chunk[0] && c < o->chunks; c++)
+        copy_chunk(o, width, size, c, all, chunk[c], false);
 }
 
-void orri_sum_shards(const struct orr_operands *o, size_t count, float *const part[], float *sum)
+void orri_sum_shards(const struct orr_operands *o, size_t count, float *const part[], void *sum)
 {
-    memcpy(sum, part[0], count * sizeof(*sum));
-    for (int t = 1; t < o->shards; t++)
-        orri_add(count, part[t], sum);
+    const void *parts[ORR_MAX_SHARDS];
+
+    for (int t = 0; t < o->shards; t++)
+        parts[t] = part[t];
+    ORRI_KERNEL(o, sum, o->dtype, count, o->shards, parts, sum);
 }
 
-/* ---- the norm of a chunk ------------------------------------------------------------------------------ */
+/* ---- the norm ---------------------------------------------------------------------------------------------------- */
+
+static int rows_of(const struct orr_operands *o)
+{
+    return o->batch * (int)orri_positions(o).count;
+}
+
+size_t orri_norm_scratch(const struct orr_shape *shape, int width, int rows)
+{
+    struct orri_rooms rooms = {0};
+
+    orri_room(&rooms, (size_t)rows * (size_t)width * orr_dtype_size(shape->dtype));
+    orri_room(&rooms, 2 * (size_t)(width > rows ? width : rows) * sizeof(float));
+    orri_room(&rooms, ORRI_SCRATCH(shape->cuda, layernorm_backward, rows, width));
+    return rooms.used;
+}
+
+void orri_norm(const struct orr_operands *o, int width, float eps, void *y, float *mean, float *rstd)
+{
+    ORRI_KERNEL(o, layernorm, o->dtype, rows_of(o), width, o->x[0], o->param[0][ORRI_NORM_WEIGHT],
+                o->param[0][ORRI_NORM_BIAS], eps, y, mean, rstd);
+}
+
+void orri_norm_again(const struct orr_operands *o, int width, const float *mean, const float *rstd, void *y)
+{
+    ORRI_KERNEL(o, layernorm_again, o->dtype, rows_of(o), width, o->x[0], o->param[0][ORRI_NORM_WEIGHT],
+                o->param[0][ORRI_NORM_BIAS], mean, rstd, y);
+}
 
 int64_t orri_norm_saved_floats(int batch, int positions)
 {
     return 2 * (int64_t)batch * positions;
 }
 
-size_t orri_norm_scratch_floats(int width, int rows)
+void orri_norm_chunk_forward(const struct orr_operands *o, int width, float eps, struct orri_rooms *rooms)
 {
-    return (size_t)rows * (size_t)width + 2 * (size_t)(width > rows ? width : rows);
+    int rows = rows_of(o);
+    float *mean = o->saved ? o->saved : orri_room(rooms, 2 * (size_t)rows * sizeof(*mean));
+
+    orri_norm(o, width, eps, o->branch[0], mean, mean + rows);
 }
 
-void orri_norm_chunk_forward(const struct orr_operands *o, int width, float eps)
-{
-    int rows = o->batch * (int)orri_positions(o).count;
-    float *mean = o->saved ? o->saved : orri_scratch(orri_norm_scratch_floats(width, rows) * sizeof(*mean));
-
-    orri_layernorm(rows, width, o->x[0], o->param[0][ORRI_NORM_WEIGHT], o->param[0][ORRI_NORM_BIAS], eps, o->branch[0],
-                   mean, mean + rows);
-}
-
-void orri_norm_chunk_backward(const struct orr_operands *o, int width, const float *dy, float *room)
+void orri_norm_chunk_backward(const struct orr_operands *o, int width, const void *dy, struct orri_rooms *rooms)
 {
     struct orr_part at = orri_positions(o);
     size_t count = count_of(o, width, at);
-    float *dnorm = room, *dgamma = dnorm + count, *dbeta = dgamma + width;
-    const float *mean = o->saved, *rstd = mean + o->batch * at.count;
+    void *dnorm = orri_room(rooms, count * size_of(o));
+    float *dgamma = orri_room(rooms, 2 * (size_t)width * sizeof(*dgamma)), *dbeta = dgamma + width;
+    const float *mean = o->saved, *rstd = mean + rows_of(o);
 
     orri_sum_shards(o, count, o->dpartial, dnorm);
-    orri_norm_input_gradient(o, width, dy, dnorm, mean, rstd, dgamma, dbeta);
+    orri_norm_input_gradient(o, width, dy, dnorm, mean, rstd, dgamma, dbeta, rooms);
     orri_norm_weights(o, width, dgamma, dbeta);
 }
 
-void orri_norm_input_gradient(const struct orr_operands *o, int width, const float *dy, float *dnorm, const float *mean,
-                              const float *rstd, float *dgamma, float *dbeta)
+void orri_norm_input_gradient(const struct orr_operands *o, int width, const void *dy, void *dnorm, const float *mean,
+                              const float *rstd, float *dgamma, float *dbeta, struct orri_rooms *rooms)
 {
-    struct orr_part at = orri_positions(o);
     bool add = o->add_input_gradient[0], twice = add && dy;
-    const float *before = dy ? dy : add ? o->dx[0] : NULL;
+    const void *before = dy ? dy : add ? o->dx[0] : NULL;
+    void *scratch = orri_room(rooms, ORRI_SCRATCH(o->cuda, layernorm_backward, rows_of(o), width));
 
-    orri_layernorm_backward(o->batch * (int)at.count, width, dnorm, o->x[0], o->param[0][ORRI_NORM_WEIGHT], mean, rstd,
-                            before, twice ? dnorm : o->dx[0], dgamma, dbeta);
+    ORRI_KERNEL(o, layernorm_backward, o->dtype, rows_of(o), width, dnorm, o->x[0], o->param[0][ORRI_NORM_WEIGHT], mean,
+                rstd, before, twice ? dnorm : o->dx[0], dgamma, dbeta, scratch);
     if (twice)
-        orri_add(count_of(o, width, at), dnorm, o->dx[0]);
+        ORRI_KERNEL(o, add, o->dtype, count_of(o, width, orri_positions(o)), dnorm, o->dx[0]);
+}
+
+static void add_gradient(const struct orr_operands *o, int width, const float *from, float *to)
+{
+    if (o->first_gradient)
+        ORRI_KERNEL(o, copy, (size_t)width * sizeof(*to), from, to);
+    else
+        ORRI_KERNEL(o, add, ORR_F32, (size_t)width, from, to);
 }
 
 void orri_norm_weights(const struct orr_operands *o, int width, const float *dgamma, const float *dbeta)
 {
-    float beta = o->first_gradient ? 0 : 1;
-
-    orri_bias_backward(1, width, dgamma, width, beta, o->grad[0][ORRI_NORM_WEIGHT]);
-    orri_bias_backward(1, width, dbeta, width, beta, o->grad[0][ORRI_NORM_BIAS]);
+    add_gradient(o, width, dgamma, o->grad[0][ORRI_NORM_WEIGHT]);
+    add_gradient(o, width, dbeta, o->grad[0][ORRI_NORM_BIAS]);
 }

@@ -1,23 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What blocks do with their operands, whole or in shards and chunks: dropout, norms, and the way from chunks to
- * shards and back. A tile of positions `at` is [B,at.count,width]: those positions of every sequence. */
+/* What blocks do with their operands, on any device, whole or in shards and chunks: rooms, dropout, norms, and the way from chunks to
+ * shards and back. A tile of positions `at` is [B,at.count,width]: those positions of every sequence. Elements are of o->dtype unless
+ * their type says float. */
 #ifndef ORRI_OPERANDS_H
 #define ORRI_OPERANDS_H
 
 #include <orrery/block.h>
 
-#include "codelets/math/math.h"
-
-/* The passes of a block on a CUDA device, where this build has them. */
-#ifdef ORR_HAVE_CUDA
-#define ORRI_CUDA(table) (&(table))
-#else
-#define ORRI_CUDA(table) NULL
-#endif
+#include "codelets/math/kernels.h"
 
 /* The positions that a pass of a chunk, or of a whole block, works on; and those of a pass of a shard: all. */
 struct orr_part orri_positions(const struct orr_operands *o);
 struct orr_part orri_all_positions(const struct orr_operands *o);
+
+/* ---- rooms in a worker's scratch ------------------------------------------------------------------------- */
+
+/* Takes rooms from a base one after the other, each aligned to 256 bytes; without a base it only adds them up, which is how
+ * a block finds what a pass will take. */
+struct orri_rooms {
+    char *base;
+    size_t used;
+};
+void *orri_room(struct orri_rooms *rooms, size_t bytes);
+
+/* The rooms of a pass of a class: all of its scratch. */
+struct orri_rooms orri_rooms_of(const struct orr_operands *o, size_t (*scratch_bytes)(const void *, const struct orr_shape *));
+
+/* Element `index` of an array of o->dtype. */
+void *orri_at(const struct orr_operands *o, const void *array, int64_t index);
 
 /* ---- dropout ------------------------------------------------------------------------------------- */
 
@@ -27,52 +37,53 @@ struct orri_dropout orri_block_dropout(const struct orr_operands *o, float p, in
 /* ORR_EINVAL, as an error of `block`, unless 0 <= p < 1. */
 int orri_check_dropout(const char *block, float p);
 
-/* Applies it to a tile, in place, with elements numbered as in the step's [samples,T,width]. */
-void orri_dropout_tile(const struct orr_operands *o, const struct orri_dropout *d, int width, struct orr_part at,
-                       float *x);
+/* y = [residual +] x dropped out, of positions `at`, with elements numbered as in the step's [samples,T,width]; x may be y. */
+void orri_dropout_tile(const struct orr_operands *o, const struct orri_dropout *d, int width, struct orr_part at, const void *x,
+                       const void *residual, void *y);
 
-/* The gradient of what was dropped out: dy, or, with dropout, dy through it, in `room`, which may be dy. */
-const float *orri_dropout_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width,
-                                   struct orr_part at, const float *dy, float *room);
+/* dy, or, with dropout, dy through it, in `room`. */
+const void *orri_dropout_gradient(const struct orr_operands *o, const struct orri_dropout *d, int width, struct orr_part at,
+                                  const void *dy, void *room);
 
-/* Rounds values that a pass keeps to itself as if they had been saved. */
-void orri_round_as_saved(const struct orr_operands *o, size_t count, float *values);
-
-/* ---- chunks and shards ---------------------------------------------------------------------------- */
+/* ---- chunks and shards; `size` is the bytes of an element --------------------------------------------------- */
 
 /* All positions of what lies in chunks: the only chunk as it is, or [B,T,width] put together in `room`. */
-const float *orri_gather(const struct orr_operands *o, int width, const float *const chunk[], float *room);
+const void *orri_gather(const struct orr_operands *o, int width, size_t size, const float *const chunk[], void *room);
 
 /* The other way: where to compute [B,T,width], in the only chunk or in `room`; then, from there into the chunks. */
-float *orri_scatter_begin(const struct orr_operands *o, float *const chunk[], float *room);
-void orri_scatter_end(const struct orr_operands *o, int width, const float *all, float *const chunk[]);
+void *orri_scatter_begin(const struct orr_operands *o, float *const chunk[], void *room);
+void orri_scatter_end(const struct orr_operands *o, int width, size_t size, const void *all, float *const chunk[]);
 
-/* sum = part[0] + part[1] + ... of all shards, in this order; count floats each. */
-void orri_sum_shards(const struct orr_operands *o, size_t count, float *const part[], float *sum);
+/* sum = part[0] + part[1] + ... of all shards, in this order; count elements each. */
+void orri_sum_shards(const struct orr_operands *o, size_t count, float *const part[], void *sum);
 
-/* ---- the norm of a chunk --------------------------------------------------------------------------- */
+/* ---- the norm ------------------------------------------------------------------------------------------------ */
 
 /* Where group 0 has its gain and bias. */
 enum { ORRI_NORM_WEIGHT, ORRI_NORM_BIAS };
+
+/* Of x[0], with statistics to mean and rstd; from those once more. */
+void orri_norm(const struct orr_operands *o, int width, float eps, void *y, float *mean, float *rstd);
+void orri_norm_again(const struct orr_operands *o, int width, const float *mean, const float *rstd, void *y);
 
 /* Floats that the next function saves: mean and rstd. */
 int64_t orri_norm_saved_floats(int batch, int positions);
 
 /* CHUNK_FORWARD: branch = norm(x). */
-void orri_norm_chunk_forward(const struct orr_operands *o, int width, float eps);
+void orri_norm_chunk_forward(const struct orr_operands *o, int width, float eps, struct orri_rooms *rooms);
 
 /* CHUNK_BACKWARD: the gradient of x, through the norm from the sum of all dpartial, plus dy unless NULL; and those of
  * gain and bias. */
-void orri_norm_chunk_backward(const struct orr_operands *o, int width, const float *dy, float *room);
-
-/* Floats of scratch that the one takes and `room` of the other. */
-size_t orri_norm_scratch_floats(int width, int rows);
+void orri_norm_chunk_backward(const struct orr_operands *o, int width, const void *dy, struct orri_rooms *rooms);
 
 /* dx = [dy +] layernorm_backward(dnorm), or added to dx where another reader was first. dnorm, of the positions of the
  * operands, is overwritten; dgamma, dbeta as orri_layernorm_backward(). */
-void orri_norm_input_gradient(const struct orr_operands *o, int width, const float *dy, float *dnorm, const float *mean,
-                              const float *rstd, float *dgamma, float *dbeta);
+void orri_norm_input_gradient(const struct orr_operands *o, int width, const void *dy, void *dnorm, const float *mean,
+                              const float *rstd, float *dgamma, float *dbeta, struct orri_rooms *rooms);
 
 /* Adds dgamma and dbeta to the gradients, or writes them. */
 void orri_norm_weights(const struct orr_operands *o, int width, const float *dgamma, const float *dbeta);
+
+/* Bytes that these functions take of their rooms, for `rows` rows. */
+size_t orri_norm_scratch(const struct orr_shape *shape, int width, int rows);
 #endif

@@ -1,23 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "codelets/math/residual.h"
 
-#include "core/core.h"
-
-static size_t total(struct orr_saved_size size)
+static size_t rows_of(const struct orr_operands *o)
 {
-    return (size_t)(size.floats + size.values);
+    return (size_t)o->batch * (size_t)o->seq;
 }
 
-static struct orr_saved_size inner_size(const struct orri_residual *r, int batch, int seq)
+/* Bytes of [rows,width]. */
+static size_t bytes_of(enum orr_dtype dtype, size_t rows, int width)
 {
-    int64_t rows = (int64_t)batch * seq;
-
-    return (struct orr_saved_size){rows * r->rest, rows * ((int64_t)r->in + r->out)};
+    return rows * (size_t)width * orr_dtype_size(dtype);
 }
 
-static struct orri_inner inner_at(const struct orri_residual *r, size_t rows, float *floats, float *values)
+static struct orri_inner inner_at(const struct orr_operands *o, const struct orri_residual *r, float *floats, void *values)
 {
-    return (struct orri_inner){.rest = floats, .u = values, .h = values + rows * (size_t)r->in};
+    return (struct orri_inner){floats, values, orri_at(o, values, (int64_t)rows_of(o) * r->in)};
 }
 
 static struct orri_dropout dropout_of(const struct orr_operands *o, const struct orri_residual *r)
@@ -25,65 +22,32 @@ static struct orri_dropout dropout_of(const struct orr_operands *o, const struct
     return orri_block_dropout(o, r->dropout, r->place);
 }
 
-/* ---- the products, of a whole block or a shard ------------------------------------------------------- */
-
-/* out = h Wout + beta out. */
-static void product(const struct orr_operands *o, const struct orri_residual *r, const float *h, float beta,
-                    float *out)
+struct orri_product orri_row_product(const struct orr_operands *o, int n, int k, const void *x, const float *w,
+                                     bool transposed, void *y)
 {
-    orri_gemm(false, false, o->batch * o->seq, r->width, r->out, h, r->out, o->param[0][ORRI_OUT_WEIGHT], r->width,
-              beta, out, r->width);
+    return (struct orri_product){
+        .trans_b = transposed,
+        .m = (int)rows_of(o),
+        .n = n,
+        .k = k,
+        .dtype = o->dtype,
+        .a = x,
+        .lda = k,
+        .b = w,
+        .ldb = transposed ? k : n,
+        .c = y,
+        .ldc = n,
+        .c_dtype = o->dtype,
+    };
 }
 
-/* The gradient of norm(x) from that of the second product; that of the first in s->u. dh [N,out]. */
-static void products_backward(const struct orr_operands *o, const struct orri_residual *r, const float *dout,
-                              const struct orri_inner *s, float *dnorm, float *dh, void *scratch)
+/* ---- what it saves --------------------------------------------------------------------------------------------- */
+
+static struct orr_saved_size inner_size(const struct orri_residual *r, int batch, int seq)
 {
-    int rows = o->batch * o->seq, c = r->width;
+    int64_t rows = (int64_t)batch * seq;
 
-    orri_gemm(false, true, rows, r->out, c, dout, c, o->param[0][ORRI_OUT_WEIGHT], c, 0, dh, r->out);
-    r->backward(o, dh, s, scratch);
-    orri_gemm(false, true, rows, c, r->in, s->u, r->in, o->param[0][ORRI_IN_WEIGHT], r->in, 0, dnorm, c);
-}
-
-static void products_weights(const struct orr_operands *o, const struct orri_residual *r, const float *norm,
-                             const float *dout, const struct orri_inner *s)
-{
-    float *const *grad = o->grad[0];
-    float beta = o->first_gradient ? 0 : 1;
-    int rows = o->batch * o->seq, c = r->width;
-
-    orri_gemm(true, false, r->out, c, rows, s->h, r->out, dout, c, beta, grad[ORRI_OUT_WEIGHT], c);
-    orri_gemm(true, false, c, r->in, rows, norm, c, s->u, r->in, beta, grad[ORRI_IN_WEIGHT], r->in);
-    orri_bias_backward(rows, r->in, s->u, r->in, beta, grad[ORRI_IN_BIAS]);
-}
-
-/* Of bout, for the positions of the operands. */
-static void out_bias_weights(const struct orr_operands *o, const struct orri_residual *r, const float *dout)
-{
-    orri_bias_backward(o->batch * (int)orri_positions(o).count, r->width, dout, r->width, o->first_gradient ? 0 : 1,
-                       o->grad[0][ORRI_OUT_BIAS]);
-}
-
-/* ---- the whole block ------------------------------------------------------------------------------------ */
-
-/* What F leaves. B fills dgamma and dbeta. */
-struct saved {
-    float *mean, *rstd;         /* [N]      */
-    float *dgamma, *dbeta;      /* [C]      */
-    struct orri_inner inner;
-};
-
-static struct saved saved_at(const struct orri_residual *r, size_t rows, float *floats, float *values)
-{
-    struct saved s;
-
-    s.mean = floats;
-    s.rstd = s.mean + rows;
-    s.dgamma = s.rstd + rows;
-    s.dbeta = s.dgamma + r->width;
-    s.inner = inner_at(r, rows, s.dbeta + r->width, values);
-    return s;
+    return (struct orr_saved_size){rows * r->rest, rows * ((int64_t)r->in + r->out)};
 }
 
 struct orr_saved_size orri_residual_saved(const struct orri_residual *r, int batch, int seq)
@@ -94,152 +58,245 @@ struct orr_saved_size orri_residual_saved(const struct orri_residual *r, int bat
     return size;
 }
 
-/* F outside training keeps what it would save, beside norm(x); B keeps the gradient of h beside those of norm(x) and
- * of what was dropped out. */
-size_t orri_residual_scratch_bytes(const struct orri_residual *r, int batch, int seq)
-{
-    size_t rows = (size_t)batch * (size_t)seq, width = (size_t)r->width;
-    size_t forward = total(orri_residual_saved(r, batch, seq)) + rows * width;
-    size_t backward = rows * ((size_t)r->out + 2 * width);
-
-    return sizeof(float) * (forward > backward ? forward : backward) + r->scratch;
-}
-
-void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r)
-{
-    const struct orri_dropout d = dropout_of(o, r);
-    const float *const *p = o->param[0];
-    int rows = o->batch * o->seq, c = r->width;
-    size_t count = (size_t)rows * (size_t)c;
-    float *norm = orri_scratch(orri_residual_scratch_bytes(r, o->batch, o->seq));
-    struct orr_saved_size size = orri_residual_saved(r, o->batch, o->seq);
-    float *floats = norm + count, *values = floats + size.floats;
-    struct saved s = saved_at(r, (size_t)rows, o->saved ? o->saved : floats, o->saved ? o->saved_values : values);
-
-    orri_layernorm(rows, c, o->x[0], p[ORRI_NORM_WEIGHT], p[ORRI_NORM_BIAS], r->eps, norm, s.mean, s.rstd);
-    r->forward(o, norm, &s.inner, values + size.values);
-    orri_bias_rows(rows, c, d.p > 0 ? NULL : o->x[0], p[ORRI_OUT_BIAS], o->y);
-    product(o, r, s.inner.h, 1, o->y);
-    if (d.p > 0) {
-        orri_dropout_tile(o, &d, c, orri_positions(o), o->y);
-        orri_add(count, o->x[0], o->y);
-    }
-}
-
-void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r)
-{
-    const struct orri_dropout d = dropout_of(o, r);
-    size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
-    struct saved s = saved_at(r, rows, o->saved, o->saved_values);
-    float *dnorm = orri_scratch(orri_residual_scratch_bytes(r, o->batch, o->seq));
-    float *dh = dnorm + 2 * count;
-    const float *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, dnorm + count);
-
-    products_backward(o, r, dout, &s.inner, dnorm, dh, dh + rows * (size_t)r->out);
-    orri_norm_input_gradient(o, r->width, o->dy, dnorm, s.mean, s.rstd, s.dgamma, s.dbeta);
-}
-
-void orri_residual_weights(const struct orr_operands *o, const struct orri_residual *r)
-{
-    const struct orri_dropout d = dropout_of(o, r);
-    const float *const *p = o->param[0];
-    int rows = o->batch * o->seq, c = r->width;
-    size_t count = (size_t)rows * (size_t)c;
-    struct saved s = saved_at(r, (size_t)rows, o->saved, o->saved_values);
-    float *norm = orri_scratch(2 * count * sizeof(*norm));
-    const float *dout = orri_dropout_gradient(o, &d, c, orri_positions(o), o->dy, norm + count);
-
-    orri_layernorm_again(rows, c, o->x[0], p[ORRI_NORM_WEIGHT], p[ORRI_NORM_BIAS], s.mean, s.rstd, norm);
-    products_weights(o, r, norm, dout, &s.inner);
-    out_bias_weights(o, r, dout);
-    orri_norm_weights(o, c, s.dgamma, s.dbeta);
-}
-
-/* ---- in shards ------------------------------------------------------------------------------------------- */
-
 struct orr_saved_size orri_residual_shard_saved(const struct orri_residual *r, int batch, int seq)
 {
     return inner_size(r, batch, seq);
 }
 
-/* A shard's F outside training keeps what it would save; its B the gradient of h; both beside two of [N,C], where there
- * are several chunks. A chunk keeps two of its size for its B. */
-size_t orri_residual_shard_scratch_bytes(const struct orri_residual *r, int batch, int seq)
-{
-    size_t rows = (size_t)batch * (size_t)seq;
-    size_t chunk = orri_norm_scratch_floats(r->width, (int)rows) - rows * (size_t)r->width;
-    size_t shard = total(inner_size(r, batch, seq));
+/* ---- scratch ----------------------------------------------------------------------------------------------------- */
 
-    return sizeof(float) * (2 * rows * (size_t)r->width + (chunk > shard ? chunk : shard)) + r->scratch;
+/* Each in the order of its rooms: forward outside training, backward, weights. */
+static size_t whole_scratch(const struct orri_residual *r, const struct orr_shape *shape, size_t rows, size_t value)
+{
+    struct orr_saved_size saved = orri_residual_saved(r, shape->batch, shape->seq);
+    struct orri_rooms forward = {0}, backward = {0}, weights = {0};
+
+    orri_room(&forward, value);
+    orri_room(&forward, (size_t)saved.floats * sizeof(float));
+    orri_room(&forward, (size_t)saved.values * orr_dtype_size(shape->dtype));
+    orri_room(&forward, r->scratch);
+    orri_room(&backward, value);
+    orri_room(&backward, value);
+    orri_room(&backward, bytes_of(shape->dtype, rows, r->out));
+    orri_room(&backward, r->scratch);
+    orri_room(&backward, orri_norm_scratch(shape, r->width, (int)rows));
+    orri_room(&weights, value);
+    orri_room(&weights, value);
+    orri_room(&weights, ORRI_SCRATCH(shape->cuda, bias_backward, (int)rows, r->in));
+    orri_room(&weights, ORRI_SCRATCH(shape->cuda, bias_backward, (int)rows, r->width));
+    size_t most = forward.used > backward.used ? forward.used : backward.used;
+    return most > weights.used ? most : weights.used;
 }
 
-void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r)
+/* A shard's F outside training, with the rooms of its B, and W; and a chunk's passes. */
+static size_t shard_scratch(const struct orri_residual *r, const struct orr_shape *shape, size_t rows, size_t value)
 {
-    size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
-    float *all = orri_scratch(orri_residual_shard_scratch_bytes(r, o->batch, o->seq));
-    struct orr_saved_size size = inner_size(r, o->batch, o->seq);
-    float *floats = all + 2 * count, *values = floats + size.floats;
-    const float *norm = orri_gather(o, r->width, (const float *const *)o->branch, all);
-    float *out = orri_scatter_begin(o, o->partial, all + count);
-    struct orri_inner s = inner_at(r, rows, o->saved ? o->saved : floats, o->saved ? o->saved_values : values);
+    struct orr_saved_size saved = orri_residual_shard_saved(r, shape->batch, shape->seq);
+    struct orri_rooms shard = {0}, chunk = {0};
 
-    r->forward(o, norm, &s, values + size.values);
-    product(o, r, s.h, 0, out);
-    orri_scatter_end(o, r->width, out, o->partial);
+    orri_room(&shard, value);
+    orri_room(&shard, value);
+    orri_room(&shard, (size_t)saved.floats * sizeof(float));
+    orri_room(&shard, (size_t)saved.values * orr_dtype_size(shape->dtype));
+    orri_room(&shard, r->scratch);
+    orri_room(&shard, ORRI_SCRATCH(shape->cuda, bias_backward, (int)rows, r->in));
+    orri_room(&chunk, value);
+    orri_room(&chunk, ORRI_SCRATCH(shape->cuda, bias_backward, (int)rows, r->width));
+    orri_room(&chunk, orri_norm_scratch(shape, r->width, (int)rows));
+    return shard.used > chunk.used ? shard.used : chunk.used;
 }
 
-void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_residual *r)
+size_t orri_residual_scratch(const struct orri_residual *r, const struct orr_shape *shape)
+{
+    size_t rows = (size_t)shape->batch * (size_t)shape->seq, value = bytes_of(shape->dtype, rows, r->width);
+
+    return shape->shards == 1 ? whole_scratch(r, shape, rows, value) : shard_scratch(r, shape, rows, value);
+}
+
+/* ---- the products, of a whole block or a shard --------------------------------------------------------------- */
+
+/* dw [m,n] += x^T dy, in fp32; x [N,m], dy [N,n]. */
+static void weights_product(const struct orr_operands *o, int m, int n, const void *x, const void *dy, float *dw)
+{
+    const struct orri_product p = {
+        .trans_a = true,
+        .m = m,
+        .n = n,
+        .k = (int)rows_of(o),
+        .dtype = o->dtype,
+        .a = x,
+        .lda = m,
+        .b = dy,
+        .ldb = n,
+        .add = o->first_gradient ? NULL : dw,
+        .c = dw,
+        .ldc = n,
+        .c_dtype = ORR_F32,
+    };
+
+    ORRI_KERNEL(o, gemm, &p);
+}
+
+/* The gradient of norm(x) from that of the second product. */
+static void products_backward(const struct orr_operands *o, const struct orri_residual *r, const void *dout,
+                              const struct orri_inner *s, void *dnorm, struct orri_rooms *rooms)
+{
+    void *dh = orri_room(rooms, bytes_of(o->dtype, rows_of(o), r->out));
+    struct orri_product p = orri_row_product(o, r->width, r->in, s->u, o->param[0][ORRI_IN_WEIGHT], true, dnorm);
+
+    r->backward(o, dout, s, dh, orri_room(rooms, r->scratch));
+    ORRI_KERNEL(o, gemm, &p);
+}
+
+static void bias_weights(const struct orr_operands *o, int rows, int width, const void *dy, float *db, struct orri_rooms *rooms)
+{
+    ORRI_KERNEL(o, bias_backward, o->dtype, rows, width, dy, width, o->first_gradient ? 0 : 1, db,
+                orri_room(rooms, ORRI_SCRATCH(o->cuda, bias_backward, rows, width)));
+}
+
+static void products_weights(const struct orr_operands *o, const struct orri_residual *r, const void *norm, const void *dout,
+                             const struct orri_inner *s, struct orri_rooms *rooms)
+{
+    float *const *grad = o->grad[0];
+
+    weights_product(o, r->out, r->width, s->h, dout, grad[ORRI_OUT_WEIGHT]);
+    weights_product(o, r->width, r->in, norm, s->u, grad[ORRI_IN_WEIGHT]);
+    bias_weights(o, (int)rows_of(o), r->in, s->u, grad[ORRI_IN_BIAS], rooms);
+}
+
+/* ---- the whole block --------------------------------------------------------------------------------------------- */
+
+/* What F leaves: mean, rstd [N], dgamma, dbeta [C], which B fills, what g has; u, h. */
+struct saved {
+    float *mean, *rstd, *dgamma, *dbeta;
+    struct orri_inner inner;
+};
+
+static struct saved saved_at(const struct orr_operands *o, const struct orri_residual *r, float *floats, void *values)
+{
+    struct saved s;
+
+    s.mean = floats;
+    s.rstd = s.mean + rows_of(o);
+    s.dgamma = s.rstd + rows_of(o);
+    s.dbeta = s.dgamma + r->width;
+    s.inner = inner_at(o, r, s.dbeta + r->width, values);
+    return s;
+}
+
+void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
+{
+    const struct orri_dropout d = dropout_of(o, r);
+    struct orr_saved_size size = orri_residual_saved(r, o->batch, o->seq);
+    int c = r->width;
+    void *norm = orri_room(rooms, bytes_of(o->dtype, rows_of(o), c));
+    float *floats = o->saved ? o->saved : orri_room(rooms, (size_t)size.floats * sizeof(*floats));
+    void *values = o->saved ? o->saved_values : orri_room(rooms, (size_t)size.values * orr_dtype_size(o->dtype));
+    struct saved s = saved_at(o, r, floats, values);
+    struct orri_product p = orri_row_product(o, c, r->out, s.inner.h, o->param[0][ORRI_OUT_WEIGHT], false, o->y);
+
+    orri_norm(o, c, r->eps, norm, s.mean, s.rstd);
+    r->forward(o, norm, &s.inner, orri_room(rooms, r->scratch));
+    p.bias = o->param[0][ORRI_OUT_BIAS];
+    p.add = d.p > 0 ? NULL : o->x[0];
+    ORRI_KERNEL(o, gemm, &p);
+    if (d.p > 0)
+        orri_dropout_tile(o, &d, c, orri_positions(o), o->y, o->x[0], o->y);
+}
+
+void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
+{
+    const struct orri_dropout d = dropout_of(o, r);
+    struct saved s = saved_at(o, r, o->saved, o->saved_values);
+    size_t value = bytes_of(o->dtype, rows_of(o), r->width);
+    void *dnorm = orri_room(rooms, value);
+    const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, orri_room(rooms, value));
+
+    products_backward(o, r, dout, &s.inner, dnorm, rooms);
+    orri_norm_input_gradient(o, r->width, o->dy, dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, rooms);
+}
+
+void orri_residual_weights(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
+{
+    const struct orri_dropout d = dropout_of(o, r);
+    struct saved s = saved_at(o, r, o->saved, o->saved_values);
+    size_t value = bytes_of(o->dtype, rows_of(o), r->width);
+    void *norm = orri_room(rooms, value);
+    const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, orri_room(rooms, value));
+
+    orri_norm_again(o, r->width, s.mean, s.rstd, norm);
+    products_weights(o, r, norm, dout, &s.inner, rooms);
+    bias_weights(o, (int)rows_of(o), r->width, dout, o->grad[0][ORRI_OUT_BIAS], rooms);
+    orri_norm_weights(o, r->width, s.dgamma, s.dbeta);
+}
+
+/* ---- in shards ----------------------------------------------------------------------------------------------------- */
+
+void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
+{
+    struct orr_saved_size size = orri_residual_shard_saved(r, o->batch, o->seq);
+    size_t element = orr_dtype_size(o->dtype), value = bytes_of(o->dtype, rows_of(o), r->width);
+    const void *norm = orri_gather(o, r->width, element, (const float *const *)o->branch, orri_room(rooms, value));
+    void *out = orri_scatter_begin(o, o->partial, orri_room(rooms, value));
+    float *floats = o->saved ? o->saved : orri_room(rooms, (size_t)size.floats * sizeof(*floats));
+    void *values = o->saved ? o->saved_values : orri_room(rooms, (size_t)size.values * element);
+    struct orri_inner s = inner_at(o, r, floats, values);
+    struct orri_product p = orri_row_product(o, r->width, r->out, s.h, o->param[0][ORRI_OUT_WEIGHT], false, out);
+
+    r->forward(o, norm, &s, orri_room(rooms, r->scratch));
+    ORRI_KERNEL(o, gemm, &p);
+    orri_scatter_end(o, r->width, element, out, o->partial);
+}
+
+void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
 {
     const struct orri_dropout d = dropout_of(o, r);
     int rows = o->batch * (int)orri_positions(o).count, c = r->width;
-    size_t count = (size_t)rows * (size_t)c;
 
-    orri_sum_shards(o, count, o->partial, o->y);
-    orri_bias_rows(rows, c, o->y, o->param[0][ORRI_OUT_BIAS], o->y);
-    orri_dropout_tile(o, &d, c, orri_positions(o), o->y);
-    orri_add(count, o->x[0], o->y);
+    (void)rooms;
+    orri_sum_shards(o, (size_t)rows * (size_t)c, o->partial, o->y);
+    ORRI_KERNEL(o, bias_rows, o->dtype, rows, c, o->y, o->param[0][ORRI_OUT_BIAS], o->y);
+    orri_dropout_tile(o, &d, c, orri_positions(o), o->y, o->x[0], o->y);
 }
 
 /* The gradient of the second product, of all positions. */
-static const float *all_dropout_gradient(const struct orr_operands *o, const struct orri_residual *r, float *room)
+static const void *all_dropout_gradient(const struct orr_operands *o, const struct orri_residual *r, void *room)
 {
     const struct orri_dropout d = dropout_of(o, r);
-    const float *dy = orri_gather(o, r->width, o->dys, room);
+    const void *dy = orri_gather(o, r->width, orr_dtype_size(o->dtype), o->dys, room);
 
     return orri_dropout_gradient(o, &d, r->width, orri_all_positions(o), dy, room);
 }
 
-void orri_residual_shard_backward(const struct orr_operands *o, const struct orri_residual *r)
+void orri_residual_shard_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
 {
-    size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
-    float *all = orri_scratch(orri_residual_shard_scratch_bytes(r, o->batch, o->seq));
-    float *dh = all + 2 * count;
-    const float *dout = all_dropout_gradient(o, r, all);
-    float *dnorm = orri_scatter_begin(o, o->dpartial, all + count);
-    struct orri_inner s = inner_at(r, rows, o->saved, o->saved_values);
+    size_t value = bytes_of(o->dtype, rows_of(o), r->width);
+    const void *dout = all_dropout_gradient(o, r, orri_room(rooms, value));
+    void *dnorm = orri_scatter_begin(o, o->dpartial, orri_room(rooms, value));
+    struct orri_inner s = inner_at(o, r, o->saved, o->saved_values);
 
-    products_backward(o, r, dout, &s, dnorm, dh, dh + rows * (size_t)r->out);
-    orri_scatter_end(o, r->width, dnorm, o->dpartial);
+    products_backward(o, r, dout, &s, dnorm, rooms);
+    orri_scatter_end(o, r->width, orr_dtype_size(o->dtype), dnorm, o->dpartial);
 }
 
-void orri_residual_shard_weights(const struct orr_operands *o, const struct orri_residual *r)
+void orri_residual_shard_weights(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
 {
-    size_t rows = (size_t)o->batch * (size_t)o->seq, count = rows * (size_t)r->width;
-    float *all = orri_scratch(2 * count * sizeof(*all));
-    const float *dout = all_dropout_gradient(o, r, all);
-    const float *norm = orri_gather(o, r->width, (const float *const *)o->branch, all + count);
-    struct orri_inner s = inner_at(r, rows, o->saved, o->saved_values);
+    size_t value = bytes_of(o->dtype, rows_of(o), r->width);
+    const void *dout = all_dropout_gradient(o, r, orri_room(rooms, value));
+    const void *norm = orri_gather(o, r->width, orr_dtype_size(o->dtype), (const float *const *)o->branch,
+                                   orri_room(rooms, value));
+    struct orri_inner s = inner_at(o, r, o->saved, o->saved_values);
 
-    products_weights(o, r, norm, dout, &s);
+    products_weights(o, r, norm, dout, &s, rooms);
 }
 
-void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r)
+void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
 {
     const struct orri_dropout d = dropout_of(o, r);
     int rows = o->batch * (int)orri_positions(o).count;
-    size_t count = (size_t)rows * (size_t)r->width;
-    float *dout = orri_scratch((count + orri_norm_scratch_floats(r->width, rows)) * sizeof(*dout));
+    const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy,
+                                             orri_room(rooms, bytes_of(o->dtype, (size_t)rows, r->width)));
 
-    out_bias_weights(o, r, orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, dout));
-    orri_norm_chunk_backward(o, r->width, o->dy, dout + count);
+    bias_weights(o, rows, r->width, dout, o->grad[0][ORRI_OUT_BIAS], rooms);
+    orri_norm_chunk_backward(o, r->width, o->dy, rooms);
 }

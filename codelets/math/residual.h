@@ -16,8 +16,8 @@ enum { ORRI_IN_WEIGHT = ORRI_NORM_BIAS + 1, ORRI_IN_BIAS, ORRI_OUT_WEIGHT, ORRI_
 /* What F leaves for g, N = B T rows. B replaces u by its gradient. */
 struct orri_inner {
     float *rest;        /* [N,rest] as g likes, fp32                 */
-    float *u;           /* [N,in]   norm(x) Win + bin, or near it    */
-    float *h;           /* [N,out]  g of that                        */
+    void *u;            /* [N,in]   norm(x) Win + bin, or near it    */
+    void *h;            /* [N,out]  g of that                        */
 };
 
 /* A block, or the shard of it that the operands are of. */
@@ -26,29 +26,34 @@ struct orri_residual {
     float eps, dropout;
     int place;                  /* of the dropout, see orr_dropout_stream()      */
     int rest, in, out;          /* columns of rest, u, h                         */
-    size_t scratch;             /* bytes that g takes for the microbatch         */
-    /* u and h from norm [N,C]; and from dh [N,out] the gradient of norm(x) Win + bin, in u. */
-    void (*forward)(const struct orr_operands *o, const float *norm, const struct orri_inner *s, void *scratch);
-    void (*backward)(const struct orr_operands *o, const float *dh, const struct orri_inner *s, void *scratch);
+    size_t scratch;             /* bytes that the next two take for the microbatch, besides dh [N,out] */
+    /* u and h from norm [N,C]; and from dout [N,C], the gradient of what Wout gave, that of norm(x) Win + bin, in u. */
+    void (*forward)(const struct orr_operands *o, const void *norm, const struct orri_inner *s, void *scratch);
+    void (*backward)(const struct orr_operands *o, const void *dout, const struct orri_inner *s, void *dh, void *scratch);
 };
+
+/* [N,n] = [N,k] op(W) + bias + add, then the epilogue, for the N rows of the operands; W is [k,n], or [n,k] where transposed. */
+struct orri_product orri_row_product(const struct orr_operands *o, int n, int k, const void *x, const float *w, bool transposed,
+                                     void *y);
 
 /* What it saves; of it, without the norm's, a shard. */
 struct orr_saved_size orri_residual_saved(const struct orri_residual *r, int batch, int seq);
 struct orr_saved_size orri_residual_shard_saved(const struct orri_residual *r, int batch, int seq);
 
+/* What the passes take of their rooms; r is of the first shard, which is the largest. */
+size_t orri_residual_scratch(const struct orri_residual *r, const struct orr_shape *shape);
+
 /* ---- the whole block -------------------------------------------------------------------------------- */
 
-size_t orri_residual_scratch_bytes(const struct orri_residual *r, int batch, int seq);
-void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r);
-void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r);
-void orri_residual_weights(const struct orr_operands *o, const struct orri_residual *r);
+void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
+void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
+void orri_residual_weights(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
 
 /* ---- in shards; CHUNK_FORWARD is orri_norm_chunk_forward() ------------------------------------------ */
 
-size_t orri_residual_shard_scratch_bytes(const struct orri_residual *r, int batch, int seq);
-void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r);
-void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_residual *r);
-void orri_residual_shard_backward(const struct orr_operands *o, const struct orri_residual *r);
-void orri_residual_shard_weights(const struct orr_operands *o, const struct orri_residual *r);
-void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r);
+void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
+void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
+void orri_residual_shard_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
+void orri_residual_shard_weights(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
+void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The functions that the class of a residual block points to. Included by the block's source file, behind its
  *
- *     static struct orri_residual residual(const void *config, int batch, int seq, int shards, int shard);
+ *     static struct orri_residual residual(const void *config, const struct orr_shape *shape, int shard);
  *
  * which tells the geometry of a shard, or, shard 0 of 1, of the whole block. */
 #ifndef ORRI_RESIDUAL_PASSES_H
@@ -11,51 +11,23 @@
 
 static struct orri_residual residual_of(const struct orr_operands *o)
 {
-    return residual(o->config, o->batch, o->seq, o->shards, o->shard);
-}
+    const struct orr_shape shape = {o->dtype, o->batch, o->seq, o->shards, o->cuda != NULL};
 
-/* ---- the whole block -------------------------------------------------------------------------------- */
+    return residual(o->config, &shape, o->shard);
+}
 
 static struct orr_saved_size saved(const void *config, int batch, int seq)
 {
-    const struct orri_residual r = residual(config, batch, seq, 1, 0);
+    const struct orr_shape shape = {ORR_F32, batch, seq, 1, false};
+    const struct orri_residual r = residual(config, &shape, 0);
 
     return orri_residual_saved(&r, batch, seq);
 }
 
-static size_t scratch_bytes(const void *config, int batch, int seq)
-{
-    const struct orri_residual r = residual(config, batch, seq, 1, 0);
-
-    return orri_residual_scratch_bytes(&r, batch, seq);
-}
-
-static void forward(const struct orr_operands *o)
-{
-    const struct orri_residual r = residual_of(o);
-
-    orri_residual_forward(o, &r);
-}
-
-static void backward(const struct orr_operands *o)
-{
-    const struct orri_residual r = residual_of(o);
-
-    orri_residual_backward(o, &r);
-}
-
-static void weights(const struct orr_operands *o)
-{
-    const struct orri_residual r = residual_of(o);
-
-    orri_residual_weights(o, &r);
-}
-
-/* ---- in shards --------------------------------------------------------------------------------------- */
-
 static struct orr_saved_size shard_saved(const void *config, int batch, int seq, int shards, int t)
 {
-    const struct orri_residual r = residual(config, batch, seq, shards, t);
+    const struct orr_shape shape = {ORR_F32, batch, seq, shards, false};
+    const struct orri_residual r = residual(config, &shape, t);
 
     return orri_residual_shard_saved(&r, batch, seq);
 }
@@ -67,57 +39,34 @@ static struct orr_saved_size chunk_saved(const void *config, int batch, int posi
 }
 
 /* The first shard is the largest. */
-static size_t shard_scratch_bytes(const void *config, int batch, int seq, int shards)
+static size_t scratch_bytes(const void *config, const struct orr_shape *shape)
 {
-    const struct orri_residual r = residual(config, batch, seq, shards, 0);
+    const struct orri_residual r = residual(config, shape, 0);
 
-    return orri_residual_shard_scratch_bytes(&r, batch, seq);
+    return orri_residual_scratch(&r, shape);
 }
 
-static void chunk_forward(const struct orr_operands *o)
-{
-    const struct orri_residual r = residual_of(o);
+#define ORRI_PASS(name, function) \
+    static void name(const struct orr_operands *o) \
+    { \
+        const struct orri_residual r = residual_of(o); \
+        struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes); \
+        function; \
+    }
 
-    orri_norm_chunk_forward(o, r.width, r.eps);
-}
+ORRI_PASS(forward, orri_residual_forward(o, &r, &rooms))
+ORRI_PASS(backward, orri_residual_backward(o, &r, &rooms))
+ORRI_PASS(weights, orri_residual_weights(o, &r, &rooms))
+ORRI_PASS(chunk_forward, orri_norm_chunk_forward(o, r.width, r.eps, &rooms))
+ORRI_PASS(shard_forward, orri_residual_shard_forward(o, &r, &rooms))
+ORRI_PASS(chunk_join, orri_residual_chunk_join(o, &r, &rooms))
+ORRI_PASS(shard_backward, orri_residual_shard_backward(o, &r, &rooms))
+ORRI_PASS(shard_weights, orri_residual_shard_weights(o, &r, &rooms))
+ORRI_PASS(chunk_backward, orri_residual_chunk_backward(o, &r, &rooms))
+#undef ORRI_PASS
 
-static void shard_forward(const struct orr_operands *o)
-{
-    const struct orri_residual r = residual_of(o);
-
-    orri_residual_shard_forward(o, &r);
-}
-
-static void chunk_join(const struct orr_operands *o)
-{
-    const struct orri_residual r = residual_of(o);
-
-    orri_residual_chunk_join(o, &r);
-}
-
-static void shard_backward(const struct orr_operands *o)
-{
-    const struct orri_residual r = residual_of(o);
-
-    orri_residual_shard_backward(o, &r);
-}
-
-static void shard_weights(const struct orr_operands *o)
-{
-    const struct orri_residual r = residual_of(o);
-
-    orri_residual_shard_weights(o, &r);
-}
-
-static void chunk_backward(const struct orr_operands *o)
-{
-    const struct orri_residual r = residual_of(o);
-
-    orri_residual_chunk_backward(o, &r);
-}
-
-/* Its tables of passes and of their operands. */
-#define ORRI_RESIDUAL_CPU \
+/* Its tables of passes, on any device, and of their operands. */
+#define ORRI_RESIDUAL_PASSES \
     { \
         [ORR_FORWARD] = forward, [ORR_BACKWARD] = backward, [ORR_WEIGHTS] = weights, \
         [ORR_CHUNK_FORWARD] = chunk_forward, [ORR_SHARD_FORWARD] = shard_forward, [ORR_CHUNK_JOIN] = chunk_join, \

@@ -2,8 +2,9 @@
 #include <codelets/mlp/mlp.h>
 
 #include "codelets/math/residual.h"
-#include "codelets/mlp/geometry.h"
 #include "core/core.h"
+
+enum { MLP_DROPOUT = 2 };      /* place */
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
@@ -23,34 +24,54 @@ static void specify(const void *config, struct orr_block_spec *spec)
     };
 }
 
-/* u and h are before and after gelu. */
-static void gelu_forward(const struct orr_operands *o, const float *norm, const struct orri_inner *s, void *scratch)
+static int hidden_of(const struct orr_mlp *m, int shards, int shard)
+{
+    return (int)orr_split(m->hidden, 1, shards, shard).count;
+}
+
+/* u and h are before and after gelu: one product, which leaves both. */
+static void gelu_forward(const struct orr_operands *o, const void *norm, const struct orri_inner *s, void *scratch)
 {
     const struct orr_mlp *m = o->config;
-    int rows = o->batch * o->seq, hidden = orri_mlp_hidden(m, o->shards, o->shard);
+    struct orri_product p = orri_row_product(o, hidden_of(o->config, o->shards, o->shard), m->width, norm, o->param[0][ORRI_IN_WEIGHT], false, s->h);
 
     (void)scratch;
-    orri_gemm(false, false, rows, hidden, m->width, norm, m->width, o->param[0][ORRI_IN_WEIGHT], hidden, 0, s->u,
-              hidden);
-    orri_bias_gelu(rows, hidden, s->u, o->param[0][ORRI_IN_BIAS], s->h);
+    p.bias = o->param[0][ORRI_IN_BIAS];
+    p.epilogue = ORRI_EPILOGUE_GELU;
+    p.aux = s->u;
+    ORRI_KERNEL(o, gemm, &p);
 }
 
-static void gelu_backward(const struct orr_operands *o, const float *dh, const struct orri_inner *s, void *scratch)
+/* The product reads u while it writes the gradient of it, which therefore passes through dh. */
+static void gelu_backward(const struct orr_operands *o, const void *dout, const struct orri_inner *s, void *dh,
+                          void *scratch)
 {
-    size_t rows = (size_t)o->batch * (size_t)o->seq;
+    const struct orr_mlp *m = o->config;
+    int hidden = hidden_of(o->config, o->shards, o->shard);
+    struct orri_product p = orri_row_product(o, hidden, m->width, dout, o->param[0][ORRI_OUT_WEIGHT], true, dh);
 
     (void)scratch;
-    orri_gelu_backward(rows * (size_t)orri_mlp_hidden(o->config, o->shards, o->shard), dh, s->u, s->u);
+    p.epilogue = ORRI_EPILOGUE_GELU_BACKWARD;
+    p.aux = s->u;
+    ORRI_KERNEL(o, gemm, &p);
+    ORRI_KERNEL(o, copy, (size_t)o->batch * (size_t)o->seq * (size_t)hidden * orr_dtype_size(o->dtype), dh, s->u);
 }
 
-static struct orri_residual residual(const void *config, int batch, int seq, int shards, int shard)
+static struct orri_residual residual(const void *config, const struct orr_shape *shape, int shard)
 {
-    struct orri_residual r = orri_mlp_residual(config, shards, shard);
+    const struct orr_mlp *m = config;
+    int hidden = hidden_of(m, shape->shards, shard);
 
-    (void)batch, (void)seq;
-    r.forward = gelu_forward;
-    r.backward = gelu_backward;
-    return r;
+    return (struct orri_residual){
+        .width = m->width,
+        .eps = m->eps,
+        .dropout = m->dropout,
+        .place = MLP_DROPOUT,
+        .in = hidden,
+        .out = hidden,
+        .forward = gelu_forward,
+        .backward = gelu_backward,
+    };
 }
 
 #include "codelets/math/residual_passes.h"
@@ -73,7 +94,6 @@ static const struct orr_sharding sharding = {
     .unit = "hidden columns",
     .saved = shard_saved,
     .chunk_saved = chunk_saved,
-    .scratch_bytes = shard_scratch_bytes,
 };
 
 static const struct orr_block_class mlp_class = {
@@ -84,8 +104,9 @@ static const struct orr_block_class mlp_class = {
     .scratch_bytes = scratch_bytes,
     .flops = flops,
     .sharding = &sharding,
-    .cpu = ORRI_RESIDUAL_CPU,
-    .cuda = ORRI_CUDA(orri_mlp_cuda),
+    .cpu = ORRI_RESIDUAL_PASSES,
+    .any_dtype = true,
+    .cuda = ORRI_CUDA(ORRI_RESIDUAL_PASSES),
     .operands = ORRI_RESIDUAL_OPERANDS,
 };
 

@@ -32,11 +32,13 @@ char *orri_format(const char *format, ...) __attribute__((format(printf, 1, 2)))
  * by orri_scratch_free_all() once no worker runs. A codelet cannot fail half-way, so running out of
  * memory here, which the memory prediction is there to prevent, says so and aborts. */
 void *orri_scratch(size_t bytes);
-/* Another one, for what the engine keeps while a pass uses the first. */
-void *orri_outer_scratch(size_t bytes);
+/* Another one, for what a kernel needs by itself while its caller uses the first: this much at most, unless a row has more than 256k
+ * elements. */
+enum { ORRI_KERNEL_BYTES = 4 << 20 };
+void *orri_kernel_scratch(size_t bytes);
 /* Bytes of the buffers as they are now, rounded up to pages. */
 size_t orri_scratch_size(void);
-size_t orri_outer_scratch_size(void);
+size_t orri_kernel_scratch_size(void);
 void orri_scratch_free_all(void);
 
 /* y[k] += x[k], k = 0..count-1. */

@@ -68,7 +68,7 @@ static pthread_mutex_t scratch_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct scratch *scratch_list;
 static unsigned scratch_generation;
 
-enum { INNER, OUTER, USES };
+enum { PASS, KERNEL, USES };
 static _Thread_local struct scratch *mine[USES];
 static _Thread_local unsigned mine_generation[USES];
 
@@ -80,12 +80,12 @@ static bool have_scratch(int use)
 
 size_t orri_scratch_size(void)
 {
-    return have_scratch(INNER) ? mine[INNER]->bytes : 0;
+    return have_scratch(PASS) ? mine[PASS]->bytes : 0;
 }
 
-size_t orri_outer_scratch_size(void)
+size_t orri_kernel_scratch_size(void)
 {
-    return have_scratch(OUTER) ? mine[OUTER]->bytes : 0;
+    return have_scratch(KERNEL) ? mine[KERNEL]->bytes : 0;
 }
 
 static void *scratch(int use, size_t bytes)
@@ -116,12 +116,12 @@ static void *scratch(int use, size_t bytes)
 
 void *orri_scratch(size_t bytes)
 {
-    return scratch(INNER, bytes);
+    return scratch(PASS, bytes);
 }
 
-void *orri_outer_scratch(size_t bytes)
+void *orri_kernel_scratch(size_t bytes)
 {
-    return scratch(OUTER, bytes);
+    return scratch(KERNEL, bytes);
 }
 
 void orri_scratch_free_all(void)

@@ -2,6 +2,7 @@
 #include <orrery/runtime.h>
 
 #include <cblas.h>
+#include <dnnl.h>
 #include <hwloc.h>
 #include <limits.h>
 #include <malloc.h>
@@ -282,17 +283,18 @@ static pthread_once_t version_once = PTHREAD_ONCE_INIT;
 
 static void compose_version(void)
 {
+    const dnnl_version_t *dnnl = dnnl_version();
     int major, minor, release;
 
     starpu_get_version(&major, &minor, &release);
-    snprintf(version, sizeof(version), "%s (StarPU %d.%d.%d, %s, OpenBLAS for %s)", PACKAGE_VERSION, major, minor,
+    snprintf(version, sizeof(version), "%s (StarPU %d.%d.%d, %s, OpenBLAS for %s, oneDNN %d.%d.%d)", PACKAGE_VERSION, major, minor,
              release,
 #ifdef ORR_HAVE_MPI
              "StarPU-MPI",
 #else
              "no MPI",
 #endif
-             openblas_get_corename());
+             openblas_get_corename(), dnnl->major, dnnl->minor, dnnl->patch);
 }
 
 const char *orr_version(void)

@@ -349,10 +349,6 @@ bool orri_has_pass(const struct orr_block_class *cls, enum orr_pass pass);
 int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block, enum orr_pass pass,
                      int part, struct orr_rows rows);
 
-/* On a CPU a pass sees fp32: bytes of the copies that the hungriest pass of this rank takes in a worker, beside the block's own
- * scratch. Of slots that are counted. */
-double orri_wide_bytes(struct orr_slots *slots);
-
 /* ---- submission (submit.c): each returns at once ------------------------------------------------ */
 
 int orri_input_submit(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_source *source,
@@ -361,9 +357,6 @@ int orri_forward_submit(struct orr_slots *slots, const struct orri_microbatch *m
 int orri_backward_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block);
 int orri_predict_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block,
                         struct orr_rows rows);
-
-/* Whether one of the last three submits a pass of a block, where the block has it. */
-bool orri_runs_pass(const struct orr_slots *slots, const struct orr_block *block, enum orr_pass pass);
 
 /* Colours of codelets in traces (0xRRGGBB). */
 enum {

@@ -126,6 +126,9 @@ static int check_complete(const struct orr_model *model)
             if (!block->group[g])
                 return orri_fail(ORR_EINVAL, "model", "group %d of block '%s' is shared with nothing", g,
                                  block->cls->name);
+        if (model->dtype != ORR_F32 && !block->cls->any_dtype)
+            return orri_remedy(orri_fail(ORR_EINVAL, "model", "block '%s' computes in fp32 alone", block->cls->name),
+                               "use --dtype fp32");
         if (!block->cls->is_loss && block->readers == 0)
             return orri_fail(ORR_EINVAL, "model", "nothing reads what block '%s' of layer %d writes", block->cls->name,
                              block->layer);

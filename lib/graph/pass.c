@@ -25,8 +25,7 @@ struct task {
     int buffers;
     struct {
         unsigned operand;
-        int index, mode;
-        enum orr_dtype dtype;
+        int index;
         const struct orri_parameter *parameter;
     } buffer[ORRI_MAX_BUFFERS];                 /* the first `buffers` of them are copied */
 };
@@ -81,8 +80,7 @@ static struct orr_saved_size saved_size(const struct task *task)
     return chunk ? orri_chunk_saved_of(task->block, o, task->part) : orri_saved_of(task->block, o, task->part);
 }
 
-/* wide[i]: what a pass sees in place of the values of buffer i, NULL: these themselves. */
-static void decode(const struct task *task, void *buffers[], float *const wide[], struct orr_operands *out)
+static void decode(const struct task *task, void *buffers[], struct orr_operands *out)
 {
     const struct orr_slots *slots = task->slots;
     const struct orr_model *model = slots->model;
@@ -93,7 +91,7 @@ static void decode(const struct task *task, void *buffers[], float *const wide[]
         .config = task->block->config,
         .batch = slots->options.batch,
         .seq = slots->options.seq,
-        .saved_dtype = model->dtype,
+        .dtype = model->dtype,
         .training = slots->options.training,
         .first_gradient = task->first_gradient,
         .first_result = task->first_result,
@@ -109,9 +107,8 @@ static void decode(const struct task *task, void *buffers[], float *const wide[]
     };
     memcpy(out->add_input_gradient, task->add_input_gradient, sizeof(out->add_input_gradient));
     for (int i = 0; i < task->buffers; i++) {
-        bool replaced = wide && wide[i];
-        size_t size = replaced ? sizeof(float) : STARPU_VECTOR_GET_ELEMSIZE(buffers[i]);
-        void *own = (void *)STARPU_VECTOR_GET_PTR(buffers[i]), *p = replaced ? wide[i] : own;
+        size_t size = STARPU_VECTOR_GET_ELEMSIZE(buffers[i]);
+        void *p = (void *)STARPU_VECTOR_GET_PTR(buffers[i]);
         int index = task->buffer[i].index;
         switch (task->buffer[i].operand) {
         case ORR_INPUT: out->x[index] = p; break;
@@ -121,8 +118,8 @@ static void decode(const struct task *task, void *buffers[], float *const wide[]
         case ORR_PARAMETERS: decode_parameter(task->buffer[i].parameter, index, p, size, out, false); break;
         case ORR_GRADIENTS: decode_parameter(task->buffer[i].parameter, index, p, size, out, true); break;
         case ORR_SAVEDS:
-            out->saved = own;
-            out->saved_values = replaced ? wide[i] : out->saved + orri_saved_offset(saved_size(task));
+            out->saved = p;
+            out->saved_values = out->saved + orri_saved_offset(saved_size(task));
             break;
         case ORR_IDS: out->ids = p; break;
         case ORR_LOSS_SCALE: out->loss_scale = p; break;
@@ -135,66 +132,7 @@ static void decode(const struct task *task, void *buffers[], float *const wide[]
     }
 }
 
-/* ---- what a CPU sees of another dtype than fp32 ----------------------------------------------------- */
-
-/* A buffer's values: where they are and how many. */
-struct values {
-    void *at;
-    size_t count;
-};
-
-static struct values values_of(const struct task *task, void *buffers[], int i)
-{
-    char *at = (char *)STARPU_VECTOR_GET_PTR(buffers[i]);
-
-    if (task->buffer[i].operand == ORR_SAVEDS) {
-        struct orr_saved_size size = saved_size(task);
-        return (struct values){at + orri_saved_offset(size) * (int64_t)sizeof(float), (size_t)size.values};
-    }
-    return (struct values){at, STARPU_VECTOR_GET_NX(buffers[i])};
-}
-
-/* Makes room for fp32 copies of all values of the model's dtype, and fills those that are read. */
-static void widen(const struct task *task, void *buffers[], float *wide[])
-{
-    enum orr_dtype dtype = task->slots->model->dtype;
-    size_t elements = 0;
-
-    for (int i = 0; i < task->buffers; i++)
-        if (task->buffer[i].dtype == dtype)
-            elements += values_of(task, buffers, i).count;
-    float *room = orri_outer_scratch(elements * sizeof(*room));
-    for (int i = 0; i < task->buffers; i++) {
-        struct values v = values_of(task, buffers, i);
-        wide[i] = task->buffer[i].dtype == dtype ? room : NULL;
-        if (wide[i] && task->buffer[i].mode != STARPU_W)
-            orri_widen(dtype, v.count, v.at, room);
-        room += wide[i] ? v.count : 0;
-    }
-}
-
-static void narrow(const struct task *task, void *buffers[], float *const wide[])
-{
-    for (int i = 0; i < task->buffers; i++) {
-        struct values v = values_of(task, buffers, i);
-        if (wide[i] && task->buffer[i].mode != STARPU_R)
-            orri_round(task->slots->model->dtype, v.count, wide[i], v.at);
-    }
-}
-
-/* What the second of two passes finds is the same where both are one task. */
-static void round_saved(const struct task *task, void *buffers[], float *const wide[])
-{
-    enum orr_dtype dtype = task->slots->model->dtype;
-
-    for (int i = 0; i < task->buffers; i++) {
-        if (!wide[i] || task->buffer[i].operand != ORR_SAVEDS)
-            continue;
-        struct values v = values_of(task, buffers, i);
-        orri_round(dtype, v.count, wide[i], v.at);
-        orri_widen(dtype, v.count, v.at, wide[i]);
-    }
-}
+/* ---- on a CPU -------------------------------------------------------------------------------------------- */
 
 /* The two passes that one made by the engine consists of. */
 static const struct {
@@ -214,26 +152,18 @@ static void pass_cpu(void *buffers[], void *argument)
     const struct task *task = argument;
     const struct orr_block_class *cls = task->block->cls;
     struct orr_operands o;
-    float *wide[ORRI_MAX_BUFFERS];
-    bool mixed = task->slots->model->dtype != ORR_F32;
 
     if (orri_model_stopped(task->slots->model, task->mb.run))
         return;
-    if (mixed)
-        widen(task, buffers, wide);
-    decode(task, buffers, mixed ? wide : NULL, &o);
+    decode(task, buffers, &o);
     if (o.result && o.first_result)
         *o.result = (struct orr_result){0};
     if (is_both(task->pass)) {
         cls->cpu[both[task->pass].first](&o);
-        if (mixed)
-            round_saved(task, buffers, wide);
         cls->cpu[both[task->pass].second](&o);
     } else {
         cls->cpu[task->pass](&o);
     }
-    if (mixed)
-        narrow(task, buffers, wide);
 }
 
 /* ---- on a CUDA device --------------------------------------------------------------------------------- */
@@ -253,21 +183,20 @@ static void device_fail(const struct task *task, void *buffers[], const struct o
 static void pass_cuda(void *buffers[], void *argument)
 {
     const struct task *task = argument;
-    const struct orr_block_cuda *cuda = task->block->cls->cuda;
+    const struct orr_block_class *cls = task->block->cls;
     struct orr_operands o;
 
     if (orri_model_stopped(task->slots->model, task->mb.run))
         return;
     for (int i = 0; i < task->coming; i++)
         starpu_data_prefetch_on_node(task->come[i], orri_device_node(), 1);
-    decode(task, buffers, NULL, &o);
-    o.dtype = task->slots->model->dtype;
+    decode(task, buffers, &o);
     o.cuda = orri_device_here();
     if (is_both(task->pass)) {
-        cuda->pass[both[task->pass].first](&o);
-        cuda->pass[both[task->pass].second](&o);
+        cls->cuda[both[task->pass].first](&o);
+        cls->cuda[both[task->pass].second](&o);
     } else {
-        cuda->pass[task->pass](&o);
+        cls->cuda[task->pass](&o);
     }
     if (o.cuda->code)
         device_fail(task, buffers, &o);
@@ -275,10 +204,7 @@ static void pass_cuda(void *buffers[], void *argument)
 
 static bool has_cuda_pass(const struct orr_block_class *cls, enum orr_pass pass)
 {
-    if (!cls->cuda)
-        return false;
-    return is_both(pass) ? cls->cuda->pass[both[pass].first] && cls->cuda->pass[both[pass].second]
-                         : cls->cuda->pass[pass] != NULL;
+    return is_both(pass) ? cls->cuda[both[pass].first] && cls->cuda[both[pass].second] : cls->cuda[pass] != NULL;
 }
 
 /* Where the scheduler may run a pass. */
@@ -471,8 +397,6 @@ static void add(struct list *list, struct orr_tile *tile, unsigned operand, int 
 
     list->task->buffer[i].operand = operand;
     list->task->buffer[i].index = index;
-    list->task->buffer[i].mode = mode;
-    list->task->buffer[i].dtype = operand == ORR_SAVEDS ? list->slots->model->dtype : tile->dtype;
     list->buffer[i] = (struct orri_buffer){tile, mode};
 }
 
@@ -694,49 +618,4 @@ int orri_pass_submit(struct orr_slots *slots, const struct orri_microbatch *mb, 
     return orri_pass_task_submit(slots->model, codelet, worker, task.buffers, buffer, &task, size, passes[pass].priority,
                                  block->layer, mb->index, flops_of(block, &slots->options, pass),
                                  slots->model->busy ? &slots->model->busy[mb->replica] : NULL);
-}
-
-/* ---- memory ---------------------------------------------------------------------------------------- */
-
-/* What widen() makes room for, in elements. */
-static int64_t wide_elements(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_block *block,
-                             enum orr_pass pass, int part)
-{
-    struct task task = {.block = block, .slots = slots, .pass = pass, .part = part};
-    struct orri_buffer buffer[ORRI_MAX_BUFFERS];
-    struct list list = {slots, mb, &task, buffer};
-    int64_t elements = 0;
-
-    add_values(&list, block, pass, part);
-    for (int i = 0; i < task.buffers; i++)
-        if (task.buffer[i].dtype == slots->model->dtype && buffer[i].tile->count > 0)
-            elements += task.buffer[i].operand == ORR_SAVEDS ? saved_size(&task).values : buffer[i].tile->count;
-    for (int g = 0; g < block->spec.groups && (operands_of(block->cls, pass) & ORR_PARAMETERS); g++) {
-        const struct orri_parameter *parameter = part_of(block->group[g], passes[pass].kind, part);
-        elements += parameter ? parameter->count : 0;
-    }
-    return elements;
-}
-
-double orri_wide_bytes(struct orr_slots *slots)
-{
-    const struct orr_model *model = slots->model;
-    int replicas = slots->options.predict_floats > 0 ? 1 : model->mesh.dp;
-    int64_t most = 0;
-
-    for (int i = 0; model->dtype != ORR_F32 && i < replicas * model->blocks * ORR_PASSES; i++) {
-        enum orr_pass pass = (enum orr_pass)(i % ORR_PASSES);
-        const struct orr_block *block = model->block[i / ORR_PASSES % model->blocks];
-        struct orri_microbatch mb = {.replica = i / ORR_PASSES / model->blocks};
-        int parts = pass == ORR_CHUNK_PREDICT || passes[pass].kind == WHOLE ? 1
-                    : passes[pass].kind == SHARD                            ? model->mesh.tp
-                                                                            : model->chunks;
-        for (int part = 0; orri_runs_pass(slots, block, pass) && part < parts; part++) {
-            if (orri_place(block, mb.replica, part) != model->rank)
-                continue;
-            int64_t elements = wide_elements(slots, &mb, block, pass, part);
-            most = elements > most ? elements : most;
-        }
-    }
-    return (double)most * sizeof(float);
 }

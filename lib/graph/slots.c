@@ -365,14 +365,21 @@ static int check_shape(const struct orr_model *model, const struct orr_slots_opt
     return ORR_OK;
 }
 
+static size_t scratch_of(const struct orr_block *block, const struct orr_slots_options *o, bool cuda)
+{
+    const struct orr_model *model = block->model;
+    const struct orr_shape shape = {model->dtype, o->batch, o->seq, model->mesh.tp, cuda};
+
+    return block->cls->scratch_bytes(block->config, &shape);
+}
+
 /* Bytes of a device's scratch that the hungriest of the blocks takes. */
 static size_t device_scratch(const struct orr_model *model, const struct orr_slots_options *o)
 {
     size_t most = 0;
 
     for (int l = 0; l < model->blocks; l++) {
-        const struct orr_block_cuda *cuda = model->block[l]->cls->cuda;
-        size_t bytes = cuda ? cuda->scratch_bytes(model->block[l]->config, model->dtype, o->batch, o->seq, model->mesh.tp) : 0;
+        size_t bytes = scratch_of(model->block[l], o, true);
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -502,14 +509,6 @@ double orri_state_pool_bytes(const struct orr_model *model, int states)
     return states * pool_bytes(model, STATES);
 }
 
-static double scratch_of(const struct orr_block *block, const struct orr_slots_options *o)
-{
-    int tp = block->model->mesh.tp;
-
-    return (double)(tp > 1 ? block->cls->sharding->scratch_bytes(block->config, o->batch, o->seq, tp)
-                           : block->cls->scratch_bytes(block->config, o->batch, o->seq));
-}
-
 static void count_parameters(const struct orr_model *model, const struct orr_slots_options *o, int state_tiles,
                              struct orr_memory_need *need)
 {
@@ -551,7 +550,7 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
 {
     struct orr_model there = *model;
     struct orr_slots slots = {.model = &there, .options = *o, .split = orr_slot_split(&o->policy), .counting = true};
-    double most_scratch = 0, wide = 0;
+    double most_scratch = 0;
 
     there.rank = rank;
     *need = (struct orr_memory_need){0};
@@ -564,18 +563,16 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
     if (status == 0)
         status = make_rings(&slots);
     orri_memory_add(&need->slots, slots.bytes);
-    if (status == 0)
-        wide = orri_wide_bytes(&slots);
     free_slots(&slots);
     for (int l = 0; l < model->blocks; l++) {
-        double scratch = scratch_of(model->block[l], o);
+        double scratch = (double)scratch_of(model->block[l], o, false);
         bool here = false;
         for (int d = 0; d < model->mesh.dp && !here; d++)
             here = orri_stage_here(&there, d, model->block[l]->stage);
         most_scratch = here && scratch > most_scratch ? scratch : most_scratch;
     }
     if (orri_blocks_on_cpu())
-        orri_memory_add(&need->scratch, (most_scratch + wide + BLAS_BYTES) * (orr_worker_count() - orr_device_count()));
+        orri_memory_add(&need->scratch, (most_scratch + ORRI_KERNEL_BYTES + BLAS_BYTES) * (orr_worker_count() - orr_device_count()));
     need->process = (int64_t)orr_memory_resident();
     orri_memory_total(need);
     return status;

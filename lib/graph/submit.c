@@ -213,32 +213,6 @@ int orri_predict_submit(struct orr_slots *slots, const struct orri_microbatch *m
     return ORR_OK;
 }
 
-bool orri_runs_pass(const struct orr_slots *slots, const struct orr_block *block, enum orr_pass pass)
-{
-    bool cut = block->model->mesh.tp > 1, whole = orri_runs_whole(&slots->options, block);
-    bool together = !slots->split && orri_has_pass(block->cls, cut ? ORR_SHARD_BOTH : ORR_BOTH);
-    bool predicts = slots->options.predict_floats > 0 && block->cls->is_loss, backward = slots->options.training && !whole;
-
-    switch (pass) {
-    case ORR_FORWARD: return !cut && !whole && !predicts;
-    case ORR_BACKWARD:
-    case ORR_WEIGHTS: return !cut && backward && !together;
-    case ORR_BOTH: return !cut && backward && together;
-    case ORR_WHOLE: return whole;
-    case ORR_PREDICT: return !cut && predicts;
-    case ORR_CHUNK_FORWARD: return cut;
-    case ORR_SHARD_FORWARD:
-    case ORR_CHUNK_JOIN: return cut && !predicts;
-    case ORR_SHARD_BACKWARD:
-    case ORR_SHARD_WEIGHTS: return cut && backward && !together;
-    case ORR_SHARD_BOTH: return cut && backward && together;
-    case ORR_CHUNK_BACKWARD: return cut && backward;
-    case ORR_SHARD_PREDICT:
-    case ORR_CHUNK_PREDICT: return cut && predicts;
-    default: return false;
-    }
-}
-
 /* ---- input ---------------------------------------------------------------------------------------- */
 
 /* buffer[0] are the tokens, if there are any, and the last the labels, if there are any. */

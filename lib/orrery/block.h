@@ -154,20 +154,16 @@ struct orr_sharding {
     /* What SHARD_FORWARD saves in shard t, and CHUNK_FORWARD for a chunk of `positions` of each sequence. */
     struct orr_saved_size (*saved)(const void *config, int batch, int seq, int shards, int t);
     struct orr_saved_size (*chunk_saved)(const void *config, int batch, int positions);
-    /* Bytes of scratch that the hungriest of these passes takes in a worker. */
-    size_t (*scratch_bytes)(const void *config, int batch, int seq, int shards);
     /* Floats per position of a partial output, and of the loss block's output; 0: the block's width, in the model's dtype. */
     int partial_width, output_width;
 };
 
-/* The passes of a block on a CUDA device: the same operands, by the same names. */
-struct orr_block_cuda {
-    /* Called by a StarPU worker, which owns a device: they enqueue on o->cuda->stream and return (orrery/cuda.h). All pointers
-     * of the operands but rows.rows are to the device's memory; where the type says float and the operand's elements are of
-     * o->dtype, it is that. NULL: the pass runs on the CPU. */
-    void (*pass[ORR_PASSES])(const struct orr_operands *o);
-    /* Bytes of o->cuda->scratch that the hungriest pass takes: of the whole block, or of shards and chunks of it. Pure. */
-    size_t (*scratch_bytes)(const void *config, enum orr_dtype dtype, int batch, int seq, int shards);
+/* What a pass is run for. */
+struct orr_shape {
+    enum orr_dtype dtype;           /* of the elements that it sees                                      */
+    int batch, seq;                 /* B, T of a microbatch                                              */
+    int shards;                     /* 1: the block is whole                                             */
+    bool cuda;                      /* on a CUDA device                                                  */
 };
 
 struct orr_block_class {
@@ -177,17 +173,21 @@ struct orr_block_class {
     void (*specify)(const void *config, struct orr_block_spec *spec);
     /* What F saves for microbatches of shape [batch, seq]. */
     struct orr_saved_size (*saved)(const void *config, int batch, int seq);
-    /* Bytes of scratch that the hungriest pass takes in a worker. */
-    size_t (*scratch_bytes)(const void *config, int batch, int seq);
+    /* Bytes of scratch that the hungriest pass takes in a worker, of the whole block or of shards and chunks of it: in main
+     * memory, or o->cuda->scratch. Pure. */
+    size_t (*scratch_bytes)(const void *config, const struct orr_shape *shape);
     /* Floating-point operations of a pass of the whole block: ORR_FORWARD .. ORR_PREDICT. */
     double (*flops)(const void *config, int batch, int seq, enum orr_pass pass);
     bool is_loss;                                   /* reads labels and adds to the result: ends the tape  */
     const struct orr_sharding *sharding;            /* NULL: the block is always whole                     */
-    /* The passes, run by a StarPU worker: they neither block nor submit nor fail but by orr_task_fail(). They compute in
-     * fp32; of another dtype the engine gives them copies of what they read and rounds what they write, to nearest even.
-     * NULL: the block has no such pass. ORR_BOTH and ORR_SHARD_BOTH are made by the engine. */
+    /* The passes, run by a StarPU worker: they neither block nor submit nor fail but by orr_task_fail(). NULL: the block has no
+     * such pass. ORR_BOTH and ORR_SHARD_BOTH are made by the engine. */
     void (*cpu[ORR_PASSES])(const struct orr_operands *o);
-    const struct orr_block_cuda *cuda;              /* NULL: the block runs on CPUs alone                 */
+    /* Whether these take elements of o->dtype, where the operands' type says float; else the block is for models in fp32. */
+    bool any_dtype;
+    /* The passes on a CUDA device, all of o->dtype: the worker owns the device, they enqueue on o->cuda->stream and return
+     * (orrery/cuda.h), and all pointers of the operands but rows.rows are to the device's memory. NULL: on the CPU. */
+    void (*cuda[ORR_PASSES])(const struct orr_operands *o);
     unsigned operands[ORR_PASSES];                  /* of enum orr_operand                                */
 };
 
@@ -195,10 +195,8 @@ struct orr_block_class {
 struct orr_operands {
     const void *task;                   /* for orr_task_fail()                                      */
     const void *config;
-    enum orr_dtype dtype;               /* of the elements that the pass sees: on a CPU fp32         */
+    enum orr_dtype dtype;               /* of the elements that the pass sees: the model's           */
     struct orr_cuda *cuda;              /* NULL on a CPU                                             */
-    enum orr_dtype saved_dtype;         /* of the values of `saved` in memory. A pass that keeps to itself what others save rounds
-                                           it to this, or results would depend on which passes are one task */
     int batch, seq;                     /* B, T: of the microbatch, also where there are chunks      */
     bool training;                      /* dropout on, saved present                                */
     bool first_gradient;                /* overwrite grad[] instead of adding to it                 */

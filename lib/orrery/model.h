@@ -53,7 +53,8 @@ struct orr_block *orr_model_block(struct orr_model *model, int index);
  * cost of a block is its time, where StarPU's performance models have been measured for all blocks and the mesh's batch and
  * seq, else its floating-point operations. Collective among the mesh's ranks. names[] (static) gives every parameter its
  * name in files; where names is NULL it is BLOCK.LAYER.VIEW ("attention.0.qkv.weight"). Errors: ORR_EINVAL for a mesh that
- * this model or this version cannot have and for a parameter without a name, ORR_ENOMEM. */
+ * this model or this version cannot have, for a parameter without a name and for a block that computes in fp32 alone in a model
+ * of another dtype, ORR_ENOMEM. */
 int orr_model_build(struct orr_model *model, const struct orr_parameter_name *names, int count);
 
 /* A pipeline stage of a built model: its blocks, which follow each other on the tape, and its share of the cost by which

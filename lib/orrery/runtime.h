@@ -118,7 +118,7 @@ void orr_profile_read(struct orr_profile *out);
  * caller frees it. NULL when hwloc fails. Works before orr_init(). */
 char *orr_topology(void);
 
-/* "0.1.0 (StarPU 1.4.10, StarPU-MPI, OpenBLAS for SkylakeX)". Static. Any thread. */
+/* "0.1.0 (StarPU 1.4.10, StarPU-MPI, OpenBLAS for SkylakeX, oneDNN 2.6.3)". Static. Any thread. */
 const char *orr_version(void);
 
 #ifdef __cplusplus

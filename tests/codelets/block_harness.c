@@ -68,9 +68,11 @@ static int64_t saved_of(const struct harness *h)
     return size.floats + size.values;
 }
 
-static size_t scratch_of(const struct harness *h)
+size_t harness_scratch(const struct harness *h, int shards)
 {
-    return h->cls->scratch_bytes(h->block->config, h->o.batch, h->o.seq);
+    const struct orr_shape shape = {h->o.dtype, h->o.batch, h->o.seq, shards, false};
+
+    return h->cls->scratch_bytes(h->block->config, &shape);
 }
 
 static void draw(uint64_t seed, uint32_t stream, int64_t count, float mean, float std, float *out, double *wide)
@@ -266,7 +268,7 @@ void harness_run(struct harness *h, enum orr_pass pass)
     struct orr_operands o = operands_of(h, pass);
 
     poison_outputs(h, &o, pass);
-    run(h->cls, pass, &o, scratch_of(h));
+    run(h->cls, pass, &o, harness_scratch(h, 1));
 }
 
 /* ---- in shards and chunks --------------------------------------------------------------------------------- */
@@ -501,7 +503,7 @@ static void run_part(struct tiles *s, enum orr_pass pass, struct orr_operands o)
         o.result = &h->result;
     if (takes & ORR_PREDICTION)
         o.prediction = h->prediction;
-    run(h->cls, pass, &o, s->sharding->scratch_bytes(h->block->config, o.batch, o.seq, o.shards));
+    run(h->cls, pass, &o, harness_scratch(h, o.shards));
 }
 
 static void run_shards(struct tiles *s, enum orr_pass pass)
@@ -731,7 +733,7 @@ void check_views(struct harness *h, const struct reference *reference)
 void check_scratch(struct harness *h)
 {
     static const enum orr_pass order[] = {ORR_FORWARD, ORR_BACKWARD, ORR_WEIGHTS, ORR_WHOLE, ORR_PREDICT};
-    size_t page = 4096, said = (scratch_of(h) + page - 1) / page * page;
+    size_t page = 4096, said = (harness_scratch(h, 1) + page - 1) / page * page;
 
     for (int training = 1; training >= 0; training--) {
         h->o.training = training;

@@ -68,6 +68,9 @@ void harness_run_shards(struct harness *h, int shards, int chunks);
 /* Runs P, likewise. */
 void harness_predict_shards(struct harness *h, int shards, int chunks);
 
+/* Bytes of scratch that passes may take. */
+size_t harness_scratch(const struct harness *h, int shards);
+
 /* Checks what is behind the buffers and frees everything. */
 void harness_close(struct harness *h);
 

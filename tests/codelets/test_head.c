@@ -270,7 +270,7 @@ START_TEST(strips)
     check_passes(&h, &reference, 0);
     check_whole(&h);
     check_scratch(&h);
-    size_t logits = (size_t)h.rows * 50257 * sizeof(float), scratch = h.cls->scratch_bytes(h.block->config, 2, 200);
+    size_t logits = (size_t)h.rows * 50257 * sizeof(float), scratch = harness_scratch(&h, 1);
     ck_assert(scratch > logits / 3 && scratch < logits / 2);
     harness_close(&h);
 }
@@ -326,7 +326,7 @@ START_TEST(strips_of_shards)
     size_t logits = (size_t)h.rows * 50257 * sizeof(float);
     ignore_some(&h);
     check_layout(&h, 2, 2, 50257);
-    size_t scratch = h.cls->sharding->scratch_bytes(h.block->config, 2, 200, 2);
+    size_t scratch = harness_scratch(&h, 2);
     ck_assert(scratch > logits / 4 && scratch < logits / 3);
     harness_close(&h);
 }

@@ -74,14 +74,8 @@ static struct orr_saved_size chunk_saves(const void *config, int batch, int posi
     return (struct orr_saved_size){batch * positions * 2, 0};
 }
 
-static size_t cut_scratch(const void *config, int batch, int seq, int shards)
-{
-    (void)config;
-    return (size_t)(batch * seq * shards);
-}
-
-static const struct orr_sharding sharding = {cut_most, "heads", cut_saves, chunk_saves, cut_scratch, 0, 2};
-static const struct orr_sharding end_sharding = {cut_most, "rows", cut_saves, chunk_saves, cut_scratch, 3, 2};
+static const struct orr_sharding sharding = {cut_most, "heads", cut_saves, chunk_saves, 0, 2};
+static const struct orr_sharding end_sharding = {cut_most, "rows", cut_saves, chunk_saves, 3, 2};
 
 #define PASSES \
     {[ORR_FORWARD] = no_pass, [ORR_BACKWARD] = no_pass, [ORR_WEIGHTS] = no_pass, [ORR_CHUNK_FORWARD] = no_pass, \

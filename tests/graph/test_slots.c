@@ -360,7 +360,9 @@ static void check_memory(const char *slots, struct orr_mesh mesh, enum orr_optim
     ck_assert_int_eq(need.gradients, found.gradients);
     ck_assert_int_eq(need.state, found.state);
     ck_assert_int_eq(need.slots, found.slots);
-    ck_assert_int_eq(need.scratch, ((int64_t)toy_scratch(NULL, 1, SEQ) + (32 << 20)) * orr_worker_count());
+    const struct orr_shape shape = {.batch = 1, .seq = SEQ};
+    ck_assert_int_eq(need.scratch,
+                     ((int64_t)toy_scratch(NULL, &shape) + ORRI_KERNEL_BYTES + (32 << 20)) * orr_worker_count());
     ck_assert_int_eq(need.total, need.parameters + need.gradients + need.state + need.slots + need.scratch + need.process);
     orr_training_destroy(training);
     orr_model_destroy(model);

@@ -65,10 +65,10 @@ static struct orr_saved_size toy_saves_word(const void *config, int batch, int s
     return (struct orr_saved_size){1, 0};
 }
 
-static size_t toy_scratch(const void *config, int batch, int seq)
+static size_t toy_scratch(const void *config, const struct orr_shape *shape)
 {
     (void)config;
-    return (size_t)(100 + batch * seq);
+    return (size_t)(100 + shape->batch * shape->seq);
 }
 
 static double toy_flops(const void *config, int batch, int seq, enum orr_pass pass)

@@ -59,7 +59,7 @@ static void check(const struct use *u)
     struct array aa = put(u->dtype, size_a, a, u->shift), ab = put(u->dtype, size_b, b, u->shift);
     struct array ac = put(u->c_dtype, size_c, c, u->shift), abias = put(u->dtype, u->n, bias, u->shift);
     struct array aother = put(u->c_dtype, size_c, other, u->shift), aaux = put(u->dtype, size_c, aux, u->shift);
-    struct orri_cuda_product p = {
+    struct orri_product p = {
         .trans_a = u->trans_a, .trans_b = u->trans_b, .m = u->m, .n = u->n, .k = u->k, .dtype = u->dtype, .a = aa.data,
         .b = ab.data, .lda = lda, .ldb = ldb, .bias = u->bias ? abias.data : NULL,
         .add = u->add == ADD_NOTHING ? NULL : u->add == ADD_C ? ac.data : aother.data, .c = ac.data, .ldc = ldc,
@@ -196,7 +196,7 @@ START_TEST(not_a_number)
 
     a[2 * K + 7] = NAN;
     struct array aa = put(ORR_BF16, M * K, a, 0), ab = put(ORR_BF16, K * N, b, 0), ac = put(ORR_BF16, M * N, c, 0);
-    struct orri_cuda_product p = {.m = M, .n = N, .k = K, .dtype = ORR_BF16, .a = aa.data, .b = ab.data, .lda = K, .ldb = N,
+    struct orri_product p = {.m = M, .n = N, .k = K, .dtype = ORR_BF16, .a = aa.data, .b = ab.data, .lda = K, .ldb = N,
                                   .c = ac.data, .ldc = N, .c_dtype = ORR_BF16};
     orri_cuda_gemm(&device, &p);
     float *got = get(&ac);
@@ -216,7 +216,7 @@ END_TEST
 START_TEST(refused)
 {
     struct array a = put(ORR_F32, 64, (float[64]){0}, 0), c = put(ORR_F32, 64, (float[64]){0}, 0);
-    struct orri_cuda_product p = {.m = 8, .n = 8, .k = 8, .dtype = ORR_F32, .a = a.data, .b = a.data, .lda = 8, .ldb = 7,
+    struct orri_product p = {.m = 8, .n = 8, .k = 8, .dtype = ORR_F32, .a = a.data, .b = a.data, .lda = 8, .ldb = 7,
                                   .c = c.data, .ldc = 8, .c_dtype = ORR_F32};
 
     orri_cuda_gemm(&device, &p);

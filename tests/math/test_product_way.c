@@ -5,9 +5,9 @@
 #include "codelets/math/gemm_cuda.h"
 
 /* Everything at multiples of 256, 8 x 8 x 8, bias and GELU. */
-static struct orri_cuda_product product(void)
+static struct orri_product product(void)
 {
-    return (struct orri_cuda_product){
+    return (struct orri_product){
         .m = 8, .n = 8, .k = 8, .dtype = ORR_BF16, .a = (void *)0x100, .b = (void *)0x200, .lda = 8, .ldb = 8,
         .bias = (void *)0x300, .c = (void *)0x1000, .ldc = 8, .c_dtype = ORR_BF16, .epilogue = ORRI_EPILOGUE_GELU,
         .aux = (void *)0x2000,
@@ -22,7 +22,7 @@ START_TEST(alignments)
     } cases[] = {{0, 256}, {2, 2}, {6, 2}, {8, 8}, {24, 8}, {16, 16}, {0x7fffffe0, 32}, {128, 128}, {256, 256}, {0x3000, 256}};
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        struct orri_cuda_product p = product();
+        struct orri_product p = product();
         const void *at = (const void *)cases[i].address;
 
         p.a = at;
@@ -51,7 +51,7 @@ END_TEST
 
 START_TEST(fused_or_not)
 {
-    struct orri_cuda_product p = product();
+    struct orri_product p = product();
 
     ck_assert(orri_product_way(&p).fused);
     p.ldc = 20;                             /* the row stride of aux is a multiple of 8 */
