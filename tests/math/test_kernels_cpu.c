@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Kernels of any dtype on a CPU: products against double, the others against those in fp32, from widened operands and rounded once. */
+#include "tests/check_main.h"
+#include "tests/math/reference.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "codelets/math/math_cpu.h"
+#include "core/core.h"
+
+static const enum orr_dtype dtypes[] = {ORR_F32, ORR_BF16, ORR_F16};
+
+/* Elements of a dtype, and what they are in fp32. */
+struct array {
+    enum orr_dtype dtype;
+    size_t count;
+    void *data;
+    float *wide;
+};
+
+static struct array array_of(enum orr_dtype dtype, size_t count, float range, uint64_t seed)
+{
+    struct array a = {dtype, count, malloc(count * orr_dtype_size(dtype)), random_floats(count, range, seed)};
+
+    orri_round(dtype, count, a.wide, a.data);
+    orri_widen(dtype, count, a.data, a.wide);
+    return a;
+}
+
+static void drop(struct array *a)
+{
+    free(a->data);
+    free(a->wide);
+}
+
+/* Half a unit in the last place of a value. */
+static double rounding(enum orr_dtype dtype, double x)
+{
+    return dtype == ORR_F32 ? 0 : ldexp(fabs(x), dtype == ORR_BF16 ? -8 : -11) + (dtype == ORR_F16 ? 0x1p-25 : 0);
+}
+
+/* The elements of `found` are those of `wanted`, rounded: bit for bit. */
+static void expect_same(const char *what, const struct array *found, const float *wanted)
+{
+    size_t size = orr_dtype_size(found->dtype);
+    char *rounded = malloc(found->count * size);
+
+    orri_round(found->dtype, found->count, wanted, rounded);
+    for (size_t k = 0; k < found->count; k++)
+        if (memcmp((char *)found->data + k * size, rounded + k * size, size) != 0)
+            ck_abort_msg("%s in %s: element %zu differs", what, orr_dtype_label(found->dtype), k);
+    free(rounded);
+}
+
+/* ---- products ----------------------------------------------------------------------------------------------------------- */
+
+static double gelu(double u)
+{
+    return 0.5 * u * (1 + tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u)));
+}
+
+static double gelu_slope(double u)
+{
+    double t = tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u));
+
+    return 0.5 * (1 + t) + 0.5 * u * (1 - t * t) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * u * u);
+}
+
+struct use {
+    int m, n, k, pad;
+    bool bias, add, in_place, to_f32;
+    enum orri_epilogue epilogue;
+};
+
+static void check_product(enum orr_dtype dtype, bool trans_a, bool trans_b, const struct use *u)
+{
+    int lda = (trans_a ? u->m : u->k) + u->pad, ldb = (trans_b ? u->k : u->n) + u->pad, ldc = u->n + u->pad;
+    enum orr_dtype c_dtype = u->to_f32 ? ORR_F32 : dtype;
+    struct array a = array_of(dtype, (size_t)(trans_a ? u->k : u->m) * (size_t)lda, 1, 1);
+    struct array b = array_of(dtype, (size_t)(trans_b ? u->n : u->k) * (size_t)ldb, 1, 2);
+    struct array c = array_of(c_dtype, (size_t)u->m * (size_t)ldc, 1, 3), other = array_of(c_dtype, c.count, 1, 4);
+    struct array bias = array_of(dtype, (size_t)u->n, 1, 5), aux = array_of(dtype, c.count, 2, 6);
+    const struct array *added = u->in_place ? &c : &other;
+    struct orri_product p = {.trans_a = trans_a, .trans_b = trans_b, .m = u->m, .n = u->n, .k = u->k, .dtype = dtype,
+                             .a = a.data, .lda = lda, .b = b.data, .ldb = ldb, .bias = u->bias ? bias.data : NULL,
+                             .add = u->add ? added->data : NULL, .c = c.data, .ldc = ldc, .c_dtype = c_dtype,
+                             .epilogue = u->epilogue, .aux = u->epilogue ? aux.data : NULL};
+    float *found = malloc(c.count * sizeof(*found)), *product = malloc(c.count * sizeof(*product));
+
+    orri_cpu_gemm(&p);
+    orri_widen(c_dtype, c.count, c.data, found);
+    orri_widen(dtype, c.count, aux.data, product);
+    for (int i = 0; i < u->m; i++)
+        for (int j = 0; j < ldc; j++) {
+            size_t at = (size_t)i * (size_t)ldc + (size_t)j;
+            double sum = 0, magnitude = 1;
+            if (j >= u->n) {
+                assert_close(found[at], c.wide[at], 0, "behind row %d", i);
+                continue;
+            }
+            for (int k = 0; k < u->k; k++) {
+                double term = (double)a.wide[trans_a ? k * lda + i : i * lda + k] * b.wide[trans_b ? j * ldb + k : k * ldb + j];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            sum += u->bias ? bias.wide[j] : 0;
+            sum += u->add ? added->wide[at] : 0;
+            double bound = SUM_BOUND(u->k + 2) * magnitude, wanted = sum;
+            if (u->epilogue == ORRI_EPILOGUE_GELU) {
+                assert_close(product[at], sum, bound + rounding(dtype, sum), "aux %d %d", i, j);
+                wanted = gelu(product[at]);
+                bound = 8 * FLT_EPSILON * (1 + fabs(wanted));
+            } else if (u->epilogue == ORRI_EPILOGUE_GELU_BACKWARD) {
+                wanted *= gelu_slope(aux.wide[at]);
+                bound = 1.2 * (bound + rounding(dtype, sum)) + 8 * FLT_EPSILON * fabs(sum);
+            }
+            assert_close(found[at], wanted, bound + rounding(c_dtype, wanted), "%s %s%s %d x %d x %d, %d %d",
+                         orr_dtype_label(dtype), trans_a ? "T" : "", trans_b ? "T" : "", u->m, u->n, u->k, i, j);
+        }
+    free(found);
+    free(product);
+    drop(&a);
+    drop(&b);
+    drop(&c);
+    drop(&other);
+    drop(&bias);
+    drop(&aux);
+}
+
+/* Also across the blocks of the way that widens them. */
+START_TEST(products)
+{
+    static const struct use uses[] = {
+        {1, 1, 1, 0, false, false, false, false, ORRI_EPILOGUE_NONE},
+        {5, 7, 3, 2, true, false, false, false, ORRI_EPILOGUE_NONE},
+        {17, 33, 65, 0, true, true, true, false, ORRI_EPILOGUE_NONE},
+        {17, 33, 65, 3, false, true, false, false, ORRI_EPILOGUE_NONE},
+        {64, 48, 96, 0, false, true, true, true, ORRI_EPILOGUE_NONE},
+        {64, 48, 96, 0, false, false, false, true, ORRI_EPILOGUE_NONE},
+        {9, 40, 31, 1, true, false, false, false, ORRI_EPILOGUE_GELU},
+        {9, 40, 31, 0, false, false, false, false, ORRI_EPILOGUE_GELU_BACKWARD},
+        {515, 14, 9, 0, true, true, true, false, ORRI_EPILOGUE_NONE},
+        {3, 519, 20, 1, true, true, false, false, ORRI_EPILOGUE_GELU},
+        {6, 5, 1030, 0, true, true, true, true, ORRI_EPILOGUE_NONE},
+        {2, 4100, 3, 0, false, false, false, false, ORRI_EPILOGUE_GELU_BACKWARD},
+    };
+
+    for (size_t i = 0; i < ORRI_COUNT(uses); i++)
+        for (int t = 0; t < 4; t++) {
+            if (uses[i].bias && uses[i].to_f32 && dtypes[_i] != ORR_F32)
+                continue;       /* not asked for */
+            check_product(dtypes[_i], t & 1, t & 2, &uses[i]);
+        }
+}
+END_TEST
+
+/* ---- rows ----------------------------------------------------------------------------------------------------------------- */
+
+/* Several strips, and a row longer than one. */
+static const struct shape {
+    int rows, width;
+} shapes[] = {{3, 5}, {70, 129}, {1, 9000}, {5, 8200}};
+
+START_TEST(norms)
+{
+    enum orr_dtype dtype = dtypes[_i / (int)ORRI_COUNT(shapes)];
+    const struct shape *s = &shapes[_i % (int)ORRI_COUNT(shapes)];
+    size_t n = (size_t)s->width, count = (size_t)s->rows * n;
+    struct array x = array_of(dtype, count, 2, 1), y = array_of(dtype, count, 1, 2), gamma = array_of(dtype, n, 1, 3);
+    struct array beta = array_of(dtype, n, 1, 4), dy = array_of(dtype, count, 1, 5), dx = array_of(dtype, count, 1, 6);
+    float *mean = random_floats((size_t)s->rows, 1, 7), *rstd = random_floats((size_t)s->rows, 1, 8);
+    float *wanted = malloc(count * sizeof(*wanted)), *m = malloc((size_t)s->rows * sizeof(*m)), *r = malloc((size_t)s->rows * sizeof(*r));
+    float *gain[2], *bias[2];
+
+    for (int i = 0; i < 2; i++) {
+        gain[i] = random_floats(n, 1, 9);
+        bias[i] = random_floats(n, 1, 10);
+    }
+    orri_cpu_layernorm(dtype, s->rows, s->width, x.data, gamma.data, beta.data, 1e-5f, y.data, mean, rstd);
+    orri_layernorm(s->rows, s->width, x.wide, gamma.wide, beta.wide, 1e-5f, wanted, m, r);
+    expect_same("norm", &y, wanted);
+    ck_assert_mem_eq(mean, m, (size_t)s->rows * sizeof(*m));
+    ck_assert_mem_eq(rstd, r, (size_t)s->rows * sizeof(*r));
+    memset(y.data, 0, count * orr_dtype_size(dtype));
+    orri_cpu_layernorm_again(dtype, s->rows, s->width, x.data, gamma.data, beta.data, mean, rstd, y.data);
+    expect_same("norm again", &y, wanted);
+
+    for (int residual = 0; residual < 2; residual++) {
+        orri_cpu_layernorm_backward(dtype, s->rows, s->width, dy.data, x.data, gamma.data, mean, rstd, residual ? dy.data : NULL,
+                                    dx.data, gain[0], bias[0], NULL);
+        orri_layernorm_backward(s->rows, s->width, dy.wide, x.wide, gamma.wide, mean, rstd, residual ? dy.wide : NULL, wanted,
+                                gain[1], bias[1]);
+        expect_same("dx", &dx, wanted);
+        ck_assert_mem_eq(gain[0], gain[1], n * sizeof(float));
+        ck_assert_mem_eq(bias[0], bias[1], n * sizeof(float));
+    }
+    for (int i = 0; i < 2; i++) {
+        free(gain[i]);
+        free(bias[i]);
+    }
+    free(mean);
+    free(rstd);
+    free(wanted);
+    free(m);
+    free(r);
+    drop(&x);
+    drop(&y);
+    drop(&gamma);
+    drop(&beta);
+    drop(&dy);
+    drop(&dx);
+}
+END_TEST
+
+START_TEST(rows_and_elements)
+{
+    enum orr_dtype dtype = dtypes[_i / (int)ORRI_COUNT(shapes)];
+    const struct shape *s = &shapes[_i % (int)ORRI_COUNT(shapes)];
+    size_t n = (size_t)s->width, count = (size_t)s->rows * n;
+    struct array x = array_of(dtype, count, 2, 1), y = array_of(dtype, count, 1, 2), bias = array_of(dtype, n, 1, 3);
+    struct array part[3] = {array_of(dtype, count, 1, 4), array_of(dtype, count, 1, 5), array_of(dtype, count, 1, 6)};
+    const void *parts[] = {part[0].data, part[1].data, part[2].data};
+    float *wanted = malloc(count * sizeof(*wanted)), *sums[2] = {random_floats(n, 1, 7), random_floats(n, 1, 7)};
+    const struct orri_dropout d = {0.3f, {1, 2, 3}};
+
+    orri_cpu_bias_rows(dtype, s->rows, s->width, x.data, bias.data, y.data);
+    orri_bias_rows(s->rows, s->width, x.wide, bias.wide, wanted);
+    expect_same("bias", &y, wanted);
+
+    for (int beta = 0; beta < 2; beta++) {
+        orri_cpu_bias_backward(dtype, s->rows, s->width, x.data, s->width, (float)beta, sums[0], NULL);
+        orri_bias_backward(s->rows, s->width, x.wide, s->width, (float)beta, sums[1]);
+        for (size_t j = 0; j < n; j++)
+            assert_close(sums[0][j], sums[1][j], SUM_BOUND(s->rows) * 4 * s->rows, "bias gradient %zu", j);
+    }
+
+    orri_cpu_sum(dtype, count, 3, parts, y.data);
+    for (size_t k = 0; k < count; k++)
+        wanted[k] = part[0].wide[k] + part[1].wide[k] + part[2].wide[k];
+    expect_same("sum", &y, wanted);
+
+    orri_cpu_dropout(dtype, &d, 1, count, 11, 0, x.data, part[0].data, y.data);
+    memcpy(wanted, x.wide, count * sizeof(*wanted));
+    orri_dropout_apply(&d, 11, count, wanted);
+    for (size_t k = 0; k < count; k++)
+        wanted[k] += part[0].wide[k];
+    expect_same("dropout", &y, wanted);
+
+    orri_cpu_copy(count * orr_dtype_size(dtype), part[1].data, y.data);
+    orri_cpu_add(dtype, count, x.data, y.data);
+    for (size_t k = 0; k < count; k++)
+        wanted[k] = part[1].wide[k] + x.wide[k];
+    expect_same("added", &y, wanted);
+    free(wanted);
+    free(sums[0]);
+    free(sums[1]);
+    for (int i = 0; i < 3; i++)
+        drop(&part[i]);
+    drop(&x);
+    drop(&y);
+    drop(&bias);
+}
+END_TEST
+
+START_TEST(losses)
+{
+    enum { ROWS = 7, WIDTH = 301, LD = 310, SCALE = 3 };
+    enum orr_dtype dtype = dtypes[_i];
+    struct array logits = array_of(dtype, ROWS * LD, 3, 1);
+    int32_t target[ROWS] = {0, 300, 17, ORR_IGNORE, 5, 299, 17};
+    float found[ROWS], scale = SCALE;
+    double sum = 0;
+    int64_t labels = 0;
+    struct orr_result result = {5, 5};
+
+    orri_cpu_softmax_cross_entropy(dtype, ROWS, WIDTH, logits.data, LD, target, true, &scale, found);
+    orri_softmax_cross_entropy(ROWS, WIDTH, logits.wide, LD, target, SCALE, &sum, &labels);
+    expect_same("gradient of logits", &logits, logits.wide);
+    orri_cpu_add_losses(ROWS, found, target, true, &result);
+    ck_assert_int_eq(result.labels, labels);
+    assert_close(result.loss, sum, 1e-6 * sum, "loss");
+    orri_cpu_add_losses(ROWS, found, target, false, &result);
+    assert_close(result.loss, 2 * sum, 2e-6 * sum, "loss");
+    drop(&logits);
+}
+END_TEST
+
+/* Heads that lie beside each other, some of each row. */
+START_TEST(attention)
+{
+    enum { BATCH = 2, SEQ = 70, HEADS = 3, DIM = 20, LD = 3 * HEADS * DIM + 1, LD_OUT = HEADS * DIM };
+    enum orr_dtype dtype = dtypes[_i];
+    const struct orri_attention a = {.batch = BATCH, .seq = SEQ, .heads = HEADS, .head_dim = DIM, .ld = LD, .ld_out = LD_OUT,
+                                     .scale = 0.2f, .dropout = {0.2f, {1, 2, 3}}, .first_sample = 4, .total_heads = 5,
+                                     .first_head = 1};
+    struct array qkv = array_of(dtype, BATCH * SEQ * LD, 1, 1), o = array_of(dtype, BATCH * SEQ * LD_OUT, 1, 2);
+    struct array d_o = array_of(dtype, BATCH * SEQ * LD_OUT, 1, 3);
+    size_t size = orr_dtype_size(dtype), forward = orri_cpu_attention_forward_scratch(&a, dtype);
+    size_t backward = orri_cpu_attention_backward_scratch(&a, dtype);
+    float lse[2][BATCH * HEADS * SEQ];
+    void *room = malloc(forward > backward ? forward : backward);
+    char *q = qkv.data;
+
+    orri_cpu_attention_forward(dtype, &a, q, q + LD_OUT * size, q + 2 * LD_OUT * size, o.data, lse[0], room);
+    orri_attention_forward(&a, qkv.wide, qkv.wide + LD_OUT, qkv.wide + 2 * LD_OUT, o.wide, lse[1], room);
+    expect_same("output", &o, o.wide);
+    ck_assert_mem_eq(lse[0], lse[1], sizeof(lse[0]));
+    orri_widen(dtype, o.count, o.data, o.wide);
+    orri_cpu_attention_backward(dtype, &a, q, q + LD_OUT * size, q + 2 * LD_OUT * size, o.data, d_o.data, lse[0], room);
+    orri_attention_backward(&a, qkv.wide, qkv.wide + LD_OUT, qkv.wide + 2 * LD_OUT, o.wide, d_o.wide, lse[1], room);
+    expect_same("gradients", &qkv, qkv.wide);
+    free(room);
+    drop(&qkv);
+    drop(&o);
+    drop(&d_o);
+}
+END_TEST
+
+Suite *suite(void)
+{
+    Suite *s = suite_create("kernels_cpu");
+    TCase *c = tcase_create("kernels_cpu");
+    int all = (int)(ORRI_COUNT(dtypes) * ORRI_COUNT(shapes));
+
+    tcase_add_loop_test(c, products, 0, (int)ORRI_COUNT(dtypes));
+    tcase_add_loop_test(c, norms, 0, all);
+    tcase_add_loop_test(c, rows_and_elements, 0, all);
+    tcase_add_loop_test(c, losses, 0, (int)ORRI_COUNT(dtypes));
+    tcase_add_loop_test(c, attention, 0, (int)ORRI_COUNT(dtypes));
+    suite_add_tcase(s, c);
+    return s;
+}
