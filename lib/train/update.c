@@ -11,6 +11,7 @@
 /* ---- update: the optimizer on one parameter tile --------------------------------------------------- */
 
 #define ROUNDING_STREAM (1u << 31)      /* dropout's are below */
+enum { PIECE = 8192 };                  /* elements            */
 
 struct update {
     struct orr_model *model;
@@ -24,35 +25,39 @@ struct update {
     struct orr_rng rounding;        /* where they are not                 */
 };
 
-void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter, double lr, int64_t step,
-                       float scale, const float *g, float *p, float *state)
+/* By pieces, which are rounded while they are in the caches: p in fp32 to `working`, or what is in bf16 alone at random. */
+static void apply(const struct update *update, int64_t t, float scale, const float *g, void *p, float *state, char *working)
 {
+    const struct orri_parameter *parameter = update->parameter;
+    bool alone = update->dtype != ORR_F32 && !update->masters;
+    size_t size = orr_dtype_size(update->dtype);
+    float wide[PIECE];
+
     for (int v = 0; v < parameter->views; v++) {
         const struct orr_view *view = &parameter->view[v];
-        orri_optimizer_update(optimizer, view->ndim == 2, lr, step, scale, orri_view_count(view), g + view->offset,
-                              p + view->offset, state + view->offset, parameter->count);
+        int64_t end = view->offset + orri_view_count(view);
+        for (int64_t k = view->offset; k < end; k += PIECE) {
+            size_t n = end - k < PIECE ? (size_t)(end - k) : PIECE;
+            float *piece = alone ? wide : (float *)p + k;
+            char *base = alone ? p : working, *narrow = base ? base + (size_t)k * size : NULL;
+            if (alone)
+                orri_widen(update->dtype, n, narrow, piece);
+            orri_optimizer_update(&update->optimizer, view->ndim == 2, update->lr, t, scale, (int64_t)n, g + k, piece, state + k,
+                                  parameter->count);
+            if (alone)
+                orri_round_at_random(&update->rounding, (uint64_t)k, n, piece, narrow);
+            else if (update->masters)
+                orri_round(update->dtype, n, piece, narrow);
+        }
     }
 }
 
-/* The same of parameters that are in bf16 alone. */
-static void apply_rounded(const struct update *update, int64_t t, float scale, const float *g, unsigned char *p, float *state)
+void orri_update_apply(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter, double lr, int64_t step,
+                       float scale, const float *g, float *p, float *state)
 {
-    const struct orri_parameter *parameter = update->parameter;
-    size_t size = orr_dtype_size(update->dtype);
-    float wide[1024];
+    const struct update update = {.parameter = parameter, .optimizer = *optimizer, .lr = lr, .dtype = ORR_F32};
 
-    for (int v = 0; v < parameter->views; v++) {
-        const struct orr_view *view = &parameter->view[v];
-        int64_t count = orri_view_count(view);
-        for (int64_t done = 0; done < count; done += (int64_t)ORRI_COUNT(wide)) {
-            int64_t k = view->offset + done, left = count - done;
-            size_t n = left < (int64_t)ORRI_COUNT(wide) ? (size_t)left : ORRI_COUNT(wide);
-            orri_widen(update->dtype, n, p + (size_t)k * size, wide);
-            orri_optimizer_update(&update->optimizer, view->ndim == 2, update->lr, t, scale, (int64_t)n, g + k, wide, state + k,
-                                  parameter->count);
-            orri_round_at_random(&update->rounding, (uint64_t)k, n, wide, p + (size_t)k * size);
-        }
-    }
+    apply(&update, step, scale, g, p, state, NULL);
 }
 
 /* Buffers: the parameters and the optimizer's state; the gradient, control, the sum of squares; and, where blocks read
@@ -76,12 +81,7 @@ static void update_cpu(void *buffers[], void *argument)
         orri_gradient_fail(update->model, update->run, parameter, update->step);
         return;
     }
-    if (update->dtype == ORR_F32 || update->masters)
-        orri_update_apply(&update->optimizer, parameter, update->lr, t, scale, g, p, state);
-    else
-        apply_rounded(update, t, scale, g, p, state);
-    if (update->masters)
-        orri_round(update->dtype, (size_t)parameter->count, p, orri_pointer(buffers[5]));
+    apply(update, t, scale, g, p, state, update->masters ? orri_pointer(buffers[5]) : NULL);
 }
 
 #ifdef ORR_HAVE_CUDA
