@@ -43,17 +43,18 @@ static int own_path(char *path, size_t size)
 
 int process_data(char *path, size_t size, const char *built, const char *installed)
 {
-    char self[PATH_MAX];
+    char self[PATH_MAX], file[2 * PATH_MAX];
 
     ORR_TRY(own_path(self, sizeof(self)));
     char *folder = dirname(self);
     size_t length = strlen(folder);
     bool libtool = length > 6 && strcmp(folder + length - 6, "/.libs") == 0;
-    snprintf(path, size, "%.*s/%s", (int)(libtool ? length - 6 : length), folder, built);
-    if (access(path, R_OK) != 0)
-        snprintf(path, size, "%s/../share/orrery/%s", folder, installed);
-    if (access(path, R_OK) != 0)
-        snprintf(path, size, "%s/%s", ORR_DATADIR, installed);
+    snprintf(file, sizeof(file), "%.*s/%s", (int)(libtool ? length - 6 : length), folder, built);
+    if (access(file, R_OK) != 0)
+        snprintf(file, sizeof(file), "%s/../share/orrery/%s", folder, installed);
+    if (access(file, R_OK) != 0)
+        snprintf(file, sizeof(file), "%s/%s", ORR_DATADIR, installed);
+    snprintf(path, size, "%s", file);
     return ORR_OK;
 }
 
