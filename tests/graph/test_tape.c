@@ -284,6 +284,10 @@ START_TEST(test_wrong_descriptions)
     ck_assert_ptr_null(orr_block_append_inputs(model, &scale_class, 2, &plain, 1, &stranger));
     expect(ORR_EINVAL, ORR_EINVAL, "block 'scale' reads a value of another model");
 
+    ck_assert_int_eq(orr_model_set_dtype(other, ORR_BF16), 0);
+    ck_assert_int_eq(orr_block_share(orr_block_append(other, &loss_class, 1, &tied), 1, stranger, 0), 0);
+    expect(build(other), ORR_EINVAL, "block 'source' computes in fp32 alone");
+
     struct orr_block *twice[] = {scale, scale};
     ck_assert_ptr_null(orr_block_append_inputs(model, &add_class, 2, &plain, 2, twice));
     expect(ORR_EINVAL, ORR_EINVAL, "block 'add' reads the value of block 'scale' twice");
