@@ -9,6 +9,7 @@ liborri_la_SOURCES += \
 	codelets/embedding/embedding.c \
 	codelets/head/head.c \
 	codelets/math/attention.c \
+	codelets/math/attention_next.c \
 	codelets/math/attention_cuda.h \
 	codelets/math/cross_entropy.c \
 	codelets/math/dropout.c \
@@ -27,6 +28,7 @@ liborri_la_SOURCES += \
 	codelets/math/ptx_cuda.h \
 	codelets/math/product_cpu.h \
 	codelets/math/product_onednn.c \
+	codelets/math/product_rows.c \
 	codelets/math/residual.c \
 	codelets/math/residual.h \
 	codelets/math/residual_passes.h \
@@ -38,6 +40,7 @@ liborri_la_SOURCES += \
 CUDA_SOURCES += \
 	codelets/math/attention_cuda.cu \
 	codelets/math/attention_cudnn_cuda.cu \
+	codelets/math/attention_next_cuda.cu \
 	codelets/math/attention_plain_cuda.cu \
 	codelets/math/attention_tensor_cuda.cu \
 	codelets/math/cross_entropy_cuda.cu \

@@ -50,6 +50,7 @@ liborri_la_SOURCES += \
 	lib/core/watch.h \
 	lib/data/corpus.c \
 	lib/data/sampler.c \
+	lib/graph/cache.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \
 	lib/graph/pass.c \

@@ -3,12 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/bench_generate.h"
 #include "tools/compare.h"
 #include "tools/tools.h"
 
 enum { WARM_UP = 2, TOKEN_STREAM = 0x62656e };
 
-static int64_t batch = 4, micro_batch, seq = 256, steps = 8;
+static int64_t batch = 4, micro_batch, seq = 256, steps = 8, generated;
+static const char *kv_cache;
 static bool json;
 static const char *against;
 static struct comparison comparison = {.pairs = 5, .python = "python3"};
@@ -20,6 +22,9 @@ static struct setting table[] = {
      1, 1 << 24, true),
     SETTING("seq", "T", "tokens of a sequence (256)", OPTION_INT, &seq, 1, 1 << 24, false),
     SETTING("steps", "N", "steps to time, after two that are not (8)", OPTION_INT, &steps, 1, 1e6, false),
+    SETTING("generate", "N", "time N tokens that are generated for each of --batch sequences, behind prompts of --seq tokens, instead",
+     OPTION_INT, &generated, 2, 1 << 24, false),
+    SETTING("kv-cache", "HOW", "with --generate: on (default, but with --sequence-parallel) or off", OPTION_TEXT, &kv_cache, 0, 0, true),
     SETTING("pretend-ranks", "N", "time nothing but submission, as one of so many ranks would do it; nothing is computed", OPTION_INT,
      &layout_options.pretend_ranks, 1, 1 << 24, false),
     SETTING("pretend-rank", "R", "which of them (0)", OPTION_INT, &layout_options.pretend_rank, 0, 1 << 24, false),
@@ -104,6 +109,18 @@ static void print_lines(json_t *object)
     }
 }
 
+static int print_object(json_t *object)
+{
+    int status = add_devices(object);
+
+    if (status == 0 && json)
+        return print_json(object);
+    if (status == 0)
+        print_lines(object);
+    json_decref(object);
+    return status;
+}
+
 static int print(const struct opened *o, const struct orr_training_options *t, double *seconds,
                  const struct orr_profile *profile, int64_t tasks, int64_t streamed)
 {
@@ -120,13 +137,7 @@ static int print(const struct opened *o, const struct orr_training_options *t, d
         t->batch, "micro_batch", t->micro_batch, "seq", t->seq, "dp", o->mesh.dp, "pp", o->mesh.pp, "tp", o->mesh.tp,
         "workers", orr_worker_count(), "scheduler", orr_scheduler(),
         "device", orr_device_count() ? "cuda" : "cpu", "streamed_mib", (json_int_t)(streamed >> 20));
-    int status = add_devices(object);
-    if (status == 0 && json)
-        return print_json(object);
-    if (status == 0)
-        print_lines(object);
-    json_decref(object);
-    return status;
+    return print_object(object);
 }
 
 static int take(struct orr_training *training, int64_t count, double *seconds)
@@ -210,6 +221,19 @@ static int run(struct opened *o)
     return status;
 }
 
+static int run_generation(struct opened *o)
+{
+    struct generation g = {(int)batch, (int)seq, (int)generated, false};
+
+    ORR_TRY(read_kv_cache(o, kv_cache, &g.cache));
+    ORR_TRY(check_shape(o, 1, seq));
+    ORR_TRY(orr_model_freeze(o->model));
+    ORR_TRY(check_generation(o, g.batch, g.cache));
+    ORR_TRY(fill_model(o));
+    json_t *object = bench_generate(o, &g);
+    return object ? print_object(object) : orr_error_code();
+}
+
 /* ---- against another program --------------------------------------------------------------------------------------- */
 
 bool comparison_wanted(int argc, char **argv)
@@ -280,7 +304,7 @@ int cmd_bench(int argc, char **argv)
     if (status == 0)
         status = open_model(&o, NULL, &shape);
     if (status == 0)
-        status = run(&o);
+        status = generated ? run_generation(&o) : run(&o);
     close_model(&o);
     return status;
 }

@@ -311,23 +311,50 @@ int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq)
     return ORR_OK;
 }
 
+/* With `kept` bytes beside what slots and parameters take. */
+static int check_room(const struct opened *o, const struct orr_slots_options *slots, int64_t kept, const char *remedy)
+{
+    int64_t have = (int64_t)orr_memory_total();
+    struct orr_memory_need need;
+
+    ORR_TRY(orr_slots_memory(o->model, slots, 0, orr_rank(), &need));
+    if (need.total <= have - kept)
+        return ORR_OK;
+    return command_remedy(command_fail(ORR_ENOFIT, "memory: this needs %lld MiB (parameters %lld MiB); the machine has "
+                                                   "%lld MiB",
+                                       (long long)((need.total + kept) >> 20), (long long)(need.parameters >> 20),
+                                       (long long)(have >> 20)),
+                          "%s", remedy);
+}
+
 int check_prediction(const struct opened *o, int micro_batch, int seq, int microbatches, int64_t floats)
 {
     struct orr_slots_options slots = {
         .batch = micro_batch, .seq = seq, .microbatches = microbatches, .predict_floats = floats};
-    struct orr_memory_need need;
 
     ORR_TRY(check_shape(o, micro_batch, seq));
-    ORR_TRY(orr_slots_memory(o->model, &slots, 0, orr_rank(), &need));
-    int64_t have = (int64_t)orr_memory_total();
-    if (need.total > have)
-        return command_remedy(command_fail(ORR_ENOFIT, "memory: this needs %lld MiB (parameters %lld MiB); the machine has "
-                                                       "%lld MiB",
-                                           (long long)(need.total >> 20), (long long)(need.parameters >> 20),
-                                           (long long)(have >> 20)),
-                              micro_batch > 1 ? "lower --micro-batch or --seq, or choose a smaller model"
-                                              : "choose a smaller model");
-    return ORR_OK;
+    return check_room(o, &slots, 0, micro_batch > 1 ? "lower --micro-batch or --seq, or choose a smaller model"
+                                                    : "choose a smaller model");
+}
+
+/* Beside the slots for a whole sequence there are some for one token of each, which are counted as predictions are. */
+int check_generation(const struct opened *o, int sequences, bool cache)
+{
+    struct orr_slots_options slots = {
+        .batch = 1, .seq = o->gpt.n_positions, .microbatches = 1,
+        .predict_floats = (int64_t)(sequences + 1) * (o->gpt.vocab_size + o->gpt.n_embd)};
+    int64_t kept = cache ? orr_cache_memory(o->model, sequences, o->gpt.n_positions, orr_rank()) : 0;
+
+    return check_room(o, &slots, kept, sequences > 1 ? "give fewer prompts, or choose a smaller model" : "choose a smaller model");
+}
+
+int read_kv_cache(const struct opened *o, const char *value, bool *cache)
+{
+    static const char *const words[] = {"off", "on", NULL};
+    int choice = value ? choose("kv-cache", value, words) : orr_mesh_chunks(&o->mesh) == 1;
+
+    *cache = choice > 0;
+    return choice < 0 ? ORR_EINVAL : ORR_OK;
 }
 
 int fill_model(struct opened *o)

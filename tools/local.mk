@@ -1,5 +1,7 @@
 bin_PROGRAMS += orrery
 orrery_SOURCES = \
+	tools/bench_generate.c \
+	tools/bench_generate.h \
 	tools/cmd_bench.c \
 	tools/cmd_eval.c \
 	tools/cmd_generate.c \

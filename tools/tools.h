@@ -84,6 +84,12 @@ int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq);
  * `floats` of predictions. */
 int check_prediction(const struct opened *o, int micro_batch, int seq, int microbatches, int64_t floats);
 
+/* Whether generating for so many sequences at a time fits, with the model's positions; `cache`: they are continued. */
+int check_generation(const struct opened *o, int sequences, bool cache);
+
+/* The value of --kv-cache: whether there is one; NULL: where sequences are not cut into chunks. ORR_EINVAL. */
+int read_kv_cache(const struct opened *o, const char *value, bool *cache);
+
 /* Allocates it: with the directory's parameters, or random ones from --seed. */
 int fill_model(struct opened *o);
 void close_model(struct opened *o);

@@ -2,6 +2,7 @@
 #include <codelets/attention/attention.h>
 
 #include <math.h>
+#include <string.h>
 
 #include "codelets/math/residual.h"
 #include "core/core.h"
@@ -67,6 +68,48 @@ static struct heads heads_at(const struct orr_operands *o, const struct orri_att
     return (struct heads){u, orri_at(o, u, k->ld_out), orri_at(o, u, 2 * k->ld_out)};
 }
 
+/* Keys and values of the sequence's new positions, which lie beside each other in u, to the pages. */
+static void keep(const struct orr_operands *o, const struct orri_attention *k, int b, void *keys)
+{
+    const struct orr_past *past = o->past;
+    size_t size = orr_dtype_size(o->dtype), row = 2 * (size_t)k->ld_out * size, from = (size_t)k->ld * size;
+    int first = past->first[b], end = first + past->count[b];
+
+    for (int t = first, n; t < end; t += n) {
+        n = past->page - t % past->page < end - t ? past->page - t % past->page : end - t;
+        size_t to = (size_t)past->sequence[b] * (size_t)past->page + (size_t)(t % past->page);
+        ORRI_KERNEL(o, copy_rows, (size_t)n, row, orri_at(o, keys, ((int64_t)b * o->seq + t - first) * k->ld), from,
+                    (char *)o->page[t / past->page] + to * row, row);
+    }
+}
+
+/* One more position of sequence b. */
+static void next(const struct orr_operands *o, const struct orri_attention *k, int b, const void *q, void *h)
+{
+    const struct orr_past *past = o->past;
+    struct orri_kept kept = {past->first[b] + 1, past->page, (int64_t)past->sequence[b] * past->page, {NULL}};
+
+    memcpy(kept.pages, o->page, sizeof(kept.pages));
+    ORRI_KERNEL(o, attention_next, o->dtype, k, orri_at(o, q, b * k->ld), &kept, orri_at(o, h, b * k->ld_out));
+}
+
+/* Sequences that begin here are computed like others, and what later positions need of them is kept. */
+static void continue_forward(const struct orr_operands *o, const struct orri_attention *k, const struct heads *at,
+                             const struct orri_inner *s, void *scratch)
+{
+    for (int b = 0; b < o->batch; b++)
+        if (o->past->sequence[b] >= 0)
+            keep(o, k, b, at->k);
+    if (o->seq > 1)
+        ORRI_KERNEL(o, attention_forward, o->dtype, k, at->q, at->k, at->v, s->h, s->rest, scratch);
+    for (int b = 0; o->seq == 1 && b < o->batch; b++) {
+        if (o->past->sequence[b] >= 0)
+            next(o, k, b, at->q, s->h);
+        else
+            ORRI_KERNEL(o, zero, (size_t)k->ld_out * orr_dtype_size(o->dtype), orri_at(o, s->h, b * k->ld_out));
+    }
+}
+
 static void heads_forward(const struct orr_operands *o, const void *norm, const struct orri_inner *s, void *scratch)
 {
     const struct orri_attention k = kernel_of(o);
@@ -76,7 +119,10 @@ static void heads_forward(const struct orr_operands *o, const void *norm, const 
 
     p.bias = o->param[0][ORRI_IN_BIAS];
     ORRI_KERNEL(o, gemm, &p);
-    ORRI_KERNEL(o, attention_forward, o->dtype, &k, at.q, at.k, at.v, s->h, s->rest, scratch);
+    if (o->past)
+        continue_forward(o, &k, &at, s, scratch);
+    else
+        ORRI_KERNEL(o, attention_forward, o->dtype, &k, at.q, at.k, at.v, s->h, s->rest, scratch);
 }
 
 static void heads_backward(const struct orr_operands *o, const void *dout, const struct orri_inner *s, void *dh,
@@ -129,6 +175,12 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
     }
 }
 
+/* Keys and values of the shard's heads. */
+static int64_t cached(const void *config, int shards, int shard)
+{
+    return 2 * kernel(config, 1, 1, shards, shard).ld_out;
+}
+
 static int most_shards(const void *config)
 {
     return ((const struct orr_attention *)config)->heads;
@@ -148,6 +200,7 @@ static const struct orr_block_class attention_class = {
     .saved = saved,
     .scratch_bytes = scratch_bytes,
     .flops = flops,
+    .cached = cached,
     .sharding = &sharding,
     .cpu = ORRI_RESIDUAL_PASSES,
     .any_dtype = true,

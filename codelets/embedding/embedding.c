@@ -83,6 +83,20 @@ static void position_gradient(const struct orr_operands *o, struct orr_part at, 
                                 o->grad[POSITIONS][0]);
 }
 
+/* How many sequences begin at the same position: all, or each where it may. And the row of position t of sequence b. */
+static int alike(const struct orr_operands *o)
+{
+    return o->past ? 1 : o->batch;
+}
+
+static const void *position_of(const struct orr_operands *o, int b, int64_t t)
+{
+    const struct orr_embedding *e = o->config;
+    int64_t first = o->past ? o->past->first[b] : 0;
+
+    return orri_at(o, o->param[POSITIONS][0], (first + t) * e->width);
+}
+
 /* ---- the whole block ----------------------------------------------------------------------------------------------- */
 
 static void forward(const struct orr_operands *o)
@@ -91,8 +105,11 @@ static void forward(const struct orr_operands *o)
     const struct orri_dropout d = dropout_of(o);
     struct orr_part at = orri_positions(o);
 
-    ORRI_KERNEL(o, embed, o->dtype, o->batch, o->seq, at, e->width, o->ids, 0, e->vocab, o->param[TOKENS][0],
-                    o->param[POSITIONS][0], o->y);
+    for (int b = 0, n; b < o->batch; b += n) {
+        n = alike(o);
+        ORRI_KERNEL(o, embed, o->dtype, n, o->seq, at, e->width, o->ids + b * o->seq, 0, e->vocab, o->param[TOKENS][0],
+                    position_of(o, b, 0), orri_at(o, o->y, (int64_t)b * o->seq * e->width));
+    }
     if (d.p > 0)
         orri_dropout_tile(o, &d, e->width, at, o->y, NULL, o->y);
 }
@@ -149,8 +166,11 @@ static void chunk_join(const struct orr_operands *o)
     int row = (int)at.count * e->width;
 
     orri_sum_shards(o, (size_t)o->batch * (size_t)row, o->partial, o->y);
-    ORRI_KERNEL(o, bias_rows, o->dtype, o->batch, row, o->y,
-                        orri_at(o, o->param[POSITIONS][0], at.first * e->width), o->y);
+    for (int b = 0, n; b < o->batch; b += n) {
+        void *y = orri_at(o, o->y, (int64_t)b * row);
+        n = alike(o);
+        ORRI_KERNEL(o, bias_rows, o->dtype, n, row, y, position_of(o, b, at.first), y);
+    }
     if (d.p > 0)
         orri_dropout_tile(o, &d, e->width, at, o->y, NULL, o->y);
 }

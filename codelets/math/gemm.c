@@ -111,7 +111,9 @@ void orri_cpu_gemm(const struct orri_product *p)
     void *c = p->epilogue == ORRI_EPILOGUE_GELU ? p->aux : p->c;
 
     copy_addend(p, c);
-    if (p->dtype == ORR_F32)
+    if (orri_few_rows_product(p, c))
+        ;
+    else if (p->dtype == ORR_F32)
         product_f32(p, c);
     else if (!orri_onednn_product(p, c))
         product_widened(p, c);

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <orrery/block.h>
 #include <orrery/dtype.h>
 #include <orrery/rng.h>
 
@@ -116,6 +117,15 @@ void orri_attention_forward(const struct orri_attention *a, const float *q, cons
 /* Replaces q, k, v by dq, dk, dv (of the loss, given d_o). o, lse as the forward pass left them. */
 void orri_attention_backward(const struct orri_attention *a, float *q, float *k, float *v, const float *o,
                              const float *d_o, const float *lse, void *scratch);
+
+/* What is kept of a sequence: row first + t % page of page number t / page has the keys of position t, of all heads, and behind them
+ * the values. Rows have 2 H D elements. */
+struct orri_kept {
+    int length;                         /* positions                                           */
+    int page;                           /* of a page                                           */
+    int64_t first;                      /* the sequence's first row in each page                */
+    void *pages[ORR_MAX_PAGES];
+};
 
 /* ---- softmax cross-entropy over rows of logits -------------------------------------------------
  * For every row r with target[r] in 0..width-1: loss += logsumexp(row) - row[target]; count += 1; and, unless

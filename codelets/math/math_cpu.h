@@ -83,4 +83,6 @@ void orri_cpu_attention_forward(enum orr_dtype dtype, const struct orri_attentio
                                 void *o, float *lse, void *scratch);
 void orri_cpu_attention_backward(enum orr_dtype dtype, const struct orri_attention *a, void *q, void *k, void *v, const void *o,
                                  const void *d_o, const float *lse, void *scratch);
+void orri_cpu_attention_next(enum orr_dtype dtype, const struct orri_attention *a, const void *q, const struct orri_kept *kept,
+                             void *o);
 #endif

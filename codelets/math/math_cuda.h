@@ -144,6 +144,11 @@ void orri_cuda_attention_forward(struct orr_cuda *cuda, enum orr_dtype dtype, co
 void orri_cuda_attention_backward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention *a, void *q,
                                   void *k, void *v, const void *o, const void *d_o, const float *lse, void *scratch);
 
+/* One sequence's next position: of every head its query, q[h*D ...], over all that is kept, itself included:
+ * o[h*D ...] = sum over t of softmax(scale q k_t) v_t. Of `a` it takes heads, head_dim and scale. */
+void orri_cuda_attention_next(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention *a, const void *q,
+                              const struct orri_kept *kept, void *o);
+
 #ifdef __cplusplus
 }
 #endif

@@ -162,6 +162,15 @@ struct orri_microbatch {
     int replica;                    /* that computes it                                        */
     int turn;                       /* its number among the replica's; 0 overwrites sums       */
     bool here;                      /* orri_replica_here()                                     */
+    struct orri_cache *cache;       /* of sequences that are continued; NULL: none is          */
+};
+
+/* What blocks keep of sequences that are continued (cache.c): pages of all of them, made as they grow. */
+struct orri_cache {
+    struct orr_model *model;
+    struct orr_past past;           /* its arrays are the owner's                              */
+    int pages;                      /* made so far                                             */
+    struct orr_tile *tile;          /* [blocks][tp][ORR_MAX_PAGES]; on each rank those of its shards */
 };
 
 /* ---- placement (placement.c): pure ---------------------------------------------------------------- */
@@ -320,6 +329,15 @@ double orri_state_pool_bytes(const struct orr_model *model, int states);
 /* Adds up a memory need; never overflows. */
 void orri_memory_add(int64_t *sum, double bytes);
 void orri_memory_total(struct orr_memory_need *need);
+
+/* ---- caches (cache.c) ------------------------------------------------------------------------------- */
+
+/* A cache for `sequences` of at most `positions` tokens, without pages; pages for `positions` of them, or fewer if there are; the
+ * pages that a block's shard has. */
+int orri_cache_create(struct orri_cache *cache, struct orr_model *model, int sequences, int positions);
+void orri_cache_destroy(struct orri_cache *cache);
+int orri_cache_reserve(struct orri_cache *cache, int positions);
+struct orr_tile *orri_cache_pages(const struct orri_cache *cache, const struct orr_block *block, int t);
 
 /* ---- tasks (task.c, pass.c) --------------------------------------------------------------------- */
 

@@ -104,6 +104,7 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         .chunks = model->chunks,
         .chunk = kind == CHUNK ? task->part : 0,
         .rows = task->rows,
+        .past = task->mb.cache ? &task->mb.cache->past : NULL,
     };
     memcpy(out->add_input_gradient, task->add_input_gradient, sizeof(out->add_input_gradient));
     for (int i = 0; i < task->buffers; i++) {
@@ -128,6 +129,7 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         case ORR_BRANCH: out->branch[index] = p; break;
         case ORR_PARTIAL: out->partial[index] = p; break;
         case ORR_PARTIAL_GRADIENT: out->dpartial[index] = p; break;
+        case ORR_CACHE: out->page[index] = p; break;
         }
     }
 }
@@ -566,6 +568,14 @@ static void list_coming(struct list *list, const struct orr_block *block, enum o
     }
 }
 
+/* The pages of positions before the microbatch and in it; it writes some of them. */
+static void add_pages(struct list *list, const struct orr_block *block, int t)
+{
+    const struct orri_cache *cache = list->mb->cache;
+
+    add_all(list, orri_cache_pages(cache, block, t), cache->pages, 1, ORR_CACHE, STARPU_RW);
+}
+
 /* All operands but parameters and their gradients. */
 static void add_values(struct list *list, const struct orr_block *block, enum orr_pass pass, int part)
 {
@@ -574,6 +584,8 @@ static void add_values(struct list *list, const struct orr_block *block, enum or
 
     if (operands & ORR_IDS)
         add(list, block->cls->is_loss ? &slot->labels[part] : &slot->ids[part], ORR_IDS, 0, STARPU_R);
+    if ((operands & ORR_CACHE) && list->mb->cache)
+        add_pages(list, block, part);
     if (passes[pass].kind == SHARD)
         add_shard_operands(list, block, pass, operands, part);
     else

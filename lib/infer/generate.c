@@ -6,7 +6,7 @@
 
 #include "core/core.h"
 
-enum { SAMPLING_STREAM = 0x67656e, SAMPLING_STEP = 0 };
+enum { SAMPLING_STREAM = 0x67656e };
 
 struct candidate {
     float logit;
@@ -33,7 +33,7 @@ static int most_likely(const float *logits, int vocab)
     return best;
 }
 
-int orr_sample_token(const float *logits, int vocab, const struct orr_sampling *s, uint64_t position)
+int orr_sample_token(const float *logits, int vocab, const struct orr_sampling *s, int sequence, uint64_t position)
 {
     if (s->temperature <= 0)
         return most_likely(logits, vocab);
@@ -53,7 +53,7 @@ int orr_sample_token(const float *logits, int vocab, const struct orr_sampling *
     while (n < kept && (n == 0 || sum < reach))
         sum += exp(((double)c[n++].logit - c[0].logit) / s->temperature);
 
-    struct orr_rng rng = {s->seed, SAMPLING_STREAM, SAMPLING_STEP};
+    struct orr_rng rng = {s->seed, SAMPLING_STREAM, (uint32_t)sequence};
     float uniform;
     orr_rng_uniform(&rng, position, 1, &uniform);
     double left = (double)uniform * sum;
@@ -69,27 +69,38 @@ int orr_sample_token(const float *logits, int vocab, const struct orr_sampling *
     return token;
 }
 
-int orr_generate(struct orr_predictor *predictor, int32_t *tokens, int count, int more, int32_t stop,
-                 const struct orr_sampling *sampling, bool (*emit)(void *self, int32_t token), void *self)
+/* A token for each sequence that goes on; how many those are then, or a negative code. */
+static int append(struct orr_sequence *sequences, int count, const float *logits, int vocab, int32_t stop,
+                  const struct orr_sampling *sampling, bool (*emit)(void *self, int sequence, int32_t token), void *self)
 {
-    int vocab = orr_predictor_vocab(predictor), positions = orr_predictor_positions(predictor);
-    float *logits = orri_alloc((size_t)vocab * sizeof(*logits));
-    int status = logits ? ORR_OK : ORR_ENOMEM;
+    int left = 0;
 
-    for (int end = count + more; status == 0 && count < end;) {
-        int seen = count < positions ? count : positions;
-        status = orr_predict(predictor, tokens + count - seen, seen, 1, logits, NULL);
-        if (status != 0)
-            break;
-        int token = orr_sample_token(logits, vocab, sampling, (uint64_t)count);
-        if (token < 0) {
-            status = token;
-            break;
-        }
-        tokens[count++] = token;
-        if ((emit && !emit(self, token)) || token == stop)
-            break;
+    for (int s = 0; s < count; s++) {
+        struct orr_sequence *sequence = &sequences[s];
+        if (sequence->ended)
+            continue;
+        int token = orr_sample_token(logits + (size_t)s * (size_t)vocab, vocab, sampling, s, (uint64_t)sequence->count);
+        if (token < 0)
+            return token;
+        sequence->tokens[sequence->count++] = token;
+        sequence->ended = (emit && !emit(self, s, token)) || token == stop;
+        left += !sequence->ended;
+    }
+    return left;
+}
+
+int orr_generate(struct orr_predictor *predictor, struct orr_sequence *sequences, int count, int more, int32_t stop,
+                 const struct orr_sampling *sampling, bool (*emit)(void *self, int sequence, int32_t token), void *self)
+{
+    int vocab = orr_predictor_vocab(predictor);
+    float *logits = orri_alloc((size_t)count * (size_t)vocab * sizeof(*logits));
+    int status = logits ? count : ORR_ENOMEM;
+
+    for (int n = 0; n < more && status > 0; n++) {
+        status = orr_predict_next(predictor, sequences, count, logits);
+        if (status == 0)
+            status = append(sequences, count, logits, vocab, stop, sampling, emit, self);
     }
     free(logits);
-    return status != 0 ? status : count;
+    return status < 0 ? status : ORR_OK;
 }

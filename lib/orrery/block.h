@@ -33,7 +33,8 @@ enum {
     ORR_MAX_INPUTS = 2,     /* values that a block reads                  */
     ORR_MAX_GROUPS = 2,     /* parameter groups of a block                */
     ORR_MAX_VIEWS = 16,     /* named parameters of a group                */
-    ORR_MAX_SHARDS = 64     /* that tensor parallelism cuts a block into  */
+    ORR_MAX_SHARDS = 64,    /* that tensor parallelism cuts a block into  */
+    ORR_MAX_PAGES = 64      /* of a cache                                 */
 };
 
 /* The tasks that a block can have.
@@ -86,7 +87,9 @@ enum orr_operand {
     ORR_PARTIAL = 1 << 11,          /* partial[]  a shard writes one of every chunk, a chunk reads one of every shard; dtype,
                                                   or of partial_width fp32                        */
     ORR_PARTIAL_GRADIENT = 1 << 12, /* dpartial[] [B,T_c,C] dtype, the same way                   */
-    ORR_LOSS_SCALE = 1 << 13        /* loss_scale fp32: the loss block multiplies its gradients   read, where there is one */
+    ORR_LOSS_SCALE = 1 << 13,       /* loss_scale fp32: the loss block multiplies its gradients   read, where there is one */
+    ORR_CACHE = 1 << 14             /* page[]    what is kept of positions, dtype: see struct orr_past    read and written, where
+                                                  sequences are continued                         */
 };
 
 enum orr_initial { ORR_INITIAL_ZERO, ORR_INITIAL_ONE, ORR_INITIAL_NORMAL };
@@ -135,6 +138,17 @@ struct orr_rows {
     const int32_t *rows;
 };
 
+/* How a microbatch of F continues sequences: what blocks keep of the positions that they have seen (attention: keys and values)
+ * lies in a cache, of which each block, or shard of one, has its own pages. Position t of sequence s of the cache is row
+ * s * page + t % page of page[t / page], of as many values as the class says. Arrays are the host's. */
+struct orr_past {
+    int page;                       /* positions of a page                                               */
+    int sequences;                  /* of the cache                                                      */
+    const int32_t *sequence;        /* [B] which of them sequence b of the microbatch is; -1: none, its rows count for nothing */
+    const int32_t *first;           /* [B] position of its first token; those before it are in the cache. Where T > 1: 0 */
+    const int32_t *count;           /* [B] its tokens; behind them, up to T, is padding                  */
+};
+
 /* What a step's loss tasks add up, one per replica and step. */
 struct orr_result {
     double loss;        /* sum over labels, nats              */
@@ -178,6 +192,8 @@ struct orr_block_class {
     size_t (*scratch_bytes)(const void *config, const struct orr_shape *shape);
     /* Floating-point operations of a pass of the whole block: ORR_FORWARD .. ORR_PREDICT. */
     double (*flops)(const void *config, int batch, int seq, enum orr_pass pass);
+    /* Values that a shard of the block keeps of every position of a sequence that is continued; NULL: none. Pure. */
+    int64_t (*cached)(const void *config, int shards, int shard);
     bool is_loss;                                   /* reads labels and adds to the result: ends the tape  */
     const struct orr_sharding *sharding;            /* NULL: the block is always whole                     */
     /* The passes, run by a StarPU worker: they neither block nor submit nor fail but by orr_task_fail(). NULL: the block has no
@@ -221,6 +237,8 @@ struct orr_operands {
     struct orr_result *result;
     float *prediction;
     struct orr_rows rows;
+    const struct orr_past *past;        /* NULL: every sequence begins here                         */
+    void *page[ORR_MAX_PAGES];
     /* Of a block in shards. A pass of a shard has one of each per chunk; a pass of a chunk finds its own branch in
      * branch[0], and in partial[] and dpartial[] one of every shard. */
     float *branch[ORR_MAX_SHARDS];

@@ -134,6 +134,28 @@ check 'no seed where nothing is drawn' cmp -s first out
 works generate --model evaluated --max-tokens 3
 same 'without a prompt' "$(wc -c < out)" 4
 
+# Prompts together and alone, with a cache and without: the same texts.
+printf 'times\n\nit was the best of\n' > prompts
+generate="generate --model evaluated --max-tokens 40 --temperature 0"
+for layout in '' '--tp 2' '--tp 2 --sequence-parallel' '--pp 2'; do
+    for prompt in times '' 'it was the best of'; do
+        works $generate $layout --prompt "$prompt" --kv-cache off
+        cat out
+    done > expected
+    works $generate $layout --prompts prompts
+    check "prompts of a file, continued: $layout" cmp -s expected out
+done
+works $generate --prompts prompts --json
+same 'keys of generate --json' "$(head -n 1 out > line; keys line)" 'prompt text tokens '
+same 'an object per prompt' "$(wc -l < out)" 3
+refused "^orrery: --kv-cache: 'maybe' is none" 'on' $generate --kv-cache maybe
+refused '^orrery: --prompts: missing: No such file' 'prompt per line' $generate --prompts missing
+: > empty
+refused '^orrery: --prompts: empty: is empty' 'every line' $generate --prompts empty
+refused '^orrery: --prompts: there is --prompt, too' 'one of them' $generate --prompts prompts --prompt x
+refused '^orrery: predict: sequences that are cut into chunks cannot be continued' 'sequence parallelism' \
+    $generate --tp 2 --sequence-parallel --kv-cache on
+
 # --- logits and gradients --------------------------------------------------------------------------------------
 # The sequences of a key of input.json, a line each.
 sequences()

@@ -114,7 +114,11 @@ for command in logits grads; do
 done
 head -c 400 text > short
 works eval --model whole --device cuda --data short --seq 16
-works generate --model whole --device cuda --prompt one --max-tokens 4
+printf 'one\n\nto be or not to be, that is\n' > prompts
+works generate --model whole --device cpu --prompts prompts --max-tokens 20 --temperature 0
+cp "$work/out" expected
+works generate --model whole --device cuda --prompts prompts --max-tokens 20 --temperature 0
+check 'a device generates the same tokens' cmp -s expected "$work/out"
 works bench --model whole --device cuda --batch 2 --seq 16 --steps 2 --json
 same 'the device of the benchmark' "$(value device "$work/out")" cuda
 check 'its name' test -n "$(value device_name "$work/out")"

@@ -144,6 +144,9 @@ START_TEST(products)
         {3, 519, 20, 1, true, true, false, false, ORRI_EPILOGUE_GELU},
         {6, 5, 1030, 0, true, true, true, true, ORRI_EPILOGUE_NONE},
         {2, 4100, 3, 0, false, false, false, false, ORRI_EPILOGUE_GELU_BACKWARD},
+        {4, 9000, 5, 3, true, true, true, false, ORRI_EPILOGUE_NONE},
+        {1, 70, 1030, 0, false, true, true, true, ORRI_EPILOGUE_NONE},
+        {4, 66, 129, 1, true, false, false, false, ORRI_EPILOGUE_GELU},
     };
 
     for (size_t i = 0; i < ORRI_COUNT(uses); i++)
@@ -317,6 +320,61 @@ START_TEST(attention)
 }
 END_TEST
 
+/* One query per head over what is kept in pages, against double. */
+START_TEST(next_position)
+{
+    enum { PAGE = 4, SEQUENCES = 3, PAGES = 4, SEQUENCE = 1 };
+    static const struct {
+        int heads, dim;
+    } sizes[] = {{1, 1}, {3, 20}, {2, 64}};
+    enum orr_dtype dtype = dtypes[_i];
+
+    for (size_t i = 0; i < ORRI_COUNT(sizes); i++)
+        for (int length = 1; length <= PAGE * PAGES; length++) {
+            int heads = sizes[i].heads, dim = sizes[i].dim, width = heads * dim;
+            const struct orri_attention a = {.heads = heads, .head_dim = dim, .scale = 0.7f};
+            struct array page[PAGES], q = array_of(dtype, (size_t)width, 2, 99), o = array_of(dtype, (size_t)width, 1, 98);
+            struct orri_kept kept = {length, PAGE, SEQUENCE * PAGE, {NULL}};
+
+            for (int n = 0; n < PAGES; n++) {
+                page[n] = array_of(dtype, SEQUENCES * PAGE * 2 * (size_t)width, 2, (uint64_t)n);
+                kept.pages[n] = page[n].data;
+            }
+            orri_cpu_attention_next(dtype, &a, q.data, &kept, o.data);
+            orri_widen(dtype, o.count, o.data, o.wide);
+            for (int h = 0; h < heads; h++) {
+                double p[PAGE * PAGES], total = 0, largest = 0;
+                for (int t = 0; t < length; t++) {
+                    const float *k = page[t / PAGE].wide + (SEQUENCE * PAGE + t % PAGE) * 2 * width + h * dim;
+                    double score = 0, magnitude = 0;
+                    for (int d = 0; d < dim; d++) {
+                        score += (double)q.wide[h * dim + d] * k[d];
+                        magnitude += fabs((double)q.wide[h * dim + d] * k[d]);
+                    }
+                    largest = fmax(largest, magnitude);
+                    total += p[t] = exp((double)a.scale * score);
+                }
+                for (int d = 0; d < dim; d++) {
+                    double wanted = 0, magnitude = 0, score_off = (double)a.scale * SUM_BOUND(dim) * largest;
+                    for (int t = 0; t < length; t++) {
+                        double term = p[t] / total *
+                                      page[t / PAGE].wide[(SEQUENCE * PAGE + t % PAGE) * 2 * width + width + h * dim + d];
+                        wanted += term;
+                        magnitude += fabs(term);
+                    }
+                    /* What a score is off by, a probability is, of itself; so is their sum. */
+                    assert_close(o.wide[h * dim + d], wanted, (2 * score_off + SUM_BOUND(length)) * magnitude + rounding(dtype, wanted),
+                                 "%s, %d positions, head %d, %d", orr_dtype_label(dtype), length, h, d);
+                }
+            }
+            for (int n = 0; n < PAGES; n++)
+                drop(&page[n]);
+            drop(&q);
+            drop(&o);
+        }
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("kernels_cpu");
@@ -328,6 +386,7 @@ Suite *suite(void)
     tcase_add_loop_test(c, rows_and_elements, 0, all);
     tcase_add_loop_test(c, losses, 0, (int)ORRI_COUNT(dtypes));
     tcase_add_loop_test(c, attention, 0, (int)ORRI_COUNT(dtypes));
+    tcase_add_loop_test(c, next_position, 0, (int)ORRI_COUNT(dtypes));
     suite_add_tcase(s, c);
     return s;
 }

@@ -15,6 +15,7 @@
 #include "tests/math/device.h"
 #include "tests/math/reference.h"
 
+#include "codelets/math/math_cpu.h"
 #include "codelets/math/math_cuda.h"
 
 /* ---- problems ------------------------------------------------------------------------------------------------------- */
@@ -404,6 +405,58 @@ START_TEST(too_large_heads)
 }
 END_TEST
 
+/* ---- the next position ------------------------------------------------------------------------------------------------ */
+
+/* Against the CPU's kernel, which gets the same rounded inputs: both sum in fp32, in another order. */
+START_TEST(next_position)
+{
+    enum { PAGE = 16, PAGES = 5, FIRST = 3 * PAGE, ROWS = 5 * PAGE, LENGTHS = 5 };
+    static const int lengths[LENGTHS] = {1, 9, PAGE, 3 * PAGE + 5, PAGES * PAGE}, dims[] = {5, 64, 128, 300};
+    enum orr_dtype dtype = dtypes[_i];
+
+    for (int i = 0; i < LENGTHS * 4; i++) {
+        int dim = dims[i / LENGTHS], heads = 3, width = heads * dim;
+        const struct orri_attention a = {.heads = heads, .head_dim = dim, .scale = 1 / sqrtf((float)dim)};
+        struct orri_kept there = {lengths[i % LENGTHS], PAGE, FIRST, {NULL}}, here = there;
+        struct array page[PAGES], q, o;
+        float *query = random_floats((size_t)width, 2, 7), *out = random_floats((size_t)width, 1, 8);
+        void *values[PAGES], *rows = malloc((size_t)width * sizeof(float)), *result = malloc((size_t)width * sizeof(float));
+
+        for (int n = 0; n < PAGES; n++) {
+            size_t count = ROWS * 2 * (size_t)width;
+            float *x = random_floats(count, 2, (uint64_t)n);
+            page[n] = put(dtype, count, x, 0);
+            there.pages[n] = page[n].data;
+            here.pages[n] = values[n] = malloc(count * sizeof(float));
+            orr_dtype_round(dtype, count, x, values[n]);
+            free(x);
+        }
+        q = put(dtype, (size_t)width, query, 0);
+        o = put(dtype, (size_t)width, out, 0);
+        orr_dtype_round(dtype, (size_t)width, query, rows);
+        orri_cuda_attention_next(&device, dtype, &a, q.data, &there, o.data);
+        orri_cpu_attention_next(dtype, &a, rows, &here, result);
+        float *got = get(&o), *want = malloc((size_t)width * sizeof(float));
+        orr_dtype_widen(dtype, (size_t)width, result, want);
+        for (int d = 0; d < width; d++)
+            assert_close(got[d], want[d], 32 * FLT_EPSILON * sqrt(dim) + 2 * rounding(dtype, want[d]), "%d positions of %d, %d",
+                         there.length, dim, d);
+        for (int n = 0; n < PAGES; n++) {
+            drop(&page[n]);
+            free(values[n]);
+        }
+        drop(&q);
+        drop(&o);
+        free(query);
+        free(out);
+        free(rows);
+        free(result);
+        free(got);
+        free(want);
+    }
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("math: attention kernels");
@@ -417,6 +470,7 @@ Suite *suite(void)
     tcase_add_loop_test(c, large_scores, 0, DTYPES);
     tcase_add_loop_test(c, nan_is_shown, 0, DTYPES);
     tcase_add_test(c, too_large_heads);
+    tcase_add_loop_test(c, next_position, 0, DTYPES);
     suite_add_tcase(s, c);
     return s;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Training, checkpoints, evaluation and generation with a GPT-2 of two layers. */
+/* Training, checkpoints and evaluation with a GPT-2 of two layers. */
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -560,7 +560,7 @@ START_TEST(test_failed_run_is_not_saved)
 }
 END_TEST
 
-/* ---- evaluation and generation ------------------------------------------------------------------------------- */
+/* ---- evaluation ---------------------------------------------------------------------------------------------- */
 
 /* The loss over the samples' labels, from the predictor's logits. */
 static struct orr_result loss_by_hand(struct orr_model *model, int64_t count, int seq)
@@ -653,130 +653,6 @@ START_TEST(test_evaluation_between_steps)
 }
 END_TEST
 
-enum { MORE = 40 };
-
-/* The prompt and what the model makes of it. */
-static void generate(struct orr_predictor *predictor, const struct orr_sampling *sampling, int32_t *tokens)
-{
-    tokens[0] = 7;
-    tokens[1] = 3;
-    ck_assert_int_eq(orr_generate(predictor, tokens, 2, MORE, -1, sampling, NULL, NULL), 2 + MORE);
-}
-
-static bool stop_after_three(void *self, int32_t token)
-{
-    (void)token;
-    return ++*(int *)self < 3;
-}
-
-START_TEST(test_generation)
-{
-    struct setup s = usual();
-    struct orr_model *model = create_model(&s);
-    struct orr_predictor *predictor = orr_predictor_create(model, VOCAB, WIDTH, POSITIONS);
-    int32_t greedy[2 + MORE], tokens[2 + MORE], sampled[2 + MORE];
-    struct orr_sampling sampling = {.temperature = 0, .top_p = 1};
-    float logits[VOCAB];
-    const size_t bytes = sizeof(tokens);
-
-    generate(predictor, &sampling, greedy);
-    generate(predictor, &sampling, tokens);
-    ck_assert_mem_eq(tokens, greedy, bytes);
-    /* Each token is the most likely one behind the window of the last tokens. */
-    for (int n = 2; n < 2 + MORE; n++) {
-        int seen = n < POSITIONS ? n : POSITIONS, best = 0;
-        ck_assert_int_eq(orr_predict(predictor, greedy + n - seen, seen, 1, logits, NULL), 0);
-        for (int v = 1; v < VOCAB; v++)
-            if (logits[v] > logits[best])
-                best = v;
-        ck_assert_int_eq(greedy[n], best);
-    }
-
-    sampling = (struct orr_sampling){.temperature = 1.5, .top_p = 1, .seed = 11};
-    generate(predictor, &sampling, sampled);
-    generate(predictor, &sampling, tokens);
-    ck_assert_mem_eq(tokens, sampled, bytes);
-    ck_assert_mem_ne(tokens, greedy, bytes);
-    sampling.seed++;
-    generate(predictor, &sampling, tokens);
-    ck_assert_mem_ne(tokens, sampled, bytes);
-    sampling.top_k = 1;
-    generate(predictor, &sampling, tokens);
-    ck_assert_mem_eq(tokens, greedy, bytes);
-    sampling.top_k = 0;
-    sampling.top_p = 1e-9;
-    generate(predictor, &sampling, tokens);
-    ck_assert_mem_eq(tokens, greedy, bytes);
-
-    /* A stop token and a listener end it; both tokens are kept. */
-    sampling = (struct orr_sampling){.temperature = 0, .top_p = 1};
-    int first = 2;
-    while (first < 2 + MORE - 1 && greedy[first] != greedy[4])
-        first++;
-    tokens[0] = 7;
-    tokens[1] = 3;
-    ck_assert_int_eq(orr_generate(predictor, tokens, 2, MORE, greedy[4], &sampling, NULL, NULL), first + 1);
-    int heard = 0;
-    ck_assert_int_eq(orr_generate(predictor, tokens, 2, MORE, -1, &sampling, stop_after_three, &heard), 5);
-    ck_assert_int_eq(orr_generate(predictor, tokens, 2, 0, -1, &sampling, NULL, NULL), 2);
-    orr_predictor_destroy(predictor);
-    orr_model_destroy(model);
-}
-END_TEST
-
-/* The share that every token gets is its probability, cut to what is allowed. */
-START_TEST(test_sampling)
-{
-    static const float logits[] = {1, 3, 2, 3, -1, 0.5f};
-    static const struct {
-        int top_k;
-        double top_p;
-        int kept;
-    } cuts[] = {{0, 1, 6}, {3, 1, 3}, {99, 1, 6}, {0, 0.5, 2}, {0, 0.95, 5}, {1, 1, 1}, {3, 0.4, 2}, {3, 0.3, 1}};
-    static const int order[] = {1, 3, 2, 0, 5, 4};
-    enum { DRAWS = 40000 };
-
-    for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
-        struct orr_sampling sampling = {2, cuts[i].top_k, cuts[i].top_p, 17};
-        int drawn[6] = {0};
-        double total = 0;
-        for (int n = 0; n < DRAWS; n++)
-            drawn[orr_sample_token(logits, 6, &sampling, (uint64_t)n)]++;
-        for (int k = 0; k < cuts[i].kept; k++)
-            total += exp((double)logits[order[k]] / 2);
-        for (int k = 0; k < 6; k++) {
-            double p = k < cuts[i].kept ? exp((double)logits[order[k]] / 2) / total : 0;
-            /* Five standard deviations. */
-            ck_assert_msg(fabs(drawn[order[k]] - DRAWS * p) <= 5 * sqrt(DRAWS * p * (1 - p)),
-                          "top_k %d, top_p %g: token %d came %d times of %d, probability %g", cuts[i].top_k,
-                          cuts[i].top_p, order[k], drawn[order[k]], DRAWS, p);
-        }
-    }
-}
-END_TEST
-
-START_TEST(test_predicting_errors)
-{
-    struct setup s = usual();
-    struct orr_model *model = create_model(&s);
-    struct orr_predictor *predictor = orr_predictor_create(model, VOCAB, WIDTH, POSITIONS);
-    int32_t tokens[POSITIONS + 1] = {0};
-    float logits[VOCAB];
-
-    ck_assert_int_eq(orr_predict(predictor, tokens, POSITIONS + 1, 1, logits, NULL), ORR_EINVAL);
-    expect_error(ORR_EINVAL, "predict", "a sequence of 25 tokens: the model takes 1 to 24");
-    ck_assert_int_eq(orr_predict(predictor, tokens, 0, 1, logits, NULL), ORR_EINVAL);
-    ck_assert_int_eq(orr_predict(predictor, tokens, 3, 4, logits, NULL), ORR_EINVAL);
-    expect_error(ORR_EINVAL, "predict", "4 rows of a sequence of 3 tokens");
-    tokens[2] = VOCAB;
-    ck_assert_int_eq(orr_predict(predictor, tokens, 3, 1, logits, NULL), ORR_EINVAL);
-    expect_error(ORR_EINVAL, "predict", "token 61 at position 2 is outside the vocabulary of 61");
-    ck_assert_int_eq(orr_predict(predictor, tokens, 2, 1, logits, NULL), 0);
-    orr_predictor_destroy(predictor);
-    orr_model_destroy(model);
-}
-END_TEST
-
 static void start(void)
 {
     /* More workers than there may be cores: the order of tasks must not matter. */
@@ -798,9 +674,6 @@ Suite *suite(void)
     tcase_add_test(c, test_dropout_knows_no_layout);
     tcase_add_test(c, test_evaluation);
     tcase_add_test(c, test_evaluation_between_steps);
-    tcase_add_test(c, test_generation);
-    tcase_add_test(c, test_sampling);
-    tcase_add_test(c, test_predicting_errors);
     suite_add_tcase(s, c);
 
     tcase_add_unchecked_fixture(files, start, orr_shutdown);

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Products of few rows, as a token's: what they cost is reading B, once, at the speed of memory, where libraries pack it first. */
+#include <string.h>
+
+#include "codelets/math/product_cpu.h"
+#include "codelets/math/simd_math.h"
+#include "core/core.h"
+
+enum { STRIP = 4096 };      /* columns of B at a time: what is summed up stays in the first cache */
+
+/* Element k of an array, in fp32. */
+ORRI_INLINE float element(enum orr_dtype dtype, const void *x, size_t k)
+{
+    uint16_t upper;
+    uint32_t bits;
+    float value;
+
+    switch (dtype) {
+    case ORR_BF16:
+        memcpy(&upper, (const char *)x + 2 * k, sizeof(upper));
+        bits = (uint32_t)upper << 16;
+        memcpy(&value, &bits, sizeof(value));
+        return value;
+    case ORR_F16: return (float)((const _Float16 *)x)[k];
+    default: return ((const float *)x)[k];
+    }
+}
+
+ORRI_INLINE const void *row(const void *x, int ld, enum orr_dtype dtype, int r)
+{
+    return (const char *)x + (size_t)r * (size_t)ld * orr_dtype_size(dtype);
+}
+
+/* y += x b, of one row of B. */
+ORRI_INLINE void add_row(enum orr_dtype dtype, int n, float x, const void *restrict b, float *restrict y)
+{
+#pragma omp simd
+    for (int j = 0; j < n; j++)
+        y[j] += x * element(dtype, b, (size_t)j);
+}
+
+ORRI_INLINE float dot(enum orr_dtype dtype, int k, const float *restrict x, const void *restrict b)
+{
+    float sum = 0;
+
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < k; i++)
+        sum += x[i] * element(dtype, b, (size_t)i);
+    return sum;
+}
+
+/* y [m,N] += x [m,K] B, where B is [K,N], and where it is [N,K]: either way it is read from its first element to its last. */
+ORRI_INLINE void by_rows(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y)
+{
+    for (int j = 0; j < p->n; j += STRIP) {
+        int n = p->n - j < STRIP ? p->n - j : STRIP;
+        for (int i = 0; i < p->k; i++)
+            for (int r = 0; r < p->m; r++)
+                add_row(dtype, n, x[(size_t)r * (size_t)p->k + (size_t)i], row(row(p->b, 1, dtype, j), p->ldb, dtype, i),
+                        y + (size_t)r * (size_t)p->n + j);
+    }
+}
+
+ORRI_INLINE void by_columns(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y)
+{
+    for (int j = 0; j < p->n; j++)
+        for (int r = 0; r < p->m; r++)
+            y[(size_t)r * (size_t)p->n + j] += dot(dtype, p->k, x + (size_t)r * (size_t)p->k, row(p->b, p->ldb, dtype, j));
+}
+
+ORRI_INLINE void add_product(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y)
+{
+    if (p->trans_b)
+        by_columns(dtype, p, x, y);
+    else
+        by_rows(dtype, p, x, y);
+}
+
+static ORRI_SIMD void add_product_bf16(const struct orri_product *p, const float *x, float *y)
+{
+    add_product(ORR_BF16, p, x, y);
+}
+
+static ORRI_SIMD void add_product_f16(const struct orri_product *p, const float *x, float *y)
+{
+    add_product(ORR_F16, p, x, y);
+}
+
+static ORRI_SIMD void add_product_f32(const struct orri_product *p, const float *x, float *y)
+{
+    add_product(ORR_F32, p, x, y);
+}
+
+/* What the product is added to. */
+static void begin_row(const struct orri_product *p, const void *c, float *y)
+{
+    size_t n = (size_t)p->n, size = orr_dtype_size(p->c_dtype);
+    float addend[STRIP];
+
+    if (p->bias)
+        orri_widen(p->dtype, n, p->bias, y);
+    else
+        memset(y, 0, n * sizeof(*y));
+    for (size_t j = 0; p->add && j < n; j += STRIP) {
+        size_t count = n - j < STRIP ? n - j : STRIP;
+        orri_widen(p->c_dtype, count, (const char *)c + j * size, addend);
+        orri_add(count, addend, y + j);
+    }
+}
+
+bool orri_few_rows_product(const struct orri_product *p, void *c)
+{
+    size_t m = (size_t)p->m, n = (size_t)p->n, k = (size_t)p->k;
+
+    if (p->m > ORRI_FEW_ROWS || p->trans_a || m * (n + k) * sizeof(float) > ORRI_KERNEL_BYTES)
+        return false;
+    float *y = orri_kernel_scratch(m * (n + k) * sizeof(*y)), *x = y + m * n;
+    for (int r = 0; r < p->m; r++) {
+        orri_widen(p->dtype, k, row(p->a, p->lda, p->dtype, r), x + (size_t)r * k);
+        begin_row(p, row(c, p->ldc, p->c_dtype, r), y + (size_t)r * n);
+    }
+    switch (p->dtype) {
+    case ORR_BF16: add_product_bf16(p, x, y); break;
+    case ORR_F16: add_product_f16(p, x, y); break;
+    default: add_product_f32(p, x, y);
+    }
+    for (int r = 0; r < p->m; r++)
+        orri_round(p->c_dtype, n, y + (size_t)r * n, (void *)row(c, p->ldc, p->c_dtype, r));
+    return true;
+}
