@@ -2,6 +2,7 @@
 #include <cblas.h>
 #include <string.h>
 
+#include "codelets/math/elements.h"
 #include "codelets/math/math_cpu.h"
 #include "codelets/math/product_cpu.h"
 #include "core/core.h"
@@ -15,9 +16,10 @@ void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, 
 
 /* ---- what surrounds a product -------------------------------------------------------------------------------------- */
 
-static char *row_of(enum orr_dtype dtype, const void *x, int ld, int r)
+/* Element [r][j] of a matrix. */
+static void *in_matrix(enum orr_dtype dtype, const void *x, int ld, int r, int j)
 {
-    return (char *)x + (size_t)r * (size_t)ld * orr_dtype_size(dtype);
+    return orri_element(dtype, x, (size_t)r * (size_t)ld + (size_t)j);
 }
 
 /* The product is to be added to `add`, which is elsewhere. */
@@ -26,30 +28,27 @@ static void copy_addend(const struct orri_product *p, void *c)
     size_t bytes = (size_t)p->n * orr_dtype_size(p->c_dtype);
 
     for (int r = 0; p->add && p->add != c && r < p->m; r++)
-        memcpy(row_of(p->c_dtype, c, p->ldc, r), row_of(p->c_dtype, p->add, p->ldc, r), bytes);
+        memcpy(in_matrix(p->c_dtype, c, p->ldc, r, 0), in_matrix(p->c_dtype, p->add, p->ldc, r, 0), bytes);
 }
 
 enum { PIECE = 4096 };      /* elements that are widened at a time */
 
 static void apply_epilogue(const struct orri_product *p)
 {
-    bool forward = p->epilogue == ORRI_EPILOGUE_GELU;
-    float aux[PIECE], c[PIECE];
+    float aux_room[PIECE], c_room[PIECE];
 
-    for (int r = 0; p->epilogue != ORRI_EPILOGUE_NONE && r < p->m; r++) {
-        char *to = row_of(p->dtype, p->c, p->ldc, r), *with = row_of(p->dtype, p->aux, p->ldc, r);
-        for (int j = 0; j < p->n; j += PIECE, to += PIECE * orr_dtype_size(p->dtype), with += PIECE * orr_dtype_size(p->dtype)) {
+    for (int r = 0; p->epilogue != ORRI_EPILOGUE_NONE && r < p->m; r++)
+        for (int j = 0; j < p->n; j += PIECE) {
             size_t n = p->n - j < PIECE ? (size_t)(p->n - j) : PIECE;
-            orri_widen(p->dtype, n, with, aux);
-            if (forward) {
+            void *to = in_matrix(p->dtype, p->c, p->ldc, r, j);
+            float *aux = orri_begin_with(p->dtype, n, in_matrix(p->dtype, p->aux, p->ldc, r, j), aux_room);
+            float *c = orri_begin(p->dtype, to, c_room);
+            if (p->epilogue == ORRI_EPILOGUE_GELU)
                 orri_bias_gelu(1, (int)n, aux, NULL, c);
-            } else {
-                orri_widen(p->dtype, n, to, c);
-                orri_gelu_backward(n, c, aux, c);
-            }
-            orri_round(p->dtype, n, c, to);
+            else
+                orri_gelu_backward(n, orri_wide(p->dtype, n, to, c_room), aux, c);
+            orri_end(p->dtype, n, c, to);
         }
-    }
 }
 
 /* ---- by OpenBLAS -------------------------------------------------------------------------------------------------------- */
@@ -74,13 +73,12 @@ static void widen_block(enum orr_dtype dtype, bool transposed, const void *x, in
     int first = transposed ? j : r, count = transposed ? columns : rows, from = transposed ? r : j, n = transposed ? rows : columns;
 
     for (int i = 0; i < count; i++)
-        orri_widen(dtype, (size_t)n, row_of(dtype, x, ld, first + i) + (size_t)from * orr_dtype_size(dtype), to + (size_t)i * BLOCK);
+        orri_widen(dtype, (size_t)n, in_matrix(dtype, x, ld, first + i, from), to + (size_t)i * BLOCK);
 }
 
 static void product_widened(const struct orri_product *p, void *c)
 {
     float *a = orri_kernel_scratch(3 * (size_t)BLOCK * BLOCK * sizeof(*a)), *b = a + BLOCK * BLOCK, *sum = b + BLOCK * BLOCK;
-    size_t size = orr_dtype_size(p->c_dtype);
 
     for (int i = 0; i < p->m; i += BLOCK)
         for (int j = 0; j < p->n; j += BLOCK) {
@@ -89,9 +87,9 @@ static void product_widened(const struct orri_product *p, void *c)
                 float *row = sum + (size_t)r * BLOCK;
                 memset(row, 0, (size_t)n * sizeof(*row));
                 if (p->bias)
-                    orri_widen(p->dtype, (size_t)n, (const char *)p->bias + (size_t)j * orr_dtype_size(p->dtype), row);
+                    orri_widen(p->dtype, (size_t)n, orri_element(p->dtype, p->bias, (size_t)j), row);
                 if (p->add) {
-                    orri_widen(p->c_dtype, (size_t)n, row_of(p->c_dtype, c, p->ldc, i + r) + (size_t)j * size, a);
+                    orri_widen(p->c_dtype, (size_t)n, in_matrix(p->c_dtype, c, p->ldc, i + r, j), a);
                     orri_add((size_t)n, a, row);
                 }
             }
@@ -102,7 +100,7 @@ static void product_widened(const struct orri_product *p, void *c)
                 orri_gemm(p->trans_a, p->trans_b, m, n, k, a, BLOCK, b, BLOCK, 1, sum, BLOCK);
             }
             for (int r = 0; r < m; r++)
-                orri_round(p->c_dtype, (size_t)n, sum + (size_t)r * BLOCK, row_of(p->c_dtype, c, p->ldc, i + r) + (size_t)j * size);
+                orri_round(p->c_dtype, (size_t)n, sum + (size_t)r * BLOCK, in_matrix(p->c_dtype, c, p->ldc, i + r, j));
         }
 }
 

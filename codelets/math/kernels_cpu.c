@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Kernels for elements of any dtype on a CPU, of those in fp32: of others a strip is widened at a time, which stays in the caches. */
+#include "codelets/math/elements.h"
 #include "codelets/math/math_cpu.h"
 
 #include <string.h>
@@ -7,37 +8,6 @@
 #include "core/core.h"
 
 enum { STRIP = 8192, ROOMS = 4 };       /* floats of a room, where a row is not longer; rooms that a kernel takes */
-
-static const void *at(enum orr_dtype dtype, const void *x, size_t k)
-{
-    return (const char *)x + k * orr_dtype_size(dtype);
-}
-
-static void *place(enum orr_dtype dtype, void *x, size_t k)
-{
-    return (char *)x + k * orr_dtype_size(dtype);
-}
-
-/* x[0..count-1] in fp32: themselves, or widened in `room`. */
-static const float *wide(enum orr_dtype dtype, size_t count, const void *x, float *room)
-{
-    if (dtype == ORR_F32)
-        return x;
-    orri_widen(dtype, count, x, room);
-    return room;
-}
-
-/* Where to compute fp32 elements of y, and how they get there. */
-static float *begin(enum orr_dtype dtype, void *y, float *room)
-{
-    return dtype == ORR_F32 ? y : room;
-}
-
-static void end(enum orr_dtype dtype, size_t count, const float *room, void *y)
-{
-    if (dtype != ORR_F32)
-        orri_round(dtype, count, room, y);
-}
 
 /* Rows of a strip, at least one; and rooms, each for a strip of them. */
 static int strip_rows(int width)
@@ -72,7 +42,7 @@ struct affine {
 static struct affine affine_of(enum orr_dtype dtype, int width, const void *gamma, const void *beta, float *gamma_room,
                                float *beta_room)
 {
-    return (struct affine){wide(dtype, (size_t)width, gamma, gamma_room), wide(dtype, (size_t)width, beta, beta_room)};
+    return (struct affine){orri_wide(dtype, (size_t)width, gamma, gamma_room), orri_wide(dtype, (size_t)width, beta, beta_room)};
 }
 
 void orri_cpu_layernorm(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta, float eps,
@@ -84,9 +54,9 @@ void orri_cpu_layernorm(enum orr_dtype dtype, int rows, int width, const void *x
     for (int r = 0, n; r < rows; r += n) {
         n = least(rows - r, strip_rows(width));
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
-        float *out = begin(dtype, place(dtype, y, k), w.room[3]);
-        orri_layernorm(n, width, wide(dtype, count, at(dtype, x, k), w.room[2]), a.gamma, a.beta, eps, out, mean + r, rstd + r);
-        end(dtype, count, out, place(dtype, y, k));
+        float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
+        orri_layernorm(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, eps, out, mean + r, rstd + r);
+        orri_end(dtype, count, out, orri_element(dtype, y, k));
     }
 }
 
@@ -99,9 +69,9 @@ void orri_cpu_layernorm_again(enum orr_dtype dtype, int rows, int width, const v
     for (int r = 0, n; r < rows; r += n) {
         n = least(rows - r, strip_rows(width));
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
-        float *out = begin(dtype, place(dtype, y, k), w.room[3]);
-        orri_layernorm_again(n, width, wide(dtype, count, at(dtype, x, k), w.room[2]), a.gamma, a.beta, mean + r, rstd + r, out);
-        end(dtype, count, out, place(dtype, y, k));
+        float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
+        orri_layernorm_again(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, mean + r, rstd + r, out);
+        orri_end(dtype, count, out, orri_element(dtype, y, k));
     }
 }
 
@@ -110,7 +80,7 @@ void orri_cpu_layernorm_backward(enum orr_dtype dtype, int rows, int width, cons
                                  float *dbeta, void *scratch)
 {
     struct rooms w = rooms_for(width);
-    const float *g = wide(dtype, (size_t)width, gamma, w.room[0]);
+    const float *g = orri_wide(dtype, (size_t)width, gamma, w.room[0]);
 
     (void)scratch;
     memset(dgamma, 0, (size_t)width * sizeof(*dgamma));
@@ -118,12 +88,12 @@ void orri_cpu_layernorm_backward(enum orr_dtype dtype, int rows, int width, cons
     for (int r = 0, n; r < rows; r += n) {
         n = least(rows - r, strip_rows(width));
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
-        float *out = begin(dtype, place(dtype, dx, k), w.room[3]);
-        const float *before = residual ? wide(dtype, count, at(dtype, residual, k), w.room[3]) : NULL;
-        orri_layernorm_backward_add(n, width, wide(dtype, count, at(dtype, dy, k), w.room[1]),
-                                    wide(dtype, count, at(dtype, x, k), w.room[2]), g, mean + r, rstd + r, before, out, dgamma,
+        float *out = orri_begin(dtype, orri_element(dtype, dx, k), w.room[3]);
+        const float *before = residual ? orri_wide(dtype, count, orri_element(dtype, residual, k), w.room[3]) : NULL;
+        orri_layernorm_backward_add(n, width, orri_wide(dtype, count, orri_element(dtype, dy, k), w.room[1]),
+                                    orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), g, mean + r, rstd + r, before, out, dgamma,
                                     dbeta);
-        end(dtype, count, out, place(dtype, dx, k));
+        orri_end(dtype, count, out, orri_element(dtype, dx, k));
     }
 }
 
@@ -142,9 +112,9 @@ void orri_cpu_bias_rows(enum orr_dtype dtype, int rows, int width, const void *x
         for (int j = 0, n; j < width; j += n) {
             n = least(width - j, STRIP);
             size_t k = (size_t)r * (size_t)width + (size_t)j;
-            orri_bias_rows(1, n, x ? wide(dtype, (size_t)n, at(dtype, x, k), w.room[0]) : NULL,
-                           bias ? wide(dtype, (size_t)n, at(dtype, bias, (size_t)j), w.room[1]) : NULL, w.room[2]);
-            end(dtype, (size_t)n, w.room[2], place(dtype, y, k));
+            orri_bias_rows(1, n, x ? orri_wide(dtype, (size_t)n, orri_element(dtype, x, k), w.room[0]) : NULL,
+                           bias ? orri_wide(dtype, (size_t)n, orri_element(dtype, bias, (size_t)j), w.room[1]) : NULL, w.room[2]);
+            orri_end(dtype, (size_t)n, w.room[2], orri_element(dtype, y, k));
         }
 }
 
@@ -160,7 +130,7 @@ void orri_cpu_bias_backward(enum orr_dtype dtype, int rows, int width, const voi
     for (int r = 0, n; r < rows; r += n, beta = 1) {
         n = least(rows - r, strip_rows(width));
         for (int i = 0; i < n; i++)
-            orri_widen(dtype, (size_t)width, at(dtype, dy, (size_t)(r + i) * (size_t)ld), w.room[0] + (size_t)i * (size_t)width);
+            orri_widen(dtype, (size_t)width, orri_element(dtype, dy, (size_t)(r + i) * (size_t)ld), w.room[0] + (size_t)i * (size_t)width);
         orri_bias_backward(n, width, w.room[0], width, beta, db);
     }
 }
@@ -171,10 +141,10 @@ void orri_cpu_sum(enum orr_dtype dtype, size_t count, int parts, const void *con
 
     for (size_t k = 0; k < count; k += STRIP) {
         size_t n = count - k < STRIP ? count - k : STRIP;
-        orri_widen(dtype, n, at(dtype, part[0], k), w.room[0]);
+        orri_widen(dtype, n, orri_element(dtype, part[0], k), w.room[0]);
         for (int t = 1; t < parts; t++)
-            orri_add(n, wide(dtype, n, at(dtype, part[t], k), w.room[1]), w.room[0]);
-        orri_round(dtype, n, w.room[0], place(dtype, y, k));
+            orri_add(n, orri_wide(dtype, n, orri_element(dtype, part[t], k), w.room[1]), w.room[0]);
+        orri_round(dtype, n, w.room[0], orri_element(dtype, y, k));
     }
 }
 
@@ -186,11 +156,11 @@ void orri_cpu_dropout(enum orr_dtype dtype, const struct orri_dropout *d, int ba
     for (int b = 0; b < batch; b++)
         for (size_t done = 0; done < count; done += STRIP) {
             size_t n = count - done < STRIP ? count - done : STRIP, k = (size_t)b * count + done;
-            orri_widen(dtype, n, at(dtype, x, k), w.room[0]);
+            orri_widen(dtype, n, orri_element(dtype, x, k), w.room[0]);
             orri_dropout_apply(d, first + (uint64_t)b * stride + done, n, w.room[0]);
             if (residual)
-                orri_add(n, wide(dtype, n, at(dtype, residual, k), w.room[1]), w.room[0]);
-            orri_round(dtype, n, w.room[0], place(dtype, y, k));
+                orri_add(n, orri_wide(dtype, n, orri_element(dtype, residual, k), w.room[1]), w.room[0]);
+            orri_round(dtype, n, w.room[0], orri_element(dtype, y, k));
         }
 }
 
@@ -210,7 +180,7 @@ void orri_cpu_convert(size_t count, enum orr_dtype from_dtype, const void *from,
 
     for (size_t k = 0; k < count; k += STRIP) {
         size_t n = count - k < STRIP ? count - k : STRIP;
-        orri_round(to_dtype, n, wide(from_dtype, n, at(from_dtype, from, k), w.room[0]), place(to_dtype, to, k));
+        orri_round(to_dtype, n, orri_wide(from_dtype, n, orri_element(from_dtype, from, k), w.room[0]), orri_element(to_dtype, to, k));
     }
 }
 
@@ -243,16 +213,15 @@ void orri_cpu_softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, v
     struct rooms w = rooms_for(width);
 
     for (int r = 0; r < rows; r++) {
-        void *own = place(dtype, logits, (size_t)r * (size_t)ld);
-        float *row = begin(dtype, own, w.room[0]);
+        void *own = orri_element(dtype, logits, (size_t)r * (size_t)ld);
+        float *row = orri_begin_with(dtype, (size_t)width, own, w.room[0]);
         double sum = 0;
         int64_t labels = 0;
 
-        wide(dtype, (size_t)width, own, row);
         orri_softmax_cross_entropy(1, width, row, ld, target + r, gradient ? scale_of(loss_scale) : 0, &sum, &labels);
         loss[r] = (float)sum;
         if (gradient)
-            end(dtype, (size_t)width, row, own);
+            orri_end(dtype, (size_t)width, row, own);
     }
 }
 
@@ -272,7 +241,7 @@ void orri_cpu_cross_entropy_part(enum orr_dtype dtype, int rows, int width, cons
     struct rooms w = rooms_for(width);
 
     for (int r = 0; r < rows; r++)
-        orri_cross_entropy_part(1, width, wide(dtype, (size_t)width, at(dtype, logits, (size_t)r * (size_t)ld), w.room[0]), ld,
+        orri_cross_entropy_part(1, width, orri_wide(dtype, (size_t)width, orri_element(dtype, logits, (size_t)r * (size_t)ld), w.room[0]), ld,
                                 target + r, first, part + r * ORRI_LOSS_PART);
 }
 
@@ -296,12 +265,11 @@ void orri_cpu_cross_entropy_part_gradient(enum orr_dtype dtype, int rows, int wi
     struct rooms w = rooms_for(width);
 
     for (int r = 0; r < rows; r++) {
-        void *own = place(dtype, logits, (size_t)r * (size_t)ld);
-        float *row = begin(dtype, own, w.room[0]);
+        void *own = orri_element(dtype, logits, (size_t)r * (size_t)ld);
+        float *row = orri_begin_with(dtype, (size_t)width, own, w.room[0]);
 
-        wide(dtype, (size_t)width, own, row);
         orri_cross_entropy_part_gradient(1, width, row, ld, target + r, first, norm + r * ORRI_LOSS_NORM, scale_of(loss_scale));
-        end(dtype, (size_t)width, row, own);
+        orri_end(dtype, (size_t)width, row, own);
     }
 }
 
@@ -323,10 +291,9 @@ void orri_cpu_embed(enum orr_dtype dtype, int batch, int seq, struct orr_part pa
             else
                 memset(to, 0, size);
             if (position) {
-                float *out = begin(dtype, to, w.room[0]);
-                wide(dtype, n, to, out);
-                orri_add(n, wide(dtype, n, (const char *)position + (size_t)t * size, w.room[1]), out);
-                end(dtype, n, out, to);
+                float *out = orri_begin_with(dtype, n, to, w.room[0]);
+                orri_add(n, orri_wide(dtype, n, (const char *)position + (size_t)t * size, w.room[1]), out);
+                orri_end(dtype, n, out, to);
             }
         }
 }
@@ -343,7 +310,7 @@ void orri_cpu_embed_backward(enum orr_dtype dtype, int batch, int seq, struct or
         for (int64_t t = part.first; t < part.first + part.count; t++, from += n * orr_dtype_size(dtype)) {
             int64_t row = ids[b * seq + t] - first;
             if (row >= 0 && row < count)
-                orri_add(n, wide(dtype, n, from, w.room[0]), dtable + (size_t)row * n);
+                orri_add(n, orri_wide(dtype, n, from, w.room[0]), dtable + (size_t)row * n);
         }
 }
 
@@ -355,7 +322,7 @@ void orri_cpu_position_backward(enum orr_dtype dtype, int batch, struct orr_part
 
     for (int b = 0; b < batch; b++)
         for (int64_t t = part.first; t < part.first + part.count; t++, from += n * orr_dtype_size(dtype))
-            orri_add(n, wide(dtype, n, from, w.room[0]), dposition + (size_t)t * n);
+            orri_add(n, orri_wide(dtype, n, from, w.room[0]), dposition + (size_t)t * n);
 }
 
 /* ---- attention, head by head ----------------------------------------------------------------------------------------------------- */
@@ -402,13 +369,13 @@ static size_t head_at(const struct orri_attention *a, int64_t ld, int b, int h)
 static void take_head(enum orr_dtype dtype, const struct orri_attention *a, const void *x, int64_t ld, float *to)
 {
     for (int t = 0; t < a->seq; t++)
-        orri_widen(dtype, (size_t)a->head_dim, at(dtype, x, (size_t)t * (size_t)ld), to + (size_t)t * (size_t)a->head_dim);
+        orri_widen(dtype, (size_t)a->head_dim, orri_element(dtype, x, (size_t)t * (size_t)ld), to + (size_t)t * (size_t)a->head_dim);
 }
 
 static void give_head(enum orr_dtype dtype, const struct orri_attention *a, const float *from, void *x, int64_t ld)
 {
     for (int t = 0; t < a->seq; t++)
-        orri_round(dtype, (size_t)a->head_dim, from + (size_t)t * (size_t)a->head_dim, place(dtype, x, (size_t)t * (size_t)ld));
+        orri_round(dtype, (size_t)a->head_dim, from + (size_t)t * (size_t)a->head_dim, orri_element(dtype, x, (size_t)t * (size_t)ld));
 }
 
 void orri_cpu_attention_forward(enum orr_dtype dtype, const struct orri_attention *a, const void *q, const void *k, const void *v,
@@ -425,11 +392,11 @@ void orri_cpu_attention_forward(enum orr_dtype dtype, const struct orri_attentio
         struct orri_attention one = one_head(a, i / a->heads, i % a->heads);
         size_t in = head_at(a, a->ld, i / a->heads, i % a->heads), out = head_at(a, a->ld_out, i / a->heads, i % a->heads);
 
-        take_head(dtype, a, at(dtype, q, in), a->ld, wq);
-        take_head(dtype, a, at(dtype, k, in), a->ld, wk);
-        take_head(dtype, a, at(dtype, v, in), a->ld, wv);
+        take_head(dtype, a, orri_element(dtype, q, in), a->ld, wq);
+        take_head(dtype, a, orri_element(dtype, k, in), a->ld, wk);
+        take_head(dtype, a, orri_element(dtype, v, in), a->ld, wv);
         orri_attention_forward(&one, wq, wk, wv, wo, lse + (size_t)i * (size_t)a->seq, wo + size);
-        give_head(dtype, a, wo, place(dtype, o, out), a->ld_out);
+        give_head(dtype, a, wo, orri_element(dtype, o, out), a->ld_out);
     }
 }
 
@@ -447,14 +414,14 @@ void orri_cpu_attention_backward(enum orr_dtype dtype, const struct orri_attenti
         struct orri_attention one = one_head(a, i / a->heads, i % a->heads);
         size_t in = head_at(a, a->ld, i / a->heads, i % a->heads), out = head_at(a, a->ld_out, i / a->heads, i % a->heads);
 
-        take_head(dtype, a, at(dtype, q, in), a->ld, wq);
-        take_head(dtype, a, at(dtype, k, in), a->ld, wk);
-        take_head(dtype, a, at(dtype, v, in), a->ld, wv);
-        take_head(dtype, a, at(dtype, o, out), a->ld_out, wo);
-        take_head(dtype, a, at(dtype, d_o, out), a->ld_out, wd);
+        take_head(dtype, a, orri_element(dtype, q, in), a->ld, wq);
+        take_head(dtype, a, orri_element(dtype, k, in), a->ld, wk);
+        take_head(dtype, a, orri_element(dtype, v, in), a->ld, wv);
+        take_head(dtype, a, orri_element(dtype, o, out), a->ld_out, wo);
+        take_head(dtype, a, orri_element(dtype, d_o, out), a->ld_out, wd);
         orri_attention_backward(&one, wq, wk, wv, wo, wd, lse + (size_t)i * (size_t)a->seq, wd + size);
-        give_head(dtype, a, wq, place(dtype, q, in), a->ld);
-        give_head(dtype, a, wk, place(dtype, k, in), a->ld);
-        give_head(dtype, a, wv, place(dtype, v, in), a->ld);
+        give_head(dtype, a, wq, orri_element(dtype, q, in), a->ld);
+        give_head(dtype, a, wk, orri_element(dtype, k, in), a->ld);
+        give_head(dtype, a, wv, orri_element(dtype, v, in), a->ld);
     }
 }
