@@ -348,24 +348,6 @@ size_t orri_cpu_attention_backward_scratch(const struct orri_attention *a, enum 
     return attention_scratch(a, dtype, 5);
 }
 
-/* Head h of sequence b alone, its rows one behind the other. */
-static struct orri_attention one_head(const struct orri_attention *a, int b, int h)
-{
-    struct orri_attention one = *a;
-
-    one.batch = one.heads = 1;
-    one.ld = one.ld_out = a->head_dim;
-    one.first_sample += (uint64_t)b;
-    one.first_head += h;
-    return one;
-}
-
-/* The first element of that head. */
-static size_t head_at(const struct orri_attention *a, int64_t ld, int b, int h)
-{
-    return (size_t)b * (size_t)a->seq * (size_t)ld + (size_t)h * (size_t)a->head_dim;
-}
-
 static void take_head(enum orr_dtype dtype, const struct orri_attention *a, const void *x, int64_t ld, float *to)
 {
     for (int t = 0; t < a->seq; t++)
@@ -378,50 +360,69 @@ static void give_head(enum orr_dtype dtype, const struct orri_attention *a, cons
         orri_round(dtype, (size_t)a->head_dim, from + (size_t)t * (size_t)a->head_dim, orri_element(dtype, x, (size_t)t * (size_t)ld));
 }
 
+/* A head of one sequence alone, widened, its rows one behind the other. */
+struct head {
+    struct orri_attention shape;
+    size_t in, out;             /* its first element in q, k and v, and in o */
+    size_t lse;
+    float *q, *k, *v, *rest;    /* behind them is room                       */
+};
+
+static struct head head_of(enum orr_dtype dtype, const struct orri_attention *a, int i, const void *q, const void *k, const void *v,
+                           float *room)
+{
+    size_t b = (size_t)(i / a->heads), h = (size_t)(i % a->heads), row = b * (size_t)a->seq, column = h * (size_t)a->head_dim;
+    struct head head = {.shape = *a,
+                        .in = row * (size_t)a->ld + column,
+                        .out = row * (size_t)a->ld_out + column,
+                        .lse = (size_t)i * (size_t)a->seq,
+                        .q = room,
+                        .k = room + head_size(a),
+                        .v = room + 2 * head_size(a),
+                        .rest = room + 3 * head_size(a)};
+
+    head.shape.batch = head.shape.heads = 1;
+    head.shape.ld = head.shape.ld_out = a->head_dim;
+    head.shape.first_sample += b;
+    head.shape.first_head += (int)h;
+    take_head(dtype, a, orri_element(dtype, q, head.in), a->ld, head.q);
+    take_head(dtype, a, orri_element(dtype, k, head.in), a->ld, head.k);
+    take_head(dtype, a, orri_element(dtype, v, head.in), a->ld, head.v);
+    return head;
+}
+
 void orri_cpu_attention_forward(enum orr_dtype dtype, const struct orri_attention *a, const void *q, const void *k, const void *v,
                                 void *o, float *lse, void *scratch)
 {
-    size_t size = head_size(a);
-    float *wq = scratch, *wk = wq + size, *wv = wk + size, *wo = wv + size;
-
     if (dtype == ORR_F32) {
         orri_attention_forward(a, q, k, v, o, lse, scratch);
         return;
     }
     for (int i = 0; i < a->batch * a->heads; i++) {
-        struct orri_attention one = one_head(a, i / a->heads, i % a->heads);
-        size_t in = head_at(a, a->ld, i / a->heads, i % a->heads), out = head_at(a, a->ld_out, i / a->heads, i % a->heads);
+        struct head head = head_of(dtype, a, i, q, k, v, scratch);
+        float *wo = head.rest;
 
-        take_head(dtype, a, orri_element(dtype, q, in), a->ld, wq);
-        take_head(dtype, a, orri_element(dtype, k, in), a->ld, wk);
-        take_head(dtype, a, orri_element(dtype, v, in), a->ld, wv);
-        orri_attention_forward(&one, wq, wk, wv, wo, lse + (size_t)i * (size_t)a->seq, wo + size);
-        give_head(dtype, a, wo, orri_element(dtype, o, out), a->ld_out);
+        orri_attention_forward(&head.shape, head.q, head.k, head.v, wo, lse + head.lse, wo + head_size(a));
+        give_head(dtype, a, wo, orri_element(dtype, o, head.out), a->ld_out);
     }
 }
 
 void orri_cpu_attention_backward(enum orr_dtype dtype, const struct orri_attention *a, void *q, void *k, void *v, const void *o,
                                  const void *d_o, const float *lse, void *scratch)
 {
-    size_t size = head_size(a);
-    float *wq = scratch, *wk = wq + size, *wv = wk + size, *wo = wv + size, *wd = wo + size;
-
     if (dtype == ORR_F32) {
         orri_attention_backward(a, q, k, v, o, d_o, lse, scratch);
         return;
     }
     for (int i = 0; i < a->batch * a->heads; i++) {
-        struct orri_attention one = one_head(a, i / a->heads, i % a->heads);
-        size_t in = head_at(a, a->ld, i / a->heads, i % a->heads), out = head_at(a, a->ld_out, i / a->heads, i % a->heads);
+        struct head head = head_of(dtype, a, i, q, k, v, scratch);
+        float *wo = head.rest, *wd = wo + head_size(a);
 
-        take_head(dtype, a, orri_element(dtype, q, in), a->ld, wq);
-        take_head(dtype, a, orri_element(dtype, k, in), a->ld, wk);
-        take_head(dtype, a, orri_element(dtype, v, in), a->ld, wv);
-        take_head(dtype, a, orri_element(dtype, o, out), a->ld_out, wo);
-        take_head(dtype, a, orri_element(dtype, d_o, out), a->ld_out, wd);
-        orri_attention_backward(&one, wq, wk, wv, wo, wd, lse + (size_t)i * (size_t)a->seq, wd + size);
-        give_head(dtype, a, wq, orri_element(dtype, q, in), a->ld);
-        give_head(dtype, a, wk, orri_element(dtype, k, in), a->ld);
-        give_head(dtype, a, wv, orri_element(dtype, v, in), a->ld);
+        take_head(dtype, a, orri_element(dtype, o, head.out), a->ld_out, wo);
+        take_head(dtype, a, orri_element(dtype, d_o, head.out), a->ld_out, wd);
+        orri_attention_backward(&head.shape, head.q, head.k, head.v, wo, wd, lse + head.lse, wd + head_size(a));
+        give_head(dtype, a, head.q, orri_element(dtype, q, head.in), a->ld);
+        give_head(dtype, a, head.k, orri_element(dtype, k, head.in), a->ld);
+        give_head(dtype, a, head.v, orri_element(dtype, v, head.in), a->ld);
     }
 }
