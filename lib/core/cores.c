@@ -34,11 +34,12 @@ static bool set_by_user(const char *const *names)
     return false;
 }
 
+/* Hardware threads count as cores only where hwloc sees none. */
 static hwloc_obj_t core(hwloc_topology_t topology, int i)
 {
-    hwloc_obj_t object = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, (unsigned)i);
+    bool known = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE) > 0;
 
-    return object ? object : hwloc_get_obj_by_type(topology, HWLOC_OBJ_PU, (unsigned)i);
+    return hwloc_get_obj_by_type(topology, known ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU, (unsigned)i);
 }
 
 static int count_cores(hwloc_topology_t topology, hwloc_const_bitmap_t mine)
