@@ -6,6 +6,7 @@
 #include "codelets/math/math_cpu.h"
 #include "codelets/math/product_cpu.h"
 #include "core/core.h"
+#include "core/team.h"
 
 void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, int lda, const float *b, int ldb,
                float beta, float *c, int ldc)
@@ -25,19 +26,19 @@ static void *in_matrix(enum orr_dtype dtype, const void *x, int ld, int r, int j
 /* The product is to be added to `add`, which is elsewhere. */
 static void copy_addend(const struct orri_product *p, void *c)
 {
-    size_t bytes = (size_t)p->n * orr_dtype_size(p->c_dtype);
+    size_t size = orr_dtype_size(p->c_dtype), stride = (size_t)p->ldc * size;
 
-    for (int r = 0; p->add && p->add != c && r < p->m; r++)
-        memcpy(in_matrix(p->c_dtype, c, p->ldc, r, 0), in_matrix(p->c_dtype, p->add, p->ldc, r, 0), bytes);
+    if (p->add && p->add != c)
+        orri_cpu_copy_rows((size_t)p->m, (size_t)p->n * size, p->add, stride, c, stride);
 }
 
 enum { PIECE = 4096 };      /* elements that are widened at a time */
 
-static void apply_epilogue(const struct orri_product *p)
+static void apply_epilogue(const struct orri_product *p, int first, int rows)
 {
     float aux_room[PIECE], c_room[PIECE];
 
-    for (int r = 0; p->epilogue != ORRI_EPILOGUE_NONE && r < p->m; r++)
+    for (int r = first; r < first + rows; r++)
         for (int j = 0; j < p->n; j += PIECE) {
             size_t n = p->n - j < PIECE ? (size_t)(p->n - j) : PIECE;
             void *to = in_matrix(p->dtype, p->c, p->ldc, r, j);
@@ -104,14 +105,49 @@ static void product_widened(const struct orri_product *p, void *c)
         }
 }
 
+/* ---- of parts, which a team has a thread for each ------------------------------------------------------------------------- */
+
+/* Rows and columns of the result from i and j on, and what belongs to them. c is where they are computed. */
+static void product_part(const struct orri_product *whole, void *c, int i, int m, int j, int n)
+{
+    struct orri_product p = *whole;
+
+    p.m = m;
+    p.n = n;
+    p.a = in_matrix(p.dtype, p.a, p.lda, p.trans_a ? 0 : i, p.trans_a ? i : 0);
+    p.b = in_matrix(p.dtype, p.b, p.ldb, p.trans_b ? j : 0, p.trans_b ? 0 : j);
+    p.bias = p.bias ? orri_element(p.dtype, p.bias, (size_t)j) : NULL;
+    c = in_matrix(p.c_dtype, c, p.ldc, i, j);
+    if (p.dtype == ORR_F32)
+        product_f32(&p, c);
+    else
+        product_widened(&p, c);
+}
+
+/* Rows or columns that are worth a thread, of so many multiplications each. OpenBLAS adds up small products in another order. */
+static int lines(int64_t each)
+{
+    enum { LINES = 64, SMALL = 1000000 };
+
+    return (int)(SMALL / each / LINES + 1) * LINES;
+}
+
+/* OpenBLAS would have all workers wait for its threads: each thread calls it for some of the longer side. */
+static void product_by_parts(const struct orri_product *p, void *c)
+{
+    if (p->m > p->n)
+        ORRI_TEAM_FOR(p->m, lines((int64_t)p->n * p->k), i, m, product_part(p, c, i, m, 0, p->n));
+    else
+        ORRI_TEAM_FOR(p->n, lines((int64_t)p->m * p->k), j, n, product_part(p, c, 0, p->m, j, n));
+}
+
 void orri_cpu_gemm(const struct orri_product *p)
 {
     void *c = p->epilogue == ORRI_EPILOGUE_GELU ? p->aux : p->c;
 
     copy_addend(p, c);
-    if (p->dtype == ORR_F32)
-        product_f32(p, c);
-    else if (!orri_onednn_product(p, c))
-        product_widened(p, c);
-    apply_epilogue(p);
+    if (!orri_onednn_product(p, c))
+        product_by_parts(p, c);
+    if (p->epilogue != ORRI_EPILOGUE_NONE)
+        ORRI_TEAM_FOR(p->m, 1 + PIECE / p->n, r, n, apply_epilogue(p, r, n));
 }

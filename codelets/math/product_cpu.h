@@ -8,7 +8,7 @@
 #include "codelets/math/math.h"
 
 /* The product, with bias, to c, which holds the addend already, if there is one; false: not here. Primitives are made once per
- * thread and shape. */
+ * thread, size of its team, and shape. */
 bool orri_onednn_product(const struct orri_product *product, void *c);
 
 #endif
