@@ -13,6 +13,7 @@ liborri_la_SOURCES += \
 	codelets/math/attention_cuda.h \
 	codelets/math/cross_entropy.c \
 	codelets/math/dropout.c \
+	codelets/math/elements.h \
 	codelets/math/gelu.c \
 	codelets/math/gemm.c \
 	codelets/math/gemm_cuda.h \

@@ -11,6 +11,7 @@ EXTRA_DIST += \
 	docs/graph.md \
 	docs/infer.md \
 	docs/io.md \
+	docs/many-cores.md \
 	docs/models.md \
 	docs/parallel.md \
 	docs/pipeline.md \

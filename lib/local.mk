@@ -44,6 +44,8 @@ liborri_la_SOURCES += \
 	lib/core/ranks.h \
 	lib/core/rng.c \
 	lib/core/runtime.c \
+	lib/core/team.c \
+	lib/core/team.h \
 	lib/core/vector.c \
 	lib/core/vector_cuda.h \
 	lib/core/watch.c \

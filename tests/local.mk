@@ -26,6 +26,12 @@ tests_test_rng_SOURCES = tests/core/test_rng.c tests/check_main.h
 check_PROGRAMS += tests/test_convert
 tests_test_convert_SOURCES = tests/core/test_convert.c tests/check_main.h
 
+check_PROGRAMS += tests/test_cores
+tests_test_cores_SOURCES = tests/core/test_cores.c tests/check_main.h
+
+check_PROGRAMS += tests/test_team
+tests_test_team_SOURCES = tests/math/test_team.c tests/math/reference.h tests/check_main.h
+
 check_PROGRAMS += tests/test_math
 tests_test_math_SOURCES = tests/math/test_math.c tests/math/reference.h tests/check_main.h
 
@@ -190,6 +196,7 @@ cli_tests = \
 	tests/cli/commands.sh \
 	tests/cli/cuda.sh \
 	tests/cli/full_disk.sh \
+	tests/cli/groups.sh \
 	tests/cli/layouts.sh \
 	tests/cli/precision.sh \
 	tests/cli/restart.sh \

@@ -129,13 +129,13 @@ static int print(const struct opened *o, const struct orr_training_options *t, d
 
     double median = orr_median(seconds, steps);
     json_t *object = json_pack(
-        "{s:f,s:f,s:f,s:f,s:I,s:f,s:f,s:I,s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s,s:s,s:I}", "tokens_per_s", tokens / median,
+        "{s:f,s:f,s:f,s:f,s:I,s:f,s:f,s:I,s:s,s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s,s:s,s:I}", "tokens_per_s", tokens / median,
         "best_tokens_per_s", tokens / seconds[0], "step_ms", 1000 * median, "gflops", tokens * per_token / median / 1e9,
         "tasks_per_step", (json_int_t)tasks, "overhead_pct", 100 * profile->runtime / profile->wall, "idle_pct",
         100 * profile->idle / profile->wall, "peak_rss_mib", (json_int_t)(orr_memory_peak() >> 20), "model",
         model_options.model, "dtype", layout_options.dtype, "parameters", (json_int_t)orr_model_size(o->model), "batch",
         t->batch, "micro_batch", t->micro_batch, "seq", t->seq, "dp", o->mesh.dp, "pp", o->mesh.pp, "tp", o->mesh.tp,
-        "workers", orr_worker_count(), "scheduler", orr_scheduler(),
+        "workers", orr_worker_count(), "threads", orr_thread_count(), "scheduler", orr_scheduler(),
         "device", orr_device_count() ? "cuda" : "cpu", "streamed_mib", (json_int_t)(streamed >> 20));
     return print_object(object);
 }

@@ -13,7 +13,7 @@ struct model_options model_options;
 struct data_options data_options = {.validation_fraction = 0.01};
 struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
                                         .dtype = "fp32", .device = "auto", .pin = "home", .update = "device",
-                                        .master_weights = "fp32", .attention = "auto"};
+                                        .master_weights = "fp32", .attention = "auto", .cpu_group = "core"};
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
@@ -63,7 +63,9 @@ struct setting layout_table[] = {
      0, true),
     SETTING("attention", "BY", "on CUDA devices: auto (default: Orrery's kernels), own (the same) or cudnn (where it can)",
      OPTION_TEXT, &layout_options.attention, 0, 0, true),
-    SETTING("threads", "N", "CPU workers (default: STARPU_NCPU, else one per core)", OPTION_INT, &layout_options.threads, 1,
+    SETTING("cpu-group", "WHICH", "cores that compute a task together: core (default: one), l3 (that share a cache) or numa (a node's)",
+     OPTION_TEXT, &layout_options.cpu_group, 0, 0, true),
+    SETTING("threads", "N", "cores to compute on, each a worker without groups (default: STARPU_NCPU, else all)", OPTION_INT, &layout_options.threads, 1,
      4096, true),
     SETTING("watchdog", "SECONDS", "end the run when no task has ended for so long while some are pending (120; 0 = never)",
      OPTION_REAL, &layout_options.watchdog, 0, 1e9, true),
@@ -244,20 +246,23 @@ int read_device(struct orr_runtime_options *runtime)
     static const char *const devices[] = {[ORR_DEVICE_AUTO] = "auto", [ORR_DEVICE_CPU] = "cpu", [ORR_DEVICE_CUDA] = "cuda", NULL};
     static const char *const kernels[] = {[ORR_ATTENTION_AUTO] = "auto", [ORR_ATTENTION_OWN] = "own",
                                           [ORR_ATTENTION_CUDNN] = "cudnn", NULL};
+    static const char *const groups[] = {[ORR_CPU_GROUP_CORE] = "core", [ORR_CPU_GROUP_L3] = "l3", [ORR_CPU_GROUP_NUMA] = "numa", NULL};
     static const char *const pins[] = {"home", "none", NULL}, *const updates[] = {"device", "cpu", NULL};
     const struct layout_options *l = &layout_options;
     int device = choose("device", l->device, devices);
     int attention = device < 0 ? -1 : choose("attention", l->attention, kernels);
     int unpinned = attention < 0 ? -1 : choose("pin", l->pin, pins);
     int on_cpu = unpinned < 0 ? -1 : choose("update", l->update, updates);
+    int group = on_cpu < 0 ? -1 : choose("cpu-group", l->cpu_group, groups);
 
-    if (on_cpu < 0)
+    if (group < 0)
         return ORR_EINVAL;
     runtime->device = (enum orr_device)device;
     runtime->attention = (enum orr_attention_kernels)attention;
     runtime->tf32 = l->tf32;
     runtime->unpinned = unpinned;
     runtime->update_on_cpu = on_cpu;
+    runtime->cpu_group = (enum orr_cpu_group)group;
     return ORR_OK;
 }
 

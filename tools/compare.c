@@ -194,7 +194,7 @@ static int compose_pytorch(struct state *s, const json_t *first)
     char text[64];
 
     if (threads == 0 && cpu)
-        threads = json_integer_value(json_object_get(first, "workers"));
+        threads = json_integer_value(json_object_get(first, "threads"));
     const struct {
         const char *name;
         double value;

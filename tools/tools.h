@@ -36,7 +36,7 @@ struct layout_options {
     double watchdog, heartbeat;
     bool sequence_parallel;
     bool tf32;
-    const char *slots, *dtype, *device, *pin, *update, *master_weights, *attention;
+    const char *slots, *dtype, *device, *pin, *update, *master_weights, *attention, *cpu_group;
 };
 
 extern struct model_options model_options;
@@ -71,7 +71,7 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config), const
 /* The part of that which needs no runtime: checks the layout options, and reads the configuration. */
 int read_model(struct opened *o, int (*change)(struct orr_config *config));
 
-/* --device, --pin, --update, --tf32 and --attention. ORR_EINVAL. */
+/* --device, --pin, --update, --tf32, --attention and --cpu-group. ORR_EINVAL. */
 int read_device(struct orr_runtime_options *runtime);
 
 /* Sets all dropout rates of a configuration. */

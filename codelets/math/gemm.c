@@ -2,9 +2,11 @@
 #include <cblas.h>
 #include <string.h>
 
+#include "codelets/math/elements.h"
 #include "codelets/math/math_cpu.h"
 #include "codelets/math/product_cpu.h"
 #include "core/core.h"
+#include "core/team.h"
 
 void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, int lda, const float *b, int ldb,
                float beta, float *c, int ldc)
@@ -15,41 +17,39 @@ void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, 
 
 /* ---- what surrounds a product -------------------------------------------------------------------------------------- */
 
-static char *row_of(enum orr_dtype dtype, const void *x, int ld, int r)
+/* Element [r][j] of a matrix. */
+static void *in_matrix(enum orr_dtype dtype, const void *x, int ld, int r, int j)
 {
-    return (char *)x + (size_t)r * (size_t)ld * orr_dtype_size(dtype);
+    return orri_element(dtype, x, (size_t)r * (size_t)ld + (size_t)j);
 }
 
 /* The product is to be added to `add`, which is elsewhere. */
 static void copy_addend(const struct orri_product *p, void *c)
 {
-    size_t bytes = (size_t)p->n * orr_dtype_size(p->c_dtype);
+    size_t size = orr_dtype_size(p->c_dtype), stride = (size_t)p->ldc * size;
 
-    for (int r = 0; p->add && p->add != c && r < p->m; r++)
-        memcpy(row_of(p->c_dtype, c, p->ldc, r), row_of(p->c_dtype, p->add, p->ldc, r), bytes);
+    if (p->add && p->add != c)
+        orri_cpu_copy_rows((size_t)p->m, (size_t)p->n * size, p->add, stride, c, stride);
 }
 
 enum { PIECE = 4096 };      /* elements that are widened at a time */
 
-static void apply_epilogue(const struct orri_product *p)
+static void apply_epilogue(const struct orri_product *p, int first, int rows)
 {
-    bool forward = p->epilogue == ORRI_EPILOGUE_GELU;
-    float aux[PIECE], c[PIECE];
+    float aux_room[PIECE], c_room[PIECE];
 
-    for (int r = 0; p->epilogue != ORRI_EPILOGUE_NONE && r < p->m; r++) {
-        char *to = row_of(p->dtype, p->c, p->ldc, r), *with = row_of(p->dtype, p->aux, p->ldc, r);
-        for (int j = 0; j < p->n; j += PIECE, to += PIECE * orr_dtype_size(p->dtype), with += PIECE * orr_dtype_size(p->dtype)) {
+    for (int r = first; r < first + rows; r++)
+        for (int j = 0; j < p->n; j += PIECE) {
             size_t n = p->n - j < PIECE ? (size_t)(p->n - j) : PIECE;
-            orri_widen(p->dtype, n, with, aux);
-            if (forward) {
+            void *to = in_matrix(p->dtype, p->c, p->ldc, r, j);
+            float *aux = orri_begin_with(p->dtype, n, in_matrix(p->dtype, p->aux, p->ldc, r, j), aux_room);
+            float *c = orri_begin(p->dtype, to, c_room);
+            if (p->epilogue == ORRI_EPILOGUE_GELU)
                 orri_bias_gelu(1, (int)n, aux, NULL, c);
-            } else {
-                orri_widen(p->dtype, n, to, c);
-                orri_gelu_backward(n, c, aux, c);
-            }
-            orri_round(p->dtype, n, c, to);
+            else
+                orri_gelu_backward(n, orri_wide(p->dtype, n, to, c_room), aux, c);
+            orri_end(p->dtype, n, c, to);
         }
-    }
 }
 
 /* ---- by OpenBLAS -------------------------------------------------------------------------------------------------------- */
@@ -74,13 +74,12 @@ static void widen_block(enum orr_dtype dtype, bool transposed, const void *x, in
     int first = transposed ? j : r, count = transposed ? columns : rows, from = transposed ? r : j, n = transposed ? rows : columns;
 
     for (int i = 0; i < count; i++)
-        orri_widen(dtype, (size_t)n, row_of(dtype, x, ld, first + i) + (size_t)from * orr_dtype_size(dtype), to + (size_t)i * BLOCK);
+        orri_widen(dtype, (size_t)n, in_matrix(dtype, x, ld, first + i, from), to + (size_t)i * BLOCK);
 }
 
 static void product_widened(const struct orri_product *p, void *c)
 {
     float *a = orri_kernel_scratch(3 * (size_t)BLOCK * BLOCK * sizeof(*a)), *b = a + BLOCK * BLOCK, *sum = b + BLOCK * BLOCK;
-    size_t size = orr_dtype_size(p->c_dtype);
 
     for (int i = 0; i < p->m; i += BLOCK)
         for (int j = 0; j < p->n; j += BLOCK) {
@@ -89,9 +88,9 @@ static void product_widened(const struct orri_product *p, void *c)
                 float *row = sum + (size_t)r * BLOCK;
                 memset(row, 0, (size_t)n * sizeof(*row));
                 if (p->bias)
-                    orri_widen(p->dtype, (size_t)n, (const char *)p->bias + (size_t)j * orr_dtype_size(p->dtype), row);
+                    orri_widen(p->dtype, (size_t)n, orri_element(p->dtype, p->bias, (size_t)j), row);
                 if (p->add) {
-                    orri_widen(p->c_dtype, (size_t)n, row_of(p->c_dtype, c, p->ldc, i + r) + (size_t)j * size, a);
+                    orri_widen(p->c_dtype, (size_t)n, in_matrix(p->c_dtype, c, p->ldc, i + r, j), a);
                     orri_add((size_t)n, a, row);
                 }
             }
@@ -102,8 +101,44 @@ static void product_widened(const struct orri_product *p, void *c)
                 orri_gemm(p->trans_a, p->trans_b, m, n, k, a, BLOCK, b, BLOCK, 1, sum, BLOCK);
             }
             for (int r = 0; r < m; r++)
-                orri_round(p->c_dtype, (size_t)n, sum + (size_t)r * BLOCK, row_of(p->c_dtype, c, p->ldc, i + r) + (size_t)j * size);
+                orri_round(p->c_dtype, (size_t)n, sum + (size_t)r * BLOCK, in_matrix(p->c_dtype, c, p->ldc, i + r, j));
         }
+}
+
+/* ---- of parts, which a team has a thread for each ------------------------------------------------------------------------- */
+
+/* Rows and columns of the result from i and j on, and what belongs to them. c is where they are computed. */
+static void product_part(const struct orri_product *whole, void *c, int i, int m, int j, int n)
+{
+    struct orri_product p = *whole;
+
+    p.m = m;
+    p.n = n;
+    p.a = in_matrix(p.dtype, p.a, p.lda, p.trans_a ? 0 : i, p.trans_a ? i : 0);
+    p.b = in_matrix(p.dtype, p.b, p.ldb, p.trans_b ? j : 0, p.trans_b ? 0 : j);
+    p.bias = p.bias ? orri_element(p.dtype, p.bias, (size_t)j) : NULL;
+    c = in_matrix(p.c_dtype, c, p.ldc, i, j);
+    if (p.dtype == ORR_F32)
+        product_f32(&p, c);
+    else
+        product_widened(&p, c);
+}
+
+/* Rows or columns that are worth a thread, of so many multiplications each. OpenBLAS adds up small products in another order. */
+static int lines(int64_t each)
+{
+    enum { LINES = 64, SMALL = 1000000 };
+
+    return (int)(SMALL / each / LINES + 1) * LINES;
+}
+
+/* OpenBLAS would have all workers wait for its threads: each thread calls it for some of the longer side. */
+static void product_by_parts(const struct orri_product *p, void *c)
+{
+    if (p->m > p->n)
+        ORRI_TEAM_FOR(p->m, lines((int64_t)p->n * p->k), i, m, product_part(p, c, i, m, 0, p->n));
+    else
+        ORRI_TEAM_FOR(p->n, lines((int64_t)p->m * p->k), j, n, product_part(p, c, 0, p->m, j, n));
 }
 
 void orri_cpu_gemm(const struct orri_product *p)
@@ -111,11 +146,8 @@ void orri_cpu_gemm(const struct orri_product *p)
     void *c = p->epilogue == ORRI_EPILOGUE_GELU ? p->aux : p->c;
 
     copy_addend(p, c);
-    if (orri_few_rows_product(p, c))
-        ;
-    else if (p->dtype == ORR_F32)
-        product_f32(p, c);
-    else if (!orri_onednn_product(p, c))
-        product_widened(p, c);
-    apply_epilogue(p);
+    if (!orri_few_rows_product(p, c) && !orri_onednn_product(p, c))
+        product_by_parts(p, c);
+    if (p->epilogue != ORRI_EPILOGUE_NONE)
+        ORRI_TEAM_FOR(p->m, 1 + PIECE / p->n, r, n, apply_epilogue(p, r, n));
 }

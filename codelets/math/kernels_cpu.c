@@ -1,43 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Kernels for elements of any dtype on a CPU, of those in fp32: of others a strip is widened at a time, which stays in the caches. */
+/* Kernels for elements of any dtype on a CPU, of those in fp32: of others a strip is widened at a time, which stays in the caches.
+ * A team has rows, columns or heads of them to each thread, such that no sum depends on it. */
+#include "codelets/math/elements.h"
 #include "codelets/math/math_cpu.h"
 
 #include <string.h>
 
 #include "core/core.h"
+#include "core/team.h"
 
-enum { STRIP = 8192, ROOMS = 4 };       /* floats of a room, where a row is not longer; rooms that a kernel takes */
-
-static const void *at(enum orr_dtype dtype, const void *x, size_t k)
-{
-    return (const char *)x + k * orr_dtype_size(dtype);
-}
-
-static void *place(enum orr_dtype dtype, void *x, size_t k)
-{
-    return (char *)x + k * orr_dtype_size(dtype);
-}
-
-/* x[0..count-1] in fp32: themselves, or widened in `room`. */
-static const float *wide(enum orr_dtype dtype, size_t count, const void *x, float *room)
-{
-    if (dtype == ORR_F32)
-        return x;
-    orri_widen(dtype, count, x, room);
-    return room;
-}
-
-/* Where to compute fp32 elements of y, and how they get there. */
-static float *begin(enum orr_dtype dtype, void *y, float *room)
-{
-    return dtype == ORR_F32 ? y : room;
-}
-
-static void end(enum orr_dtype dtype, size_t count, const float *room, void *y)
-{
-    if (dtype != ORR_F32)
-        orri_round(dtype, count, room, y);
-}
+enum { STRIP = ORRI_TEAM_ELEMENTS, STRIP_BYTES = STRIP * sizeof(float) };      /* of a room, where a row is not longer */
+enum { ROOMS = 4 };                                                             /* that a kernel takes */
 
 /* Rows of a strip, at least one; and rooms, each for a strip of them. */
 static int strip_rows(int width)
@@ -62,6 +35,12 @@ static int least(int a, int b)
     return a < b ? a : b;
 }
 
+/* Row r of an array. */
+static void *row_of(enum orr_dtype dtype, const void *x, int r, int width)
+{
+    return orri_element(dtype, x, (size_t)r * (size_t)width);
+}
+
 /* ---- LayerNorm ------------------------------------------------------------------------------------------------------ */
 
 /* gamma and beta lie beside each other in a room. */
@@ -72,11 +51,11 @@ struct affine {
 static struct affine affine_of(enum orr_dtype dtype, int width, const void *gamma, const void *beta, float *gamma_room,
                                float *beta_room)
 {
-    return (struct affine){wide(dtype, (size_t)width, gamma, gamma_room), wide(dtype, (size_t)width, beta, beta_room)};
+    return (struct affine){orri_wide(dtype, (size_t)width, gamma, gamma_room), orri_wide(dtype, (size_t)width, beta, beta_room)};
 }
 
-void orri_cpu_layernorm(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta, float eps,
-                        void *y, float *mean, float *rstd)
+static void layernorm_rows(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta, float eps,
+                           void *y, float *mean, float *rstd)
 {
     struct rooms w = rooms_for(width);
     struct affine a = affine_of(dtype, width, gamma, beta, w.room[0], w.room[1]);
@@ -84,53 +63,98 @@ void orri_cpu_layernorm(enum orr_dtype dtype, int rows, int width, const void *x
     for (int r = 0, n; r < rows; r += n) {
         n = least(rows - r, strip_rows(width));
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
-        float *out = begin(dtype, place(dtype, y, k), w.room[3]);
-        orri_layernorm(n, width, wide(dtype, count, at(dtype, x, k), w.room[2]), a.gamma, a.beta, eps, out, mean + r, rstd + r);
-        end(dtype, count, out, place(dtype, y, k));
+        float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
+        orri_layernorm(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, eps, out, mean + r, rstd + r);
+        orri_end(dtype, count, out, orri_element(dtype, y, k));
+    }
+}
+
+void orri_cpu_layernorm(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta, float eps,
+                        void *y, float *mean, float *rstd)
+{
+    ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
+                  layernorm_rows(dtype, n, width, row_of(dtype, x, r, width), gamma, beta, eps, row_of(dtype, y, r, width), mean + r, rstd + r));
+}
+
+static void layernorm_again_rows(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta,
+                                 const float *mean, const float *rstd, void *y)
+{
+    struct rooms w = rooms_for(width);
+    struct affine a = affine_of(dtype, width, gamma, beta, w.room[0], w.room[1]);
+
+    for (int r = 0, n; r < rows; r += n) {
+        n = least(rows - r, strip_rows(width));
+        size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
+        float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
+        orri_layernorm_again(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, mean + r, rstd + r, out);
+        orri_end(dtype, count, out, orri_element(dtype, y, k));
     }
 }
 
 void orri_cpu_layernorm_again(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta,
                               const float *mean, const float *rstd, void *y)
 {
+    ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
+                  layernorm_again_rows(dtype, n, width, row_of(dtype, x, r, width), gamma, beta, mean + r, rstd + r, row_of(dtype, y, r, width)));
+}
+
+/* dgamma and dbeta of n columns from j on. */
+static void layernorm_columns(enum orr_dtype dtype, int rows, int width, int j, int n, const void *dy, const void *x, const float *mean,
+                              const float *rstd, float *dgamma, float *dbeta)
+{
+    struct rooms w = rooms_for(n);
+
+    memset(dgamma + j, 0, (size_t)n * sizeof(*dgamma));
+    memset(dbeta + j, 0, (size_t)n * sizeof(*dbeta));
+    for (int r = 0; r < rows; r++)
+        orri_layernorm_weights(n, orri_wide(dtype, (size_t)n, orri_element(dtype, row_of(dtype, dy, r, width), (size_t)j), w.room[0]),
+                               orri_wide(dtype, (size_t)n, orri_element(dtype, row_of(dtype, x, r, width), (size_t)j), w.room[1]),
+                               mean[r], rstd[r], dgamma + j, dbeta + j);
+}
+
+/* dx of rows, and their part of dgamma and dbeta, unless NULL. */
+static void layernorm_backward_rows(enum orr_dtype dtype, int rows, int width, const void *dy, const void *x, const void *gamma,
+                                    const float *mean, const float *rstd, const void *residual, void *dx, float *dgamma,
+                                    float *dbeta)
+{
     struct rooms w = rooms_for(width);
-    struct affine a = affine_of(dtype, width, gamma, beta, w.room[0], w.room[1]);
+    const float *g = orri_wide(dtype, (size_t)width, gamma, w.room[0]);
 
     for (int r = 0, n; r < rows; r += n) {
         n = least(rows - r, strip_rows(width));
-        size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
-        float *out = begin(dtype, place(dtype, y, k), w.room[3]);
-        orri_layernorm_again(n, width, wide(dtype, count, at(dtype, x, k), w.room[2]), a.gamma, a.beta, mean + r, rstd + r, out);
-        end(dtype, count, out, place(dtype, y, k));
+        size_t count = (size_t)n * (size_t)width;
+        float *out = orri_begin(dtype, row_of(dtype, dx, r, width), w.room[3]);
+        const float *before = residual ? orri_wide(dtype, count, row_of(dtype, residual, r, width), w.room[3]) : NULL;
+        orri_layernorm_backward_add(n, width, orri_wide(dtype, count, row_of(dtype, dy, r, width), w.room[1]),
+                                    orri_wide(dtype, count, row_of(dtype, x, r, width), w.room[2]), g, mean + r, rstd + r, before,
+                                    out, dgamma, dbeta);
+        orri_end(dtype, count, out, row_of(dtype, dx, r, width));
     }
 }
 
+/* Sums over rows are by columns in a team, and before dx, which may be dy. */
 void orri_cpu_layernorm_backward(enum orr_dtype dtype, int rows, int width, const void *dy, const void *x, const void *gamma,
                                  const float *mean, const float *rstd, const void *residual, void *dx, float *dgamma,
                                  float *dbeta, void *scratch)
 {
-    struct rooms w = rooms_for(width);
-    const float *g = wide(dtype, (size_t)width, gamma, w.room[0]);
-
     (void)scratch;
-    memset(dgamma, 0, (size_t)width * sizeof(*dgamma));
-    memset(dbeta, 0, (size_t)width * sizeof(*dbeta));
-    for (int r = 0, n; r < rows; r += n) {
-        n = least(rows - r, strip_rows(width));
-        size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
-        float *out = begin(dtype, place(dtype, dx, k), w.room[3]);
-        const float *before = residual ? wide(dtype, count, at(dtype, residual, k), w.room[3]) : NULL;
-        orri_layernorm_backward_add(n, width, wide(dtype, count, at(dtype, dy, k), w.room[1]),
-                                    wide(dtype, count, at(dtype, x, k), w.room[2]), g, mean + r, rstd + r, before, out, dgamma,
-                                    dbeta);
-        end(dtype, count, out, place(dtype, dx, k));
+    if (orri_team_size() == 1) {
+        memset(dgamma, 0, (size_t)width * sizeof(*dgamma));
+        memset(dbeta, 0, (size_t)width * sizeof(*dbeta));
+        layernorm_backward_rows(dtype, rows, width, dy, x, gamma, mean, rstd, residual, dx, dgamma, dbeta);
+        return;
     }
+    ORRI_TEAM_FOR(width, ORRI_TEAM_COLUMNS, j, n, layernorm_columns(dtype, rows, width, j, n, dy, x, mean, rstd, dgamma, dbeta));
+    ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
+                  layernorm_backward_rows(dtype, n, width, row_of(dtype, dy, r, width), row_of(dtype, x, r, width), gamma, mean + r,
+                                          rstd + r, residual ? row_of(dtype, residual, r, width) : NULL,
+                                          row_of(dtype, dx, r, width), NULL, NULL));
 }
 
 /* ---- rows and elements ------------------------------------------------------------------------------------------------- */
 
 /* Rows may be whole sequences here, so it goes by pieces of them. */
-void orri_cpu_bias_rows(enum orr_dtype dtype, int rows, int width, const void *x, const void *bias, void *y)
+static void bias_rows(enum orr_dtype dtype, int rows, int width, const void *x, const void *bias, void *y)
 {
     struct rooms w = rooms_for(STRIP);
 
@@ -142,56 +166,82 @@ void orri_cpu_bias_rows(enum orr_dtype dtype, int rows, int width, const void *x
         for (int j = 0, n; j < width; j += n) {
             n = least(width - j, STRIP);
             size_t k = (size_t)r * (size_t)width + (size_t)j;
-            orri_bias_rows(1, n, x ? wide(dtype, (size_t)n, at(dtype, x, k), w.room[0]) : NULL,
-                           bias ? wide(dtype, (size_t)n, at(dtype, bias, (size_t)j), w.room[1]) : NULL, w.room[2]);
-            end(dtype, (size_t)n, w.room[2], place(dtype, y, k));
+            orri_bias_rows(1, n, x ? orri_wide(dtype, (size_t)n, orri_element(dtype, x, k), w.room[0]) : NULL,
+                           bias ? orri_wide(dtype, (size_t)n, orri_element(dtype, bias, (size_t)j), w.room[1]) : NULL, w.room[2]);
+            orri_end(dtype, (size_t)n, w.room[2], orri_element(dtype, y, k));
         }
+}
+
+void orri_cpu_bias_rows(enum orr_dtype dtype, int rows, int width, const void *x, const void *bias, void *y)
+{
+    ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
+                  bias_rows(dtype, n, width, x ? row_of(dtype, x, r, width) : NULL, bias, row_of(dtype, y, r, width)));
+}
+
+/* Of n columns from j on. Strips are those of whole rows, since a strip's rows are added four at a time. */
+static void bias_columns(enum orr_dtype dtype, int rows, int width, int j, int n, const void *dy, int ld, float beta, float *db)
+{
+    struct rooms w = rooms_for(width);
+
+    if (dtype == ORR_F32) {
+        orri_bias_backward(rows, n, (const float *)dy + j, ld, beta, db + j);
+        return;
+    }
+    for (int r = 0, m; r < rows; r += m, beta = 1) {
+        m = least(rows - r, strip_rows(width));
+        for (int i = 0; i < m; i++)
+            orri_widen(dtype, (size_t)n, orri_element(dtype, row_of(dtype, dy, r + i, ld), (size_t)j),
+                       w.room[0] + (size_t)i * (size_t)n);
+        orri_bias_backward(m, n, w.room[0], n, beta, db + j);
+    }
 }
 
 void orri_cpu_bias_backward(enum orr_dtype dtype, int rows, int width, const void *dy, int ld, float beta, float *db, void *scratch)
 {
-    struct rooms w = rooms_for(width);
-
     (void)scratch;
-    if (dtype == ORR_F32) {
-        orri_bias_backward(rows, width, dy, ld, beta, db);
-        return;
-    }
-    for (int r = 0, n; r < rows; r += n, beta = 1) {
-        n = least(rows - r, strip_rows(width));
-        for (int i = 0; i < n; i++)
-            orri_widen(dtype, (size_t)width, at(dtype, dy, (size_t)(r + i) * (size_t)ld), w.room[0] + (size_t)i * (size_t)width);
-        orri_bias_backward(n, width, w.room[0], width, beta, db);
+    ORRI_TEAM_FOR(width, ORRI_TEAM_COLUMNS, j, n, bias_columns(dtype, rows, width, j, n, dy, ld, beta, db));
+}
+
+/* Elements from `first` on. */
+static void sum_elements(enum orr_dtype dtype, size_t first, size_t count, int parts, const void *const part[], void *y)
+{
+    struct rooms w = rooms_for(STRIP);
+
+    for (size_t k = first, n; k < first + count; k += n) {
+        n = first + count - k < STRIP ? first + count - k : STRIP;
+        orri_widen(dtype, n, orri_element(dtype, part[0], k), w.room[0]);
+        for (int t = 1; t < parts; t++)
+            orri_add(n, orri_wide(dtype, n, orri_element(dtype, part[t], k), w.room[1]), w.room[0]);
+        orri_round(dtype, n, w.room[0], orri_element(dtype, y, k));
     }
 }
 
 void orri_cpu_sum(enum orr_dtype dtype, size_t count, int parts, const void *const part[], void *y)
 {
+    ORRI_TEAM_FOR(count, STRIP, k, n, sum_elements(dtype, k, n, parts, part, y));
+}
+
+/* Elements from `begin` on, of all sequences one behind the other. */
+static void dropout(enum orr_dtype dtype, const struct orri_dropout *d, size_t begin, size_t total, size_t count, uint64_t first,
+                    uint64_t stride, const void *x, const void *residual, void *y)
+{
     struct rooms w = rooms_for(STRIP);
 
-    for (size_t k = 0; k < count; k += STRIP) {
-        size_t n = count - k < STRIP ? count - k : STRIP;
-        orri_widen(dtype, n, at(dtype, part[0], k), w.room[0]);
-        for (int t = 1; t < parts; t++)
-            orri_add(n, wide(dtype, n, at(dtype, part[t], k), w.room[1]), w.room[0]);
-        orri_round(dtype, n, w.room[0], place(dtype, y, k));
+    for (size_t k = begin, n; k < begin + total; k += n) {
+        size_t b = k / count, done = k % count, left = count - done < begin + total - k ? count - done : begin + total - k;
+        n = left < STRIP ? left : STRIP;
+        orri_widen(dtype, n, orri_element(dtype, x, k), w.room[0]);
+        orri_dropout_apply(d, first + (uint64_t)b * stride + done, n, w.room[0]);
+        if (residual)
+            orri_add(n, orri_wide(dtype, n, orri_element(dtype, residual, k), w.room[1]), w.room[0]);
+        orri_round(dtype, n, w.room[0], orri_element(dtype, y, k));
     }
 }
 
 void orri_cpu_dropout(enum orr_dtype dtype, const struct orri_dropout *d, int batch, size_t count, uint64_t first, uint64_t stride,
                       const void *x, const void *residual, void *y)
 {
-    struct rooms w = rooms_for(STRIP);
-
-    for (int b = 0; b < batch; b++)
-        for (size_t done = 0; done < count; done += STRIP) {
-            size_t n = count - done < STRIP ? count - done : STRIP, k = (size_t)b * count + done;
-            orri_widen(dtype, n, at(dtype, x, k), w.room[0]);
-            orri_dropout_apply(d, first + (uint64_t)b * stride + done, n, w.room[0]);
-            if (residual)
-                orri_add(n, wide(dtype, n, at(dtype, residual, k), w.room[1]), w.room[0]);
-            orri_round(dtype, n, w.room[0], place(dtype, y, k));
-        }
+    ORRI_TEAM_FOR((size_t)batch * count, STRIP, k, n, dropout(dtype, d, k, n, count, first, stride, x, residual, y));
 }
 
 void orri_cpu_add(enum orr_dtype dtype, size_t count, const void *x, void *y)
@@ -199,35 +249,48 @@ void orri_cpu_add(enum orr_dtype dtype, size_t count, const void *x, void *y)
     const void *both[] = {x, y};
 
     if (dtype == ORR_F32)
-        orri_add(count, x, y);
+        ORRI_TEAM_FOR(count, STRIP, k, n, orri_add(n, (const float *)x + k, (float *)y + k));
     else
         orri_cpu_sum(dtype, count, 2, both, y);
 }
 
-void orri_cpu_convert(size_t count, enum orr_dtype from_dtype, const void *from, enum orr_dtype to_dtype, void *to)
+static void convert(size_t count, enum orr_dtype from_dtype, const void *from, enum orr_dtype to_dtype, void *to)
 {
     struct rooms w = rooms_for(STRIP);
 
     for (size_t k = 0; k < count; k += STRIP) {
         size_t n = count - k < STRIP ? count - k : STRIP;
-        orri_round(to_dtype, n, wide(from_dtype, n, at(from_dtype, from, k), w.room[0]), place(to_dtype, to, k));
+        orri_round(to_dtype, n, orri_wide(from_dtype, n, orri_element(from_dtype, from, k), w.room[0]),
+                   orri_element(to_dtype, to, k));
     }
+}
+
+void orri_cpu_convert(size_t count, enum orr_dtype from_dtype, const void *from, enum orr_dtype to_dtype, void *to)
+{
+    ORRI_TEAM_FOR(count, STRIP, k, n,
+                  convert(n, from_dtype, orri_element(from_dtype, from, k), to_dtype, orri_element(to_dtype, to, k)));
 }
 
 void orri_cpu_copy(size_t bytes, const void *from, void *to)
 {
-    memcpy(to, from, bytes);
+    ORRI_TEAM_FOR(bytes, STRIP_BYTES, k, n, memcpy((char *)to + k, (const char *)from + k, n));
 }
 
-void orri_cpu_copy_rows(size_t rows, size_t row_bytes, const void *from, size_t from_stride, void *to, size_t to_stride)
+static void copy_rows(size_t rows, size_t row_bytes, const void *from, size_t from_stride, void *to, size_t to_stride)
 {
     for (size_t r = 0; r < rows; r++)
         memcpy((char *)to + r * to_stride, (const char *)from + r * from_stride, row_bytes);
 }
 
+void orri_cpu_copy_rows(size_t rows, size_t row_bytes, const void *from, size_t from_stride, void *to, size_t to_stride)
+{
+    ORRI_TEAM_FOR(rows, 1 + STRIP_BYTES / (row_bytes + 1), r, n,
+                  copy_rows(n, row_bytes, (const char *)from + r * from_stride, from_stride, (char *)to + r * to_stride, to_stride));
+}
+
 void orri_cpu_zero(size_t bytes, void *to)
 {
-    memset(to, 0, bytes);
+    ORRI_TEAM_FOR(bytes, STRIP_BYTES, k, n, memset((char *)to + k, 0, n));
 }
 
 /* ---- losses, row by row --------------------------------------------------------------------------------------------------- */
@@ -237,23 +300,29 @@ static float scale_of(const float *loss_scale)
     return loss_scale ? *loss_scale : 1;
 }
 
-void orri_cpu_softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
-                                    bool gradient, const float *loss_scale, float *loss)
+static void softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target, bool gradient,
+                                  const float *loss_scale, float *loss)
 {
     struct rooms w = rooms_for(width);
 
     for (int r = 0; r < rows; r++) {
-        void *own = place(dtype, logits, (size_t)r * (size_t)ld);
-        float *row = begin(dtype, own, w.room[0]);
+        void *own = row_of(dtype, logits, r, ld);
+        float *row = orri_begin_with(dtype, (size_t)width, own, w.room[0]);
         double sum = 0;
         int64_t labels = 0;
 
-        wide(dtype, (size_t)width, own, row);
         orri_softmax_cross_entropy(1, width, row, ld, target + r, gradient ? scale_of(loss_scale) : 0, &sum, &labels);
         loss[r] = (float)sum;
         if (gradient)
-            end(dtype, (size_t)width, row, own);
+            orri_end(dtype, (size_t)width, row, own);
     }
+}
+
+void orri_cpu_softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
+                                    bool gradient, const float *loss_scale, float *loss)
+{
+    ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
+                  softmax_cross_entropy(dtype, n, width, row_of(dtype, logits, r, ld), ld, target + r, gradient, loss_scale, loss + r));
 }
 
 void orri_cpu_add_losses(int rows, const float *loss, const int32_t *target, bool first, struct orr_result *result)
@@ -266,14 +335,21 @@ void orri_cpu_add_losses(int rows, const float *loss, const int32_t *target, boo
     }
 }
 
-void orri_cpu_cross_entropy_part(enum orr_dtype dtype, int rows, int width, const void *logits, int ld, const int32_t *target,
-                                 int first, float *part)
+static void cross_entropy_part(enum orr_dtype dtype, int rows, int width, const void *logits, int ld, const int32_t *target, int first,
+                               float *part)
 {
     struct rooms w = rooms_for(width);
 
     for (int r = 0; r < rows; r++)
-        orri_cross_entropy_part(1, width, wide(dtype, (size_t)width, at(dtype, logits, (size_t)r * (size_t)ld), w.room[0]), ld,
-                                target + r, first, part + r * ORRI_LOSS_PART);
+        orri_cross_entropy_part(1, width, orri_wide(dtype, (size_t)width, row_of(dtype, logits, r, ld), w.room[0]), ld, target + r,
+                                first, part + r * ORRI_LOSS_PART);
+}
+
+void orri_cpu_cross_entropy_part(enum orr_dtype dtype, int rows, int width, const void *logits, int ld, const int32_t *target,
+                                 int first, float *part)
+{
+    ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
+                  cross_entropy_part(dtype, n, width, row_of(dtype, logits, r, ld), ld, target + r, first, part + r * ORRI_LOSS_PART));
 }
 
 void orri_cpu_cross_entropy_join(int rows, int parts, const float *const part[], const int32_t *target, float *norm, float *loss)
@@ -290,72 +366,85 @@ void orri_cpu_cross_entropy_join(int rows, int parts, const float *const part[],
     }
 }
 
-void orri_cpu_cross_entropy_part_gradient(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
-                                          int first, const float *norm, const float *loss_scale)
+static void cross_entropy_part_gradient(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
+                                        int first, const float *norm, const float *loss_scale)
 {
     struct rooms w = rooms_for(width);
 
     for (int r = 0; r < rows; r++) {
-        void *own = place(dtype, logits, (size_t)r * (size_t)ld);
-        float *row = begin(dtype, own, w.room[0]);
+        void *own = row_of(dtype, logits, r, ld);
+        float *row = orri_begin_with(dtype, (size_t)width, own, w.room[0]);
 
-        wide(dtype, (size_t)width, own, row);
         orri_cross_entropy_part_gradient(1, width, row, ld, target + r, first, norm + r * ORRI_LOSS_NORM, scale_of(loss_scale));
-        end(dtype, (size_t)width, row, own);
+        orri_end(dtype, (size_t)width, row, own);
     }
+}
+
+void orri_cpu_cross_entropy_part_gradient(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
+                                          int first, const float *norm, const float *loss_scale)
+{
+    ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
+                  cross_entropy_part_gradient(dtype, n, width, row_of(dtype, logits, r, ld), ld, target + r, first,
+                                              norm + r * ORRI_LOSS_NORM, loss_scale));
 }
 
 /* ---- rows by number ----------------------------------------------------------------------------------------------------------- */
 
-void orri_cpu_embed(enum orr_dtype dtype, int batch, int seq, struct orr_part part, int width, const int32_t *ids, int64_t first,
-                    int64_t count, const void *table, const void *position, void *y)
+/* Rows i .. i + rows - 1 of those of all sequences. */
+static void embed(enum orr_dtype dtype, int i, int rows, int seq, struct orr_part part, int width, const int32_t *ids, int64_t first,
+                  int64_t count, const void *table, const void *position, void *y)
 {
     struct rooms w = rooms_for(width);
     size_t n = (size_t)width, size = n * orr_dtype_size(dtype);
-    char *to = y;
 
-    for (int b = 0; b < batch; b++)
-        for (int64_t t = part.first; t < part.first + part.count; t++, to += size) {
-            int64_t row = ids[b * seq + t] - first;
-            bool mine = row >= 0 && row < count;
-            if (mine)
-                memcpy(to, (const char *)table + (size_t)row * size, size);
-            else
-                memset(to, 0, size);
-            if (position) {
-                float *out = begin(dtype, to, w.room[0]);
-                wide(dtype, n, to, out);
-                orri_add(n, wide(dtype, n, (const char *)position + (size_t)t * size, w.room[1]), out);
-                end(dtype, n, out, to);
-            }
+    for (int end = i + rows; i < end; i++) {
+        int64_t b = i / part.count, t = part.first + i % part.count, row = ids[b * seq + t] - first;
+        char *to = row_of(dtype, y, i, width);
+        if (row >= 0 && row < count)
+            memcpy(to, (const char *)table + (size_t)row * size, size);
+        else
+            memset(to, 0, size);
+        if (position) {
+            float *out = orri_begin_with(dtype, n, to, w.room[0]);
+            orri_add(n, orri_wide(dtype, n, (const char *)position + (size_t)t * size, w.room[1]), out);
+            orri_end(dtype, n, out, to);
         }
+    }
+}
+
+void orri_cpu_embed(enum orr_dtype dtype, int batch, int seq, struct orr_part part, int width, const int32_t *ids, int64_t first,
+                    int64_t count, const void *table, const void *position, void *y)
+{
+    ORRI_TEAM_FOR(batch * (int)part.count, strip_rows(width), i, n,
+                  embed(dtype, i, n, seq, part, width, ids, first, count, table, position, y));
+}
+
+/* Columns j .. j + n - 1 of the rows of all sequences, in their order, are added to those of the rows of to[] that they belong to: that
+ * of their token, unless it is elsewhere, or, without ids, that of their position. */
+static void add_rows(enum orr_dtype dtype, int batch, int seq, struct orr_part part, int width, int j, int n, const int32_t *ids,
+                     int64_t first, int64_t count, const void *dy, float *to)
+{
+    struct rooms w = rooms_for(n);
+
+    for (int i = 0; i < batch * (int)part.count; i++) {
+        int64_t b = i / part.count, t = part.first + i % part.count, row = ids ? ids[b * seq + t] - first : t;
+        if (row >= 0 && row < count)
+            orri_add((size_t)n, orri_wide(dtype, (size_t)n, orri_element(dtype, row_of(dtype, dy, i, width), (size_t)j), w.room[0]),
+                     to + row * width + j);
+    }
 }
 
 void orri_cpu_embed_backward(enum orr_dtype dtype, int batch, int seq, struct orr_part part, int width, const int32_t *ids,
                              int64_t first, int64_t count, const void *dy, float *dtable, void *scratch)
 {
-    struct rooms w = rooms_for(width);
-    size_t n = (size_t)width;
-    const char *from = dy;
-
     (void)scratch;
-    for (int b = 0; b < batch; b++)
-        for (int64_t t = part.first; t < part.first + part.count; t++, from += n * orr_dtype_size(dtype)) {
-            int64_t row = ids[b * seq + t] - first;
-            if (row >= 0 && row < count)
-                orri_add(n, wide(dtype, n, from, w.room[0]), dtable + (size_t)row * n);
-        }
+    ORRI_TEAM_FOR(width, ORRI_TEAM_COLUMNS, j, n, add_rows(dtype, batch, seq, part, width, j, n, ids, first, count, dy, dtable));
 }
 
 void orri_cpu_position_backward(enum orr_dtype dtype, int batch, struct orr_part part, int width, const void *dy, float *dposition)
 {
-    struct rooms w = rooms_for(width);
-    size_t n = (size_t)width;
-    const char *from = dy;
-
-    for (int b = 0; b < batch; b++)
-        for (int64_t t = part.first; t < part.first + part.count; t++, from += n * orr_dtype_size(dtype))
-            orri_add(n, wide(dtype, n, from, w.room[0]), dposition + (size_t)t * n);
+    ORRI_TEAM_FOR(width, ORRI_TEAM_COLUMNS, j, n,
+                  add_rows(dtype, batch, 0, part, width, j, n, NULL, 0, INT64_MAX, dy, dposition));
 }
 
 /* ---- attention, head by head ----------------------------------------------------------------------------------------------------- */
@@ -366,95 +455,117 @@ static size_t head_size(const struct orri_attention *a)
     return (size_t)a->seq * (size_t)a->head_dim;
 }
 
-static size_t attention_scratch(const struct orri_attention *a, enum orr_dtype dtype, size_t heads)
+/* Bytes of scratch for a thread, with room for so many widened [T,D]. */
+static size_t attention_scratch(const struct orri_attention *a, enum orr_dtype dtype, size_t rooms)
 {
-    return (dtype == ORR_F32 ? 0 : heads * head_size(a) * sizeof(float)) + orri_attention_scratch(a);
+    return ((dtype == ORR_F32 ? 0 : rooms * head_size(a) * sizeof(float)) + orri_attention_scratch(a) + 63) & ~(size_t)63;
 }
+
+enum { FORWARD_ROOMS = 4, BACKWARD_ROOMS = 5 };
 
 size_t orri_cpu_attention_forward_scratch(const struct orri_attention *a, enum orr_dtype dtype)
 {
-    return attention_scratch(a, dtype, 4);
+    return attention_scratch(a, dtype, FORWARD_ROOMS) * (size_t)orri_team_largest();
 }
 
 size_t orri_cpu_attention_backward_scratch(const struct orri_attention *a, enum orr_dtype dtype)
 {
-    return attention_scratch(a, dtype, 5);
+    return attention_scratch(a, dtype, BACKWARD_ROOMS) * (size_t)orri_team_largest();
 }
 
-/* Head h of sequence b alone, its rows one behind the other. */
-static struct orri_attention one_head(const struct orri_attention *a, int b, int h)
+/* Rows of a head, in fp32 where they lie, else widened one behind the other to *room, which goes on behind them. */
+static float *take_head(enum orr_dtype dtype, const struct orri_attention *a, const void *x, size_t first, int64_t ld, float **room)
 {
-    struct orri_attention one = *a;
+    float *to = *room;
 
-    one.batch = one.heads = 1;
-    one.ld = one.ld_out = a->head_dim;
-    one.first_sample += (uint64_t)b;
-    one.first_head += h;
-    return one;
-}
-
-/* The first element of that head. */
-static size_t head_at(const struct orri_attention *a, int64_t ld, int b, int h)
-{
-    return (size_t)b * (size_t)a->seq * (size_t)ld + (size_t)h * (size_t)a->head_dim;
-}
-
-static void take_head(enum orr_dtype dtype, const struct orri_attention *a, const void *x, int64_t ld, float *to)
-{
+    if (dtype == ORR_F32)
+        return orri_element(dtype, x, first);
     for (int t = 0; t < a->seq; t++)
-        orri_widen(dtype, (size_t)a->head_dim, at(dtype, x, (size_t)t * (size_t)ld), to + (size_t)t * (size_t)a->head_dim);
+        orri_widen(dtype, (size_t)a->head_dim, orri_element(dtype, x, first + (size_t)t * (size_t)ld),
+                   to + (size_t)t * (size_t)a->head_dim);
+    *room += head_size(a);
+    return to;
 }
 
-static void give_head(enum orr_dtype dtype, const struct orri_attention *a, const float *from, void *x, int64_t ld)
+static void give_head(enum orr_dtype dtype, const struct orri_attention *a, const float *from, void *x, size_t first, int64_t ld)
 {
-    for (int t = 0; t < a->seq; t++)
-        orri_round(dtype, (size_t)a->head_dim, from + (size_t)t * (size_t)a->head_dim, place(dtype, x, (size_t)t * (size_t)ld));
+    for (int t = 0; dtype != ORR_F32 && t < a->seq; t++)
+        orri_round(dtype, (size_t)a->head_dim, from + (size_t)t * (size_t)a->head_dim,
+                   orri_element(dtype, x, first + (size_t)t * (size_t)ld));
+}
+
+/* A head of one sequence alone. */
+struct head {
+    struct orri_attention shape;
+    size_t in, out, lse;        /* its first element in q, k and v, in o, and in lse */
+    float *q, *k, *v, *room;    /* and room behind them                              */
+};
+
+static struct head head_of(enum orr_dtype dtype, const struct orri_attention *a, int i, const void *q, const void *k, const void *v,
+                           float *room)
+{
+    size_t b = (size_t)(i / a->heads), h = (size_t)(i % a->heads), row = b * (size_t)a->seq, column = h * (size_t)a->head_dim;
+    struct head head = {.shape = *a,
+                        .in = row * (size_t)a->ld + column,
+                        .out = row * (size_t)a->ld_out + column,
+                        .lse = (size_t)i * (size_t)a->seq,
+                        .room = room};
+
+    head.shape.batch = head.shape.heads = 1;
+    head.shape.first_sample += b;
+    head.shape.first_head += (int)h;
+    if (dtype != ORR_F32)
+        head.shape.ld = head.shape.ld_out = a->head_dim;
+    head.q = take_head(dtype, a, q, head.in, a->ld, &head.room);
+    head.k = take_head(dtype, a, k, head.in, a->ld, &head.room);
+    head.v = take_head(dtype, a, v, head.in, a->ld, &head.room);
+    return head;
+}
+
+static float *own_scratch(void *scratch, size_t bytes)
+{
+    return (float *)((char *)scratch + (size_t)orri_team_place() * bytes);
+}
+
+static void forward_heads(enum orr_dtype dtype, const struct orri_attention *a, int i, int n, const void *q, const void *k,
+                          const void *v, void *o, float *lse, float *scratch)
+{
+    for (int end = i + n; i < end; i++) {
+        struct head head = head_of(dtype, a, i, q, k, v, scratch);
+        float *wo = orri_begin(dtype, orri_element(dtype, o, head.out), head.room);
+
+        orri_attention_forward(&head.shape, head.q, head.k, head.v, wo, lse + head.lse,
+                               head.room + (dtype == ORR_F32 ? 0 : head_size(a)));
+        give_head(dtype, a, wo, o, head.out, a->ld_out);
+    }
 }
 
 void orri_cpu_attention_forward(enum orr_dtype dtype, const struct orri_attention *a, const void *q, const void *k, const void *v,
                                 void *o, float *lse, void *scratch)
 {
-    size_t size = head_size(a);
-    float *wq = scratch, *wk = wq + size, *wv = wk + size, *wo = wv + size;
+    ORRI_TEAM_FOR(a->batch * a->heads, 1, i, n,
+                  forward_heads(dtype, a, i, n, q, k, v, o, lse, own_scratch(scratch, attention_scratch(a, dtype, FORWARD_ROOMS))));
+}
 
-    if (dtype == ORR_F32) {
-        orri_attention_forward(a, q, k, v, o, lse, scratch);
-        return;
-    }
-    for (int i = 0; i < a->batch * a->heads; i++) {
-        struct orri_attention one = one_head(a, i / a->heads, i % a->heads);
-        size_t in = head_at(a, a->ld, i / a->heads, i % a->heads), out = head_at(a, a->ld_out, i / a->heads, i % a->heads);
+static void backward_heads(enum orr_dtype dtype, const struct orri_attention *a, int i, int n, void *q, void *k, void *v,
+                           const void *o, const void *d_o, const float *lse, float *scratch)
+{
+    for (int end = i + n; i < end; i++) {
+        struct head head = head_of(dtype, a, i, q, k, v, scratch);
+        const float *wo = take_head(dtype, a, o, head.out, a->ld_out, &head.room);
+        const float *wd = take_head(dtype, a, d_o, head.out, a->ld_out, &head.room);
 
-        take_head(dtype, a, at(dtype, q, in), a->ld, wq);
-        take_head(dtype, a, at(dtype, k, in), a->ld, wk);
-        take_head(dtype, a, at(dtype, v, in), a->ld, wv);
-        orri_attention_forward(&one, wq, wk, wv, wo, lse + (size_t)i * (size_t)a->seq, wo + size);
-        give_head(dtype, a, wo, place(dtype, o, out), a->ld_out);
+        orri_attention_backward(&head.shape, head.q, head.k, head.v, wo, wd, lse + head.lse, head.room);
+        give_head(dtype, a, head.q, q, head.in, a->ld);
+        give_head(dtype, a, head.k, k, head.in, a->ld);
+        give_head(dtype, a, head.v, v, head.in, a->ld);
     }
 }
 
 void orri_cpu_attention_backward(enum orr_dtype dtype, const struct orri_attention *a, void *q, void *k, void *v, const void *o,
                                  const void *d_o, const float *lse, void *scratch)
 {
-    size_t size = head_size(a);
-    float *wq = scratch, *wk = wq + size, *wv = wk + size, *wo = wv + size, *wd = wo + size;
-
-    if (dtype == ORR_F32) {
-        orri_attention_backward(a, q, k, v, o, d_o, lse, scratch);
-        return;
-    }
-    for (int i = 0; i < a->batch * a->heads; i++) {
-        struct orri_attention one = one_head(a, i / a->heads, i % a->heads);
-        size_t in = head_at(a, a->ld, i / a->heads, i % a->heads), out = head_at(a, a->ld_out, i / a->heads, i % a->heads);
-
-        take_head(dtype, a, at(dtype, q, in), a->ld, wq);
-        take_head(dtype, a, at(dtype, k, in), a->ld, wk);
-        take_head(dtype, a, at(dtype, v, in), a->ld, wv);
-        take_head(dtype, a, at(dtype, o, out), a->ld_out, wo);
-        take_head(dtype, a, at(dtype, d_o, out), a->ld_out, wd);
-        orri_attention_backward(&one, wq, wk, wv, wo, wd, lse + (size_t)i * (size_t)a->seq, wd + size);
-        give_head(dtype, a, wq, place(dtype, q, in), a->ld);
-        give_head(dtype, a, wk, place(dtype, k, in), a->ld);
-        give_head(dtype, a, wv, place(dtype, v, in), a->ld);
-    }
+    ORRI_TEAM_FOR(a->batch * a->heads, 1, i, n,
+                  backward_heads(dtype, a, i, n, q, k, v, o, d_o, lse,
+                                 own_scratch(scratch, attention_scratch(a, dtype, BACKWARD_ROOMS))));
 }

@@ -60,10 +60,13 @@ void orri_layernorm_backward(int rows, int width, const float *dy, const float *
                              const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
                              float *dbeta);
 
-/* The same, adding to dgamma and dbeta. */
+/* The same, adding to dgamma and dbeta, or without them, where both are NULL. */
 void orri_layernorm_backward_add(int rows, int width, const float *dy, const float *x, const float *gamma,
                                  const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
                                  float *dbeta);
+
+/* What one row, or some columns of it, adds to these. */
+void orri_layernorm_weights(int width, const float *dy, const float *x, float mean, float rstd, float *dgamma, float *dbeta);
 
 /* ---- rows with a bias ------------------------------------------------------------------------- */
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The kernels of math_cuda.h on a CPU, of the same names and arguments but for the device. They are done when they return, by the
- * calling thread alone, and need no alignment. What is computed in between is fp32, and a result is rounded once, to nearest even;
- * results are deterministic. Of bf16 and fp16 they widen what fits into the caches at a time, into orri_kernel_scratch(). */
+ * calling thread and its team (core/team.h), with the bits of that thread alone, and need no alignment. What is computed in between is
+ * fp32, and a result is rounded once, to nearest even; results are deterministic. Of bf16 and fp16 they widen what fits into the caches
+ * at a time, into orri_kernel_scratch(). */
 #ifndef ORRI_MATH_CPU_H
 #define ORRI_MATH_CPU_H
 

@@ -57,6 +57,15 @@ void orri_layernorm_backward(int rows, int width, const float *dy, const float *
     orri_layernorm_backward_add(rows, width, dy, x, gamma, mean, rstd, residual, dx, dgamma, dbeta);
 }
 
+ORRI_SIMD void orri_layernorm_weights(int width, const float *dy, const float *x, float mean, float rstd, float *dgamma, float *dbeta)
+{
+#pragma omp simd
+    for (int j = 0; j < width; j++) {
+        dgamma[j] += dy[j] * ((x[j] - mean) * rstd);
+        dbeta[j] += dy[j];
+    }
+}
+
 ORRI_SIMD void orri_layernorm_backward_add(int rows, int width, const float *dy, const float *x, const float *gamma,
                                            const float *mean, const float *rstd, const float *residual, float *dx,
                                            float *dgamma, float *dbeta)
@@ -65,6 +74,8 @@ ORRI_SIMD void orri_layernorm_backward_add(int rows, int width, const float *dy,
         float m = mean[r], s = rstd[r];
         float sum_g = 0, sum_gx = 0;
 
+        if (dgamma)
+            orri_layernorm_weights(width, dy, x, m, s, dgamma, dbeta);
 #pragma omp simd reduction(+ : sum_g, sum_gx)
         for (int j = 0; j < width; j++) {
             float xhat = (x[j] - m) * s;
@@ -72,8 +83,6 @@ ORRI_SIMD void orri_layernorm_backward_add(int rows, int width, const float *dy,
 
             sum_g += g;
             sum_gx += g * xhat;
-            dgamma[j] += dy[j] * xhat;
-            dbeta[j] += dy[j];
         }
         float mean_g = sum_g / (float)width, mean_gx = sum_gx / (float)width;
 

@@ -8,7 +8,8 @@
 
 #include "codelets/math/math.h"
 
-/* Of bf16, by oneDNN, where it has an implementation for the processor. Primitives are made once per thread and shape. */
+/* Of bf16, by oneDNN, where it has an implementation for the processor. Primitives are made once per thread, size of its team, and
+ * shape. */
 bool orri_onednn_product(const struct orri_product *product, void *c);
 
 /* Of any dtype, of at most so many rows of A, and B read as it lies. */

@@ -2,6 +2,7 @@
 #include "codelets/math/product_cpu.h"
 
 #include "core/core.h"
+#include "core/team.h"
 
 #include <dnnl.h>
 #include <omp.h>
@@ -15,7 +16,8 @@
 /* What a primitive is made for. Without padding: it is compared as bytes. */
 struct key {
     int m, n, k, lda, ldb, ldc;
-    uint8_t trans_a, trans_b, bias, add, wide, unused[3];
+    uint8_t trans_a, trans_b, bias, add, wide, unused;
+    uint16_t threads;
 };
 
 enum { A, B, BIAS, C, SCRATCH, MEMORIES };
@@ -75,17 +77,17 @@ static void make_key(void)
     pthread_key_create(&cache_key, drop_cache);
 }
 
-/* oneDNN would share a product out among threads of its own, which workers are already. */
+/* oneDNN shares a product out among the threads of the calling one's team. */
 static struct cache *cache_here(void)
 {
     pthread_once(&once, make_key);
+    omp_set_num_threads(orri_team_size());
     struct cache *cache = pthread_getspecific(cache_key);
     if (cache)
         return cache;
     cache = calloc(1, sizeof(*cache));
     if (!cache)
         return NULL;
-    omp_set_num_threads(1);
     if (dnnl_engine_create(&cache->engine, dnnl_cpu, 0) != dnnl_success ||
         dnnl_stream_create(&cache->stream, cache->engine, dnnl_stream_default_flags) != dnnl_success ||
         pthread_setspecific(cache_key, cache) != 0) {
@@ -248,7 +250,7 @@ static struct entry *entry_for(struct cache *cache, const struct key *key)
 bool orri_onednn_product(const struct orri_product *p, void *c)
 {
     const struct key key = {p->m,       p->n,       p->k,           p->lda,         p->ldb,                  p->ldc,
-                            p->trans_a, p->trans_b, p->bias != NULL, p->add != NULL, p->c_dtype == ORR_F32, {0}};
+                            p->trans_a, p->trans_b, p->bias != NULL, p->add != NULL, p->c_dtype == ORR_F32, 0, (uint16_t)orri_team_size()};
     struct cache *cache = p->dtype == ORR_BF16 ? cache_here() : NULL;
     struct entry *e = cache ? entry_for(cache, &key) : NULL;
 

@@ -2,9 +2,11 @@
 /* Products of few rows, as a token's: what they cost is reading B, once, at the speed of memory, where libraries pack it first. */
 #include <string.h>
 
+#include "codelets/math/elements.h"
 #include "codelets/math/product_cpu.h"
 #include "codelets/math/simd_math.h"
 #include "core/core.h"
+#include "core/team.h"
 
 enum { STRIP = 4096 };      /* columns of B at a time: what is summed up stays in the first cache */
 
@@ -26,11 +28,6 @@ ORRI_INLINE float element(enum orr_dtype dtype, const void *x, size_t k)
     }
 }
 
-ORRI_INLINE const void *row(const void *x, int ld, enum orr_dtype dtype, int r)
-{
-    return (const char *)x + (size_t)r * (size_t)ld * orr_dtype_size(dtype);
-}
-
 /* y += x b, of one row of B. */
 ORRI_INLINE void add_row(enum orr_dtype dtype, int n, float x, const void *restrict b, float *restrict y)
 {
@@ -49,52 +46,62 @@ ORRI_INLINE float dot(enum orr_dtype dtype, int k, const float *restrict x, cons
     return sum;
 }
 
-/* y [m,N] += x [m,K] B, where B is [K,N], and where it is [N,K]: either way it is read from its first element to its last. */
-ORRI_INLINE void by_rows(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y)
+/* Some columns of y [m,N] += x [m,K] B, where B is [K,N], and where it is [N,K]: either way it is read as it lies. */
+ORRI_INLINE void by_rows(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y, int first, int columns)
 {
-    for (int j = 0; j < p->n; j += STRIP) {
-        int n = p->n - j < STRIP ? p->n - j : STRIP;
+    for (int j = first; j < first + columns; j += STRIP) {
+        int n = first + columns - j < STRIP ? first + columns - j : STRIP;
         for (int i = 0; i < p->k; i++)
             for (int r = 0; r < p->m; r++)
-                add_row(dtype, n, x[(size_t)r * (size_t)p->k + (size_t)i], row(row(p->b, 1, dtype, j), p->ldb, dtype, i),
-                        y + (size_t)r * (size_t)p->n + j);
+                add_row(dtype, n, x[(size_t)r * (size_t)p->k + (size_t)i],
+                        orri_element(dtype, p->b, (size_t)i * (size_t)p->ldb + (size_t)j), y + (size_t)r * (size_t)p->n + j);
     }
 }
 
-ORRI_INLINE void by_columns(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y)
+ORRI_INLINE void by_columns(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y, int first, int columns)
 {
-    for (int j = 0; j < p->n; j++)
+    for (int j = first; j < first + columns; j++)
         for (int r = 0; r < p->m; r++)
-            y[(size_t)r * (size_t)p->n + j] += dot(dtype, p->k, x + (size_t)r * (size_t)p->k, row(p->b, p->ldb, dtype, j));
+            y[(size_t)r * (size_t)p->n + (size_t)j] +=
+                dot(dtype, p->k, x + (size_t)r * (size_t)p->k, orri_element(dtype, p->b, (size_t)j * (size_t)p->ldb));
 }
 
-ORRI_INLINE void add_product(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y)
+ORRI_INLINE void add_columns(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y, int first, int columns)
 {
     if (p->trans_b)
-        by_columns(dtype, p, x, y);
+        by_columns(dtype, p, x, y, first, columns);
     else
-        by_rows(dtype, p, x, y);
+        by_rows(dtype, p, x, y, first, columns);
 }
 
-static ORRI_SIMD void add_product_bf16(const struct orri_product *p, const float *x, float *y)
+static ORRI_SIMD void add_columns_bf16(const struct orri_product *p, const float *x, float *y, int first, int columns)
 {
-    add_product(ORR_BF16, p, x, y);
+    add_columns(ORR_BF16, p, x, y, first, columns);
 }
 
-static ORRI_SIMD void add_product_f16(const struct orri_product *p, const float *x, float *y)
+static ORRI_SIMD void add_columns_f16(const struct orri_product *p, const float *x, float *y, int first, int columns)
 {
-    add_product(ORR_F16, p, x, y);
+    add_columns(ORR_F16, p, x, y, first, columns);
 }
 
-static ORRI_SIMD void add_product_f32(const struct orri_product *p, const float *x, float *y)
+static ORRI_SIMD void add_columns_f32(const struct orri_product *p, const float *x, float *y, int first, int columns)
 {
-    add_product(ORR_F32, p, x, y);
+    add_columns(ORR_F32, p, x, y, first, columns);
+}
+
+static void add_product(const struct orri_product *p, const float *x, float *y, int first, int columns)
+{
+    switch (p->dtype) {
+    case ORR_BF16: add_columns_bf16(p, x, y, first, columns); break;
+    case ORR_F16: add_columns_f16(p, x, y, first, columns); break;
+    default: add_columns_f32(p, x, y, first, columns);
+    }
 }
 
 /* What the product is added to. */
 static void begin_row(const struct orri_product *p, const void *c, float *y)
 {
-    size_t n = (size_t)p->n, size = orr_dtype_size(p->c_dtype);
+    size_t n = (size_t)p->n;
     float addend[STRIP];
 
     if (p->bias)
@@ -103,8 +110,7 @@ static void begin_row(const struct orri_product *p, const void *c, float *y)
         memset(y, 0, n * sizeof(*y));
     for (size_t j = 0; p->add && j < n; j += STRIP) {
         size_t count = n - j < STRIP ? n - j : STRIP;
-        orri_widen(p->c_dtype, count, (const char *)c + j * size, addend);
-        orri_add(count, addend, y + j);
+        orri_add(count, orri_wide(p->c_dtype, count, orri_element(p->c_dtype, c, j), addend), y + j);
     }
 }
 
@@ -116,15 +122,11 @@ bool orri_few_rows_product(const struct orri_product *p, void *c)
         return false;
     float *y = orri_kernel_scratch(m * (n + k) * sizeof(*y)), *x = y + m * n;
     for (int r = 0; r < p->m; r++) {
-        orri_widen(p->dtype, k, row(p->a, p->lda, p->dtype, r), x + (size_t)r * k);
-        begin_row(p, row(c, p->ldc, p->c_dtype, r), y + (size_t)r * n);
+        orri_widen(p->dtype, k, orri_element(p->dtype, p->a, (size_t)r * (size_t)p->lda), x + (size_t)r * k);
+        begin_row(p, orri_element(p->c_dtype, c, (size_t)r * (size_t)p->ldc), y + (size_t)r * n);
     }
-    switch (p->dtype) {
-    case ORR_BF16: add_product_bf16(p, x, y); break;
-    case ORR_F16: add_product_f16(p, x, y); break;
-    default: add_product_f32(p, x, y);
-    }
+    ORRI_TEAM_FOR(p->n, ORRI_TEAM_COLUMNS + ORRI_TEAM_ELEMENTS / p->k, j, columns, add_product(p, x, y, j, columns));
     for (int r = 0; r < p->m; r++)
-        orri_round(p->c_dtype, n, y + (size_t)r * n, (void *)row(c, p->ldc, p->c_dtype, r));
+        orri_round(p->c_dtype, n, y + (size_t)r * n, orri_element(p->c_dtype, c, (size_t)r * (size_t)p->ldc));
     return true;
 }

@@ -77,6 +77,14 @@ static int start_starpu(struct starpu_conf *conf)
     return ORR_OK;
 }
 
+static int take_groups(enum orr_cpu_group kind, struct starpu_conf *conf)
+{
+    if (kind != ORR_CPU_GROUP_CORE && orr_has_cuda() && conf->ncuda != 0)
+        return orri_remedy(orri_fail(ORR_EINVAL, "groups of cores", "blocks run on CUDA devices here"),
+                           "use --device cpu, or --cpu-group core");
+    return orri_cores_take(conf, kind);
+}
+
 int orr_init(const struct orr_runtime_options *options)
 {
     struct starpu_conf conf;
@@ -100,7 +108,10 @@ int orr_init(const struct orr_runtime_options *options)
     }
     if (orr_rank_count() > 1)
         ORR_TRY(orri_cores_share(&conf));
-    int status = orr_ranks_settle(start_starpu(&conf));
+    ORR_TRY(orr_ranks_settle(options ? take_groups(options->cpu_group, &conf) : ORR_OK));
+    int status = start_starpu(&conf);
+    orri_cores_started(status == 0);
+    status = orr_ranks_settle(status);
     if (status == 0)
         status = orr_ranks_settle(orri_devices_start(options));
     if (status == 0)
@@ -125,6 +136,7 @@ void orr_shutdown(void)
     if (runtime.running) {
         starpu_task_wait_for_all();
         orri_devices_stop();
+        orri_cores_stop();
 #ifdef ORR_HAVE_MPI
         if (runtime.starpu_mpi_running)
             starpu_mpi_shutdown();
@@ -149,6 +161,11 @@ int orr_worker_count(void)
 int orr_worker_count_least(void)
 {
     return runtime.running ? runtime.least_workers : 0;
+}
+
+int orr_thread_count(void)
+{
+    return runtime.running && orri_blocks_on_cpu() ? orri_cores_threads() : 0;
 }
 
 const char *orr_scheduler(void)

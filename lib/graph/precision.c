@@ -2,6 +2,7 @@
 /* Parameters in the dtype that the model computes in, from those in fp32; and their way to all who read them. */
 #include <starpu.h>
 
+#include "core/team.h"
 #include "core/vector_cuda.h"
 #include "graph/graph.h"
 
@@ -15,9 +16,11 @@ struct rounding {
 static void round_cpu(void *buffers[], void *argument)
 {
     const struct rounding *r = argument;
+    const float *exact = (const float *)STARPU_VECTOR_GET_PTR(buffers[0]);
+    char *rounded = (char *)STARPU_VECTOR_GET_PTR(buffers[1]);
 
-    orri_round(r->dtype, STARPU_VECTOR_GET_NX(buffers[0]), (const float *)STARPU_VECTOR_GET_PTR(buffers[0]),
-               (void *)STARPU_VECTOR_GET_PTR(buffers[1]));
+    ORRI_TEAM_FOR((size_t)STARPU_VECTOR_GET_NX(buffers[0]), ORRI_TEAM_ELEMENTS, k, n,
+                  orri_round(r->dtype, n, exact + k, rounded + k * orr_dtype_size(r->dtype)));
 }
 
 #ifdef ORR_HAVE_CUDA

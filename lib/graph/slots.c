@@ -572,7 +572,8 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
         most_scratch = here && scratch > most_scratch ? scratch : most_scratch;
     }
     if (orri_blocks_on_cpu())
-        orri_memory_add(&need->scratch, (most_scratch + ORRI_KERNEL_BYTES + BLAS_BYTES) * (orr_worker_count() - orr_device_count()));
+        orri_memory_add(&need->scratch, most_scratch * (orr_worker_count() - orr_device_count()) +
+                                            (double)(ORRI_KERNEL_BYTES + BLAS_BYTES) * orr_thread_count());
     need->process = (int64_t)orr_memory_resident();
     orri_memory_total(need);
     return status;

@@ -18,6 +18,10 @@ enum orr_device { ORR_DEVICE_AUTO, ORR_DEVICE_CPU, ORR_DEVICE_CUDA };
  * docs/gpu.md tells the rest) and Orrery's kernels elsewhere. AUTO: Orrery's. */
 enum orr_attention_kernels { ORR_ATTENTION_AUTO, ORR_ATTENTION_OWN, ORR_ATTENTION_CUDNN };
 
+/* The cores of a CPU worker: one; or those of this process that share a last-level cache (where there is none, a NUMA node); or those
+ * of a NUMA node. Of several, each has a thread of the worker's OpenMP team, which computes a task together. */
+enum orr_cpu_group { ORR_CPU_GROUP_CORE, ORR_CPU_GROUP_L3, ORR_CPU_GROUP_NUMA };
+
 struct orr_runtime_options {
     enum orr_device device;
     bool unpinned;      /* the scheduler chooses the device of every task, with AUTO among CPU cores too; else the coordinates of
@@ -26,7 +30,9 @@ struct orr_runtime_options {
                            sends gradients and gets what its blocks read of the parameters (Ren et al. 2021, ZeRO-Offload) */
     bool tf32;          /* on CUDA devices, factors of fp32 matrix products may be rounded to TF32 */
     enum orr_attention_kernels attention;
-    int threads;        /* CPU workers; 0 = STARPU_NCPU, else one per core that hwloc sees and this process may use */
+    enum orr_cpu_group cpu_group;   /* on the CPU alone */
+    int threads;        /* cores to compute on, CPU workers unless these are groups; 0 = STARPU_NCPU, else all that hwloc sees and
+                           this process may use */
     double watchdog;    /* seconds without the end of a task, while some are pending, after which the process, or all
                            ranks, end with exit status 1 and a list of them; 0 = 120, negative = never              */
     double heartbeat;   /* seconds without a sign of life of a rank after which all ranks end with exit status 1 and its
@@ -59,7 +65,7 @@ int orr_rank_count(void);
 
 /* ---- the runtime ----------------------------------------------------------------------------------------------- */
 
-/* Starts StarPU with one CPU worker per core and, when the build has MPI and a launcher (mpiexec,
+/* Starts StarPU with one CPU worker per core, or group of cores, and, when the build has MPI and a launcher (mpiexec,
  * srun) started several processes, StarPU-MPI, on all ranks together. Ranks on one host share its cores: each has an
  * equal part of them, at least one worker, and from four cores on leaves one to the communication thread; with more
  * threads than cores the threads are not bound, unless StarPU's variables say otherwise. The scheduler is STARPU_SCHED, else `prio`, the
@@ -67,7 +73,8 @@ int orr_rank_count(void);
  * thread per caller, since every worker calls it, and glibc's malloc to keep what is freed (M_MMAP_MAX 0, M_TRIM_THRESHOLD
  * at its largest), for the process. options may be NULL. Errors: ORR_EDEVICE,
  * ORR_EINVAL (called twice without orr_shutdown(), a STARPU_SCHED that StarPU does not know, a trace from a StarPU built
- * without FxT, attention by cuDNN from a build without it). What fails on one rank fails on all. Main thread. */
+ * without FxT, attention by cuDNN from a build without it, groups of cores with CUDA devices or with STARPU_WORKERS_CPUID or
+ * STARPU_WORKERS_COREID). What fails on one rank fails on all. Main thread. */
 int orr_init(const struct orr_runtime_options *options);
 
 /* Waits for all tasks and stops what orr_init() and orr_ranks_start() started. Collective. Legal without them, and
@@ -78,6 +85,9 @@ void orr_shutdown(void);
  * same on all. */
 int orr_worker_count(void);
 int orr_worker_count_least(void);
+
+/* Threads that compute blocks on the CPU: of its workers, and of their teams. */
+int orr_thread_count(void);
 
 /* Whether this build has CUDA functions. The CUDA devices that this process drives; the bytes of memory of one that StarPU may
  * use (STARPU_LIMIT_CUDA_MEM), 0 where it does not know; those that it holds now, with what it keeps for further use; its

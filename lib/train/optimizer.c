@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/team.h"
 #include "train/train.h"
 
 static const struct {
@@ -98,13 +99,32 @@ void orri_optimizer_update(const struct orr_optimizer *o, bool decay, double lr,
 
 /* In double, where the square of no float overflows: the sum is finite exactly where all elements are. Memory is
  * slower than the conversion. */
-ORRI_SIMD double orri_sum_squares(int64_t count, const float *x)
+static ORRI_SIMD double sum_squares(int64_t count, const float *x)
 {
     double sum = 0;
 
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < count; i++)
         sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
+enum { SQUARES = 1 << 18 };     /* elements of a piece: pieces are the same whoever sums them */
+
+static void sum_pieces(int64_t first, int64_t pieces, int64_t count, const float *x, double *sum)
+{
+    for (int64_t i = first; i < first + pieces; i++)
+        sum[i] = sum_squares(count - i * SQUARES < SQUARES ? count - i * SQUARES : SQUARES, x + i * SQUARES);
+}
+
+double orri_sum_squares(int64_t count, const float *x)
+{
+    int64_t pieces = (count + SQUARES - 1) / SQUARES;
+    double *piece = orri_kernel_scratch((size_t)pieces * sizeof(*piece)), sum = 0;
+
+    ORRI_TEAM_FOR(pieces, 1, i, n, sum_pieces(i, n, count, x, piece));
+    for (int64_t i = 0; i < pieces; i++)
+        sum += piece[i];
     return sum;
 }
 

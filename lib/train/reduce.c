@@ -3,6 +3,7 @@
 #include <starpu.h>
 #include <stdlib.h>
 
+#include "core/team.h"
 #include "core/vector_cuda.h"
 #include "train/train.h"
 
@@ -16,9 +17,11 @@ struct reduce {
 static void reduce_cpu(void *buffers[], void *argument)
 {
     const struct reduce *reduce = argument;
+    const float *term = orri_pointer(buffers[1]);
+    float *sum = orri_pointer(buffers[0]);
 
     if (!orri_model_stopped(reduce->model, reduce->run))
-        orri_add((size_t)orri_length(buffers[0]), orri_pointer(buffers[1]), orri_pointer(buffers[0]));
+        ORRI_TEAM_FOR(orri_length(buffers[0]), ORRI_TEAM_ELEMENTS, k, n, orri_add((size_t)n, term + k, sum + k));
 }
 
 #ifdef ORR_HAVE_CUDA

@@ -4,6 +4,7 @@
 #include <starpu.h>
 #include <stdlib.h>
 
+#include "core/team.h"
 #include "core/vector_cuda.h"
 
 #include "train/train.h"
@@ -11,7 +12,7 @@
 /* ---- update: the optimizer on one parameter tile --------------------------------------------------- */
 
 #define ROUNDING_STREAM (1u << 31)      /* dropout's are below */
-enum { PIECE = 8192 };                  /* elements            */
+enum { PIECE = ORRI_TEAM_ELEMENTS };
 
 struct update {
     struct orr_model *model;
@@ -25,30 +26,46 @@ struct update {
     struct orr_rng rounding;        /* where they are not                 */
 };
 
-/* By pieces, which are rounded while they are in the caches: p in fp32 to `working`, or what is in bf16 alone at random. */
-static void apply(const struct update *update, int64_t t, float scale, const float *g, void *p, float *state, char *working)
+/* What an update changes, and by what. */
+struct operands {
+    int64_t t;
+    float scale;
+    const float *g;
+    void *p;
+    float *state;
+    char *working;
+};
+
+/* Elements k .. k + count - 1, of a view, by pieces, which are rounded while they are in the caches: p in fp32 to `working`, or what is in
+ * bf16 alone at random. */
+static void apply_pieces(const struct update *update, const struct operands *o, bool matrix, int64_t k, int64_t count)
 {
-    const struct orri_parameter *parameter = update->parameter;
     bool alone = update->dtype != ORR_F32 && !update->masters;
     size_t size = orr_dtype_size(update->dtype);
     float wide[PIECE];
 
-    for (int v = 0; v < parameter->views; v++) {
-        const struct orr_view *view = &parameter->view[v];
-        int64_t end = view->offset + orri_view_count(view);
-        for (int64_t k = view->offset; k < end; k += PIECE) {
-            size_t n = end - k < PIECE ? (size_t)(end - k) : PIECE;
-            float *piece = alone ? wide : (float *)p + k;
-            char *base = alone ? p : working, *narrow = base ? base + (size_t)k * size : NULL;
-            if (alone)
-                orri_widen(update->dtype, n, narrow, piece);
-            orri_optimizer_update(&update->optimizer, view->ndim == 2, update->lr, t, scale, (int64_t)n, g + k, piece, state + k,
-                                  parameter->count);
-            if (alone)
-                orri_round_at_random(&update->rounding, (uint64_t)k, n, piece, narrow);
-            else if (update->masters)
-                orri_round(update->dtype, n, piece, narrow);
-        }
+    for (int64_t end = k + count; k < end; k += PIECE) {
+        size_t n = end - k < PIECE ? (size_t)(end - k) : PIECE;
+        float *piece = alone ? wide : (float *)o->p + k;
+        char *base = alone ? o->p : o->working, *narrow = base ? base + (size_t)k * size : NULL;
+        if (alone)
+            orri_widen(update->dtype, n, narrow, piece);
+        orri_optimizer_update(&update->optimizer, matrix, update->lr, o->t, o->scale, (int64_t)n, o->g + k, piece, o->state + k,
+                              update->parameter->count);
+        if (alone)
+            orri_round_at_random(&update->rounding, (uint64_t)k, n, piece, narrow);
+        else if (update->masters)
+            orri_round(update->dtype, n, piece, narrow);
+    }
+}
+
+static void apply(const struct update *update, int64_t t, float scale, const float *g, void *p, float *state, char *working)
+{
+    const struct operands o = {t, scale, g, p, state, working};
+
+    for (int v = 0; v < update->parameter->views; v++) {
+        const struct orr_view *view = &update->parameter->view[v];
+        ORRI_TEAM_FOR(orri_view_count(view), PIECE, k, n, apply_pieces(update, &o, view->ndim == 2, view->offset + k, n));
     }
 }
 
@@ -213,10 +230,9 @@ static void outer_cpu(void *buffers[], void *argument)
     const struct outer *o = argument;
     float *value = orri_pointer(buffers[0]), *state = orri_pointer(buffers[1]);
     const float *sum = orri_pointer(buffers[2]);
-    int64_t count = o->count;
-
     if (!orri_model_stopped(o->model, o->run))
-        orri_outer_update(o->lr, o->momentum, 1 / (float)o->terms, count, sum, value, state);
+        ORRI_TEAM_FOR(o->count, PIECE, k, n,
+                      orri_outer_update(o->lr, o->momentum, 1 / (float)o->terms, n, sum + k, value + k, state + k));
 }
 
 #ifdef ORR_HAVE_CUDA

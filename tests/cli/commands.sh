@@ -204,7 +204,7 @@ check 'there and back, with zero bytes' cmp -s odd back
 # --- bench and info --------------------------------------------------------------------------------------------
 works bench $tiny --batch 4 --micro-batch 2 --seq 32 --steps 3 --json
 same 'keys of bench --json' "$(keys out)" 'tokens_per_s best_tokens_per_s step_ms gflops tasks_per_step overhead_pct idle_pct'\
-' peak_rss_mib model dtype parameters batch micro_batch seq dp pp tp workers scheduler device streamed_mib '
+' peak_rss_mib model dtype parameters batch micro_batch seq dp pp tp workers threads scheduler device streamed_mib '
 works bench $tiny --batch 4 --seq 32 --steps 2
 check 'bench in words' grep -q '^tokens_per_s  *[0-9]' out
 works info
