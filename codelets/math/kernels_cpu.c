@@ -51,7 +51,8 @@ struct affine {
 static struct affine affine_of(enum orr_dtype dtype, int width, const void *gamma, const void *beta, float *gamma_room,
                                float *beta_room)
 {
-    return (struct affine){orri_wide(dtype, (size_t)width, gamma, gamma_room), orri_wide(dtype, (size_t)width, beta, beta_room)};
+    return (struct affine){orri_wide(dtype, (size_t)width, gamma, gamma_room),
+                           orri_wide(dtype, (size_t)width, beta, beta_room)};
 }
 
 static void layernorm_rows(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta, float eps,
@@ -64,7 +65,8 @@ static void layernorm_rows(enum orr_dtype dtype, int rows, int width, const void
         n = least(rows - r, strip_rows(width));
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
         float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
-        orri_layernorm(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, eps, out, mean + r, rstd + r);
+        orri_layernorm(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, eps, out,
+                       mean + r, rstd + r);
         orri_end(dtype, count, out, orri_element(dtype, y, k));
     }
 }
@@ -73,7 +75,8 @@ void orri_cpu_layernorm(enum orr_dtype dtype, int rows, int width, const void *x
                         void *y, float *mean, float *rstd)
 {
     ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
-                  layernorm_rows(dtype, n, width, row_of(dtype, x, r, width), gamma, beta, eps, row_of(dtype, y, r, width), mean + r, rstd + r));
+                  layernorm_rows(dtype, n, width, row_of(dtype, x, r, width), gamma, beta, eps,
+                                 row_of(dtype, y, r, width), mean + r, rstd + r));
 }
 
 static void layernorm_again_rows(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta,
@@ -86,7 +89,8 @@ static void layernorm_again_rows(enum orr_dtype dtype, int rows, int width, cons
         n = least(rows - r, strip_rows(width));
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
         float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
-        orri_layernorm_again(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, mean + r, rstd + r, out);
+        orri_layernorm_again(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, mean + r,
+                             rstd + r, out);
         orri_end(dtype, count, out, orri_element(dtype, y, k));
     }
 }
@@ -95,7 +99,8 @@ void orri_cpu_layernorm_again(enum orr_dtype dtype, int rows, int width, const v
                               const float *mean, const float *rstd, void *y)
 {
     ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
-                  layernorm_again_rows(dtype, n, width, row_of(dtype, x, r, width), gamma, beta, mean + r, rstd + r, row_of(dtype, y, r, width)));
+                  layernorm_again_rows(dtype, n, width, row_of(dtype, x, r, width), gamma, beta, mean + r, rstd + r,
+                                       row_of(dtype, y, r, width)));
 }
 
 /* dgamma and dbeta of n columns from j on. */
