@@ -77,7 +77,7 @@ static void widen_block(enum orr_dtype dtype, bool transposed, const void *x, in
         orri_widen(dtype, (size_t)n, in_matrix(dtype, x, ld, first + i, from), to + (size_t)i * BLOCK);
 }
 
-static void product_widened(const struct orri_product *p, void *c)
+void orri_widened_product(const struct orri_product *p, void *c)
 {
     float *a = orri_kernel_scratch(3 * (size_t)BLOCK * BLOCK * sizeof(*a)), *b = a + BLOCK * BLOCK, *sum = b + BLOCK * BLOCK;
 
@@ -121,7 +121,7 @@ static void product_part(const struct orri_product *whole, void *c, int i, int m
     if (p.dtype == ORR_F32)
         product_f32(&p, c);
     else
-        product_widened(&p, c);
+        orri_widened_product(&p, c);
 }
 
 /* Rows or columns that are worth a thread, of so many multiplications each. OpenBLAS adds up small products in another order. */

@@ -12,6 +12,9 @@
  * shape. */
 bool orri_onednn_product(const struct orri_product *product, void *c);
 
+/* Of any dtype, from blocks that are widened to fp32. */
+void orri_widened_product(const struct orri_product *product, void *c);
+
 /* Of any dtype, of at most so many rows of A, and B read as it lies. */
 enum { ORRI_FEW_ROWS = 4 };
 bool orri_few_rows_product(const struct orri_product *product, void *c);

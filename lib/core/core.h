@@ -34,7 +34,7 @@ char *orri_format(const char *format, ...) __attribute__((format(printf, 1, 2)))
 void *orri_scratch(size_t bytes);
 /* Another one, for what a kernel needs by itself while its caller uses the first: this much at most, unless a row has more than 256k
  * elements. */
-enum { ORRI_KERNEL_BYTES = 4 << 20 };
+enum { ORRI_KERNEL_BYTES = 16 << 20 };
 void *orri_kernel_scratch(size_t bytes);
 /* Bytes of the buffers as they are now, rounded up to pages. */
 size_t orri_scratch_size(void);

@@ -128,7 +128,7 @@ static void check_product(enum orr_dtype dtype, bool trans_a, bool trans_b, cons
     drop(&aux);
 }
 
-/* Also across the blocks of the way that widens them. */
+/* Also across the blocks of the way that widens them, and the pieces of the way by oneDNN. */
 START_TEST(products)
 {
     static const struct use uses[] = {
@@ -143,6 +143,8 @@ START_TEST(products)
         {515, 14, 9, 0, true, true, true, false, ORRI_EPILOGUE_NONE},
         {3, 519, 20, 1, true, true, false, false, ORRI_EPILOGUE_GELU},
         {6, 5, 1030, 0, true, true, true, true, ORRI_EPILOGUE_NONE},
+        {6, 6200, 9, 1, true, true, true, false, ORRI_EPILOGUE_NONE},
+        {130, 1, 48400, 0, false, false, false, true, ORRI_EPILOGUE_NONE},
         {2, 4100, 3, 0, false, false, false, false, ORRI_EPILOGUE_GELU_BACKWARD},
         {4, 9000, 5, 3, true, true, true, false, ORRI_EPILOGUE_NONE},
         {1, 70, 1030, 0, false, true, true, true, ORRI_EPILOGUE_NONE},
