@@ -122,13 +122,15 @@ static void print_devices(void)
 
 static int print(const struct opened *o)
 {
-    char *topology = orr_topology();
+    char *topology = orr_topology(), instructions[128];
 
     printf("orrery %s\n%s", orr_version(), topology ? topology : "");
     printf("workers: %d %s, scheduler %s, ranks %d\n", orr_worker_count(), orr_device_count() ? "CUDA" : "CPU", orr_scheduler(),
            orr_rank_count());
     if (strcmp(layout_options.cpu_group, "core") != 0)
         printf("groups of cores (%s): %d, with %d threads in all\n", layout_options.cpu_group, orr_worker_count(), orr_thread_count());
+    orr_instructions_describe(instructions, sizeof(instructions));
+    printf("instructions: %s\n", instructions);
     print_devices();
     printf("features: dtypes fp32, bf16, fp16; data, tensor, sequence and pipeline parallel, ZeRO 1-3%s\n",
            strstr(orr_version(), "no MPI") ? ", in one process" : ", on ranks");

@@ -64,6 +64,7 @@ double orri_seconds(void);
 #if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define ORRI_SIMD __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#define ORRI_HAS_CLONES 1
 #else
 #define ORRI_SIMD
 #endif

@@ -101,6 +101,9 @@ void orr_device_name(int index, char *name, size_t size);
 /* The version of the cuDNN that attention may be computed by, as "9.19.0"; or "none: " and why. Opens the library. */
 void orr_cudnn_describe(char *text, size_t size);
 
+/* Which of its instruction sets this processor computes with here, as "x86-64-v4; bf16 products by oneDNN with AMX". Any thread. */
+void orr_instructions_describe(char *text, size_t size);
+
 /* The name of the scheduling policy in force; "" before orr_init(). */
 const char *orr_scheduler(void);
 

@@ -208,7 +208,7 @@ same 'keys of bench --json' "$(keys out)" 'tokens_per_s best_tokens_per_s step_m
 works bench $tiny --batch 4 --seq 32 --steps 2
 check 'bench in words' grep -q '^tokens_per_s  *[0-9]' out
 works info
-for what in '^orrery [0-9]' '^memory: [0-9]* MiB' '^workers: [1-9][0-9]* CPU' '^features: ' ' attention  *forward' \
+for what in '^orrery [0-9]' '^memory: [0-9]* MiB' '^workers: [1-9][0-9]* CPU' '^instructions: ' '^features: ' ' attention  *forward' \
     'CPU: yes'; do
     check "info tells $what" grep -q "$what" out
 done
