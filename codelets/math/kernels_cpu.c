@@ -120,9 +120,8 @@ void orri_cpu_layernorm_backward(enum orr_dtype dtype, int rows, int width, cons
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
         float *out = begin(dtype, place(dtype, dx, k), w.room[3]);
         const float *before = residual ? wide(dtype, count, at(dtype, residual, k), w.room[3]) : NULL;
-        orri_layernorm_backward_add(n, width, wide(dtype, count, at(dtype, dy, k), w.room[1]),
-                                    wide(dtype, count, at(dtype, x, k), w.room[2]), g, mean + r, rstd + r, before, out, dgamma,
-                                    dbeta);
+        orri_layernorm_backward(n, width, wide(dtype, count, at(dtype, dy, k), w.room[1]),
+                                wide(dtype, count, at(dtype, x, k), w.room[2]), g, mean + r, rstd + r, before, out, dgamma, dbeta);
         end(dtype, count, out, place(dtype, dx, k));
     }
 }

@@ -54,15 +54,10 @@ void orri_layernorm_again(int rows, int width, const float *x, const float *gamm
 
 /* dx = [residual +] rstd (g - mean_row(g) - xhat mean_row(g xhat)),  g = dy gamma,  xhat = (x - mean) rstd.
  * residual may be NULL (term left out) and may equal dx or dy; dx may equal dy.
- * dgamma[width] = sum over rows of dy xhat, dbeta[width] = sum over rows of dy: both overwritten. */
+ * dgamma[width] += sum over rows of dy xhat, dbeta[width] += sum over rows of dy. */
 void orri_layernorm_backward(int rows, int width, const float *dy, const float *x, const float *gamma,
                              const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
                              float *dbeta);
-
-/* The same, adding to dgamma and dbeta. */
-void orri_layernorm_backward_add(int rows, int width, const float *dy, const float *x, const float *gamma,
-                                 const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
-                                 float *dbeta);
 
 /* ---- rows with a bias ------------------------------------------------------------------------- */
 

@@ -146,7 +146,7 @@ START_TEST(layernorm_backward)
     float *x = random_floats(size, 2, 1), *gamma = random_floats(width, 1, 2), *beta = random_floats(width, 1, 3);
     float *dy = random_floats(size, 1, 4), *residual = random_floats(size, 1, 5), *dx = random_floats(size, 0, 0);
     float *y = random_floats(size, 0, 0), *mean = random_floats(rows, 0, 0), *rstd = random_floats(rows, 0, 0);
-    float *dgamma = random_floats(width, 9, 6), *dbeta = random_floats(width, 9, 7);
+    float *dgamma = random_floats(width, 0, 0), *dbeta = random_floats(width, 0, 0);
     double *dgamma_want = calloc(width, sizeof(double)), *dbeta_want = calloc(width, sizeof(double));
     double *dgamma_size = calloc(width, sizeof(double)), *dbeta_size = calloc(width, sizeof(double));
     double *wide_gamma = to_double(width, gamma), *wide_beta = to_double(width, beta);
