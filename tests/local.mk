@@ -33,13 +33,13 @@ check_PROGRAMS += tests/test_team
 tests_test_team_SOURCES = tests/math/test_team.c tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_math
-tests_test_math_SOURCES = tests/math/test_math.c tests/math/reference.h tests/check_main.h
+tests_test_math_SOURCES = tests/math/test_math.c tests/math/gelu.h tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_math_attention
 tests_test_math_attention_SOURCES = tests/math/test_math_attention.c tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_kernels_cpu
-tests_test_kernels_cpu_SOURCES = tests/math/test_kernels_cpu.c tests/math/reference.h tests/check_main.h
+tests_test_kernels_cpu_SOURCES = tests/math/test_kernels_cpu.c tests/math/gelu.h tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_math_loss
 tests_test_math_loss_SOURCES = tests/math/test_math_loss.c tests/math/reference.h tests/check_main.h
@@ -53,10 +53,12 @@ tests_test_attention_path_SOURCES = tests/math/test_attention_path.c tests/check
 
 # Kernels; skipped where there is no device.
 check_PROGRAMS += tests/test_gemm_cuda
-tests_test_gemm_cuda_SOURCES = tests/math/test_gemm_cuda.c tests/math/device.h tests/math/reference.h tests/check_main.h
+tests_test_gemm_cuda_SOURCES = tests/math/test_gemm_cuda.c tests/math/device.h tests/math/gelu.h tests/math/reference.h \
+	tests/check_main.h
 
 check_PROGRAMS += tests/test_math_cuda
-tests_test_math_cuda_SOURCES = tests/math/test_math_cuda.c tests/math/device.h tests/math/reference.h tests/check_main.h
+tests_test_math_cuda_SOURCES = tests/math/test_math_cuda.c tests/math/device.h tests/math/gelu.h tests/math/reference.h \
+	tests/check_main.h
 
 check_PROGRAMS += tests/test_math_loss_cuda
 tests_test_math_loss_cuda_SOURCES = tests/math/test_math_loss_cuda.c tests/math/device.h tests/math/reference.h \
@@ -109,7 +111,7 @@ tests_test_attention_SOURCES = tests/codelets/test_attention.c tests/codelets/bl
 
 check_PROGRAMS += tests/test_mlp
 tests_test_mlp_SOURCES = tests/codelets/test_mlp.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
-	tests/math/reference.h tests/check_main.h
+	tests/math/gelu.h tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_head
 tests_test_head_SOURCES = tests/codelets/test_head.c tests/codelets/block_harness.c tests/codelets/block_harness.h \

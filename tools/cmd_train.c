@@ -99,10 +99,11 @@ static int change(struct orr_config *config)
 
 static int read_modes(struct orr_training_options *t)
 {
-    if (strcmp(partition, "dynamic") == 0)
-        t->partition = ORR_PARTITION_DYNAMIC;
-    else if (strcmp(partition, "static") != 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--partition: '%s' is none", partition), "use static or dynamic");
+    static const char *const partitions[] = {[ORR_PARTITION_STATIC] = "static", [ORR_PARTITION_DYNAMIC] = "dynamic", NULL};
+    int which;
+
+    ORR_TRY(choose("partition", partition, partitions, &which));
+    t->partition = (enum orr_partition)which;
     return read_sync(sync_mode, &t->sync);
 }
 
@@ -112,9 +113,7 @@ static int read_checkpoint_dtype(const struct opened *o, struct orr_training_opt
     static const char *const names[] = {
         [ORR_F32] = "torch_dtype=float32", [ORR_BF16] = "torch_dtype=bfloat16", [ORR_F16] = "torch_dtype=float16"};
 
-    if (orr_dtype_parse(checkpoint_dtype, &t->checkpoint_dtype) != 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--checkpoint-dtype: '%s' is none", checkpoint_dtype),
-                              "use fp32, bf16 or fp16");
+    ORR_TRY(read_dtype("checkpoint-dtype", checkpoint_dtype, &t->checkpoint_dtype));
     return orr_config_set(o->config, names[t->checkpoint_dtype]);
 }
 

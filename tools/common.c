@@ -94,6 +94,45 @@ struct setting sequences_table[] = {
     {0},
 };
 
+/* ---- words ------------------------------------------------------------------------------------------------ */
+
+int choose(const char *option, const char *given, const char *const *words, int *which)
+{
+    char remedy[80] = "use ";
+    int count = 0;
+
+    for (; words[count]; count++) {
+        if (strcmp(given, words[count]) == 0) {
+            *which = count;
+            return ORR_OK;
+        }
+    }
+    for (int i = 0; i < count; i++)
+        snprintf(remedy + strlen(remedy), sizeof(remedy) - strlen(remedy), "%s%s", i == 0 ? "" : i == count - 1 ? " or " : ", ",
+                 words[i]);
+    return command_remedy(command_fail(ORR_EINVAL, "--%s: '%s' is none", option, given), "%s", remedy);
+}
+
+int read_dtype(const char *option, const char *given, enum orr_dtype *dtype)
+{
+    static const char *const words[] = {[ORR_F32] = "fp32", [ORR_BF16] = "bf16", [ORR_F16] = "fp16", NULL};
+    int which;
+
+    ORR_TRY(choose(option, given, words, &which));
+    *dtype = (enum orr_dtype)which;
+    return ORR_OK;
+}
+
+int read_sync(const char *given, enum orr_sync *sync)
+{
+    static const char *const words[] = {[ORR_SYNC_GRADIENTS] = "gradients", [ORR_SYNC_PARAMETERS] = "parameters", NULL};
+    int which;
+
+    ORR_TRY(choose("sync", given, words, &which));
+    *sync = (enum orr_sync)which;
+    return ORR_OK;
+}
+
 /* ---- models ---------------------------------------------------------------------------------------------- */
 
 static bool is_directory(const char *path)
@@ -160,8 +199,7 @@ static int check_layout(struct opened *o)
 {
     const struct layout_options *l = &layout_options;
 
-    if (orr_dtype_parse(l->dtype, &o->dtype) != 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--dtype: '%s' is none", l->dtype), "use fp32, bf16 or fp16");
+    ORR_TRY(read_dtype("dtype", l->dtype, &o->dtype));
     if (data_options.task && strcmp(data_options.task, "lm") != 0)
         return command_remedy(command_fail(ORR_EINVAL, "--task: '%s' is not known to this version", data_options.task),
                               "use lm");
@@ -224,23 +262,6 @@ static void expect(struct opened *o, const struct shape *shape)
     }
 }
 
-/* Which of the words of an option was given: its index, or -1. `words` ends with NULL. */
-static int choose(const char *option, const char *given, const char *const *words)
-{
-    char remedy[80] = "use ";
-    int count = 0;
-
-    while (words[count] && strcmp(given, words[count]) != 0)
-        count++;
-    if (words[count])
-        return count;
-    for (int i = 0; i < count; i++)
-        snprintf(remedy + strlen(remedy), sizeof(remedy) - strlen(remedy), "%s%s", i == 0 ? "" : i == count - 1 ? " or " : ", ",
-                 words[i]);
-    command_remedy(command_fail(ORR_EINVAL, "--%s: '%s' is none", option, given), "%s", remedy);
-    return -1;
-}
-
 int read_device(struct orr_runtime_options *runtime)
 {
     static const char *const devices[] = {[ORR_DEVICE_AUTO] = "auto", [ORR_DEVICE_CPU] = "cpu", [ORR_DEVICE_CUDA] = "cuda", NULL};
@@ -249,14 +270,13 @@ int read_device(struct orr_runtime_options *runtime)
     static const char *const groups[] = {[ORR_CPU_GROUP_CORE] = "core", [ORR_CPU_GROUP_L3] = "l3", [ORR_CPU_GROUP_NUMA] = "numa", NULL};
     static const char *const pins[] = {"home", "none", NULL}, *const updates[] = {"device", "cpu", NULL};
     const struct layout_options *l = &layout_options;
-    int device = choose("device", l->device, devices);
-    int attention = device < 0 ? -1 : choose("attention", l->attention, kernels);
-    int unpinned = attention < 0 ? -1 : choose("pin", l->pin, pins);
-    int on_cpu = unpinned < 0 ? -1 : choose("update", l->update, updates);
-    int group = on_cpu < 0 ? -1 : choose("cpu-group", l->cpu_group, groups);
+    int device, attention, unpinned, on_cpu, group;
 
-    if (group < 0)
-        return ORR_EINVAL;
+    ORR_TRY(choose("device", l->device, devices, &device));
+    ORR_TRY(choose("attention", l->attention, kernels, &attention));
+    ORR_TRY(choose("pin", l->pin, pins, &unpinned));
+    ORR_TRY(choose("update", l->update, updates, &on_cpu));
+    ORR_TRY(choose("cpu-group", l->cpu_group, groups, &group));
     runtime->device = (enum orr_device)device;
     runtime->attention = (enum orr_attention_kernels)attention;
     runtime->tf32 = l->tf32;
@@ -296,9 +316,11 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config), const
         expect(o, shape);
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
     static const char *const masters[] = {"fp32", "none", NULL};
-    int status = o->model ? ORR_OK : orr_error_code(), none = choose("master-weights", l->master_weights, masters);
+    int status = o->model ? ORR_OK : orr_error_code(), none = 0;
+    if (status == 0)
+        status = choose("master-weights", l->master_weights, masters, &none);
     if (status == 0 && none)
-        status = none < 0 ? ORR_EINVAL : orr_model_drop_masters(o->model);
+        status = orr_model_drop_masters(o->model);
     return orr_ranks_settle(status);
 }
 
@@ -356,10 +378,12 @@ int check_generation(const struct opened *o, int sequences, bool cache)
 int read_kv_cache(const struct opened *o, const char *value, bool *cache)
 {
     static const char *const words[] = {"off", "on", NULL};
-    int choice = value ? choose("kv-cache", value, words) : orr_mesh_chunks(&o->mesh) == 1;
+    int choice = orr_mesh_chunks(&o->mesh) == 1;
 
-    *cache = choice > 0;
-    return choice < 0 ? ORR_EINVAL : ORR_OK;
+    if (value)
+        ORR_TRY(choose("kv-cache", value, words, &choice));
+    *cache = choice;
+    return ORR_OK;
 }
 
 int fill_model(struct opened *o)
@@ -386,16 +410,6 @@ void close_model(struct opened *o)
     orr_tokenizer_destroy(o->tokenizer);
     orr_config_destroy(o->config);
     free(o->directory);
-}
-
-int read_sync(const char *name, enum orr_sync *sync)
-{
-    bool parameters = strcmp(name, "parameters") == 0;
-
-    *sync = parameters ? ORR_SYNC_PARAMETERS : ORR_SYNC_GRADIENTS;
-    if (parameters || strcmp(name, "gradients") == 0)
-        return ORR_OK;
-    return command_remedy(command_fail(ORR_EINVAL, "--sync: '%s' is none", name), "use gradients or parameters");
 }
 
 int default_micro_batch(int batch, int dp)

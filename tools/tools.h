@@ -45,6 +45,13 @@ extern struct layout_options layout_options;
 extern const char *trace_path;
 extern struct setting model_table[], data_table[], validation_table[], layout_table[], trace_table[];
 
+/* Which of `words`, which end with NULL, was given to --option: its index. ORR_EINVAL with all of them where it is none. */
+int choose(const char *option, const char *given, const char *const *words, int *which);
+
+/* What was given to an option that takes fp32, bf16 or fp16; and to --sync. ORR_EINVAL. */
+int read_dtype(const char *option, const char *given, enum orr_dtype *dtype);
+int read_sync(const char *given, enum orr_sync *sync);
+
 /* ---- what they open ------------------------------------------------------------------------------- */
 
 /* A model as the command line names it: a directory (a checkpoint, or one with `latest`), a config.json, a preset. */
@@ -115,9 +122,6 @@ extern const char *ids_text, *ids_path;
 
 /* The default microbatch: enough of them that every worker of a replica has one and another waits. */
 int default_micro_batch(int batch, int dp);
-
-/* The value of --sync. ORR_EINVAL. */
-int read_sync(const char *name, enum orr_sync *sync);
 
 /* Prints an object as one line and releases it. */
 int print_json(json_t *object);

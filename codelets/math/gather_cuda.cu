@@ -40,22 +40,6 @@ template <typename T> struct embed {
     }
 };
 
-template <typename T> struct pick {
-    size_t width, ld;
-    const T *x;
-    const int32_t *rows;
-    float *y;
-
-    enum { wide = orri_wide<T> };
-    template <int N> __device__ void at(size_t r, size_t j) const
-    {
-        float v[N];
-
-        orri_load<N>(x + rows[r] * width + j, v);
-        orri_store<N>(y + r * ld + j, v);
-    }
-};
-
 /* ---- and back -------------------------------------------------------------------------------------------------------- */
 
 /* Row t is a position. */
@@ -238,11 +222,4 @@ void orri_cuda_position_backward(struct orr_cuda *cuda, enum orr_dtype dtype, in
     ORRI_WITH_TYPE(dtype, orri_rows(cuda, "position_backward", (size_t)at.count, (size_t)width, orri_is_wide(dy, to),
                                     position_backward<T>{batch, (size_t)width, (size_t)at.count * (size_t)width,
                                                          static_cast<const T *>(dy), to}));
-}
-
-void orri_cuda_pick_rows(struct orr_cuda *cuda, enum orr_dtype dtype, int count, int width, const void *x,
-                         const int32_t *rows, float *y, int ld)
-{
-    ORRI_WITH_TYPE(dtype, orri_rows(cuda, "pick_rows", (size_t)count, (size_t)width, orri_is_wide(x, y) && ld % 4 == 0,
-                                    pick<T>{(size_t)width, (size_t)ld, static_cast<const T *>(x), rows, y}));
 }

@@ -130,7 +130,7 @@ static void layernorm_backward_rows(enum orr_dtype dtype, int rows, int width, c
         size_t count = (size_t)n * (size_t)width;
         float *out = orri_begin(dtype, row_of(dtype, dx, r, width), w.room[3]);
         const float *before = residual ? orri_wide(dtype, count, row_of(dtype, residual, r, width), w.room[3]) : NULL;
-        orri_layernorm_backward_add(n, width, orri_wide(dtype, count, row_of(dtype, dy, r, width), w.room[1]),
+        orri_layernorm_backward(n, width, orri_wide(dtype, count, row_of(dtype, dy, r, width), w.room[1]),
                                     orri_wide(dtype, count, row_of(dtype, x, r, width), w.room[2]), g, mean + r, rstd + r, before,
                                     out, dgamma, dbeta);
         orri_end(dtype, count, out, row_of(dtype, dx, r, width));

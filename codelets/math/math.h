@@ -55,15 +55,10 @@ void orri_layernorm_again(int rows, int width, const float *x, const float *gamm
 
 /* dx = [residual +] rstd (g - mean_row(g) - xhat mean_row(g xhat)),  g = dy gamma,  xhat = (x - mean) rstd.
  * residual may be NULL (term left out) and may equal dx or dy; dx may equal dy.
- * dgamma[width] = sum over rows of dy xhat, dbeta[width] = sum over rows of dy: both overwritten. */
+ * dgamma[width] += sum over rows of dy xhat, dbeta[width] += sum over rows of dy; both may be NULL. */
 void orri_layernorm_backward(int rows, int width, const float *dy, const float *x, const float *gamma,
                              const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
                              float *dbeta);
-
-/* The same, adding to dgamma and dbeta, or without them, where both are NULL. */
-void orri_layernorm_backward_add(int rows, int width, const float *dy, const float *x, const float *gamma,
-                                 const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
-                                 float *dbeta);
 
 /* What one row, or some columns of it, adds to these. */
 void orri_layernorm_weights(int width, const float *dy, const float *x, float mean, float rstd, float *dgamma, float *dbeta);

@@ -113,10 +113,6 @@ void orri_cuda_embed_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int b
 void orri_cuda_position_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int batch, struct orr_part at, int width,
                                  const void *dy, float *dposition);
 
-/* y[i] = x[rows[i]], width elements each, to fp32; rows in device memory, y with row stride ld. */
-void orri_cuda_pick_rows(struct orr_cuda *cuda, enum orr_dtype dtype, int count, int width, const void *x,
-                         const int32_t *rows, float *y, int ld);
-
 /* ---- attention (attention_cuda.cu) --------------------------------------------------------------------------------- */
 
 enum { ORRI_ATTENTION_DIM = 256 };  /* the largest head size */

@@ -3,7 +3,6 @@
 #include "core/core.h"
 
 #include <math.h>
-#include <string.h>
 
 #define ROWS 8      /* rows normalised while they are still in the first-level cache */
 
@@ -49,14 +48,6 @@ void orri_layernorm(int rows, int width, const float *x, const float *gamma, con
     }
 }
 
-void orri_layernorm_backward(int rows, int width, const float *dy, const float *x, const float *gamma, const float *mean,
-                             const float *rstd, const float *residual, float *dx, float *dgamma, float *dbeta)
-{
-    memset(dgamma, 0, (size_t)width * sizeof(*dgamma));
-    memset(dbeta, 0, (size_t)width * sizeof(*dbeta));
-    orri_layernorm_backward_add(rows, width, dy, x, gamma, mean, rstd, residual, dx, dgamma, dbeta);
-}
-
 ORRI_SIMD void orri_layernorm_weights(int width, const float *dy, const float *x, float mean, float rstd, float *dgamma, float *dbeta)
 {
 #pragma omp simd
@@ -66,9 +57,9 @@ ORRI_SIMD void orri_layernorm_weights(int width, const float *dy, const float *x
     }
 }
 
-ORRI_SIMD void orri_layernorm_backward_add(int rows, int width, const float *dy, const float *x, const float *gamma,
-                                           const float *mean, const float *rstd, const float *residual, float *dx,
-                                           float *dgamma, float *dbeta)
+ORRI_SIMD void orri_layernorm_backward(int rows, int width, const float *dy, const float *x, const float *gamma,
+                                       const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
+                                       float *dbeta)
 {
     for (int r = 0; r < rows; r++, dy += width, x += width, dx += width) {
         float m = mean[r], s = rstd[r];

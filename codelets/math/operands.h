@@ -77,7 +77,7 @@ void orri_norm_chunk_forward(const struct orr_operands *o, int width, float eps,
 void orri_norm_chunk_backward(const struct orr_operands *o, int width, const void *dy, struct orri_rooms *rooms);
 
 /* dx = [dy +] layernorm_backward(dnorm), or added to dx where another reader was first. dnorm, of the positions of the
- * operands, is overwritten; dgamma, dbeta as orri_layernorm_backward(). */
+ * operands, is overwritten, and so are dgamma and dbeta. */
 void orri_norm_input_gradient(const struct orr_operands *o, int width, const void *dy, void *dnorm, const float *mean,
                               const float *rstd, float *dgamma, float *dbeta, struct orri_rooms *rooms);
 

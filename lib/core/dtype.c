@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <orrery/dtype.h>
 
-#include <string.h>
-
 #include "core/core.h"
 
 static const struct {
@@ -26,17 +24,6 @@ const char *orr_dtype_name(enum orr_dtype dtype)
 }
 
 static const char *const labels[] = {[ORR_F32] = "fp32", [ORR_BF16] = "bf16", [ORR_F16] = "fp16"};
-
-int orr_dtype_parse(const char *text, enum orr_dtype *dtype)
-{
-    for (size_t i = 0; i < ORRI_COUNT(labels); i++) {
-        if (strcmp(text, labels[i]) == 0) {
-            *dtype = (enum orr_dtype)i;
-            return ORR_OK;
-        }
-    }
-    return orri_remedy(orri_fail(ORR_EINVAL, "dtype", "nothing is computed in '%s'", text), "use fp32, bf16 or fp16");
-}
 
 const char *orr_dtype_label(enum orr_dtype dtype)
 {

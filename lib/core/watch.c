@@ -244,6 +244,10 @@ static _Noreturn void lost(const char *how, bool silent)
     int rank = (orr_rank() + orr_rank_count() - 1) % orr_rank_count();
 
     fprintf(stderr, "orrery: rank %d (host %s, pid %d): lost: %s\n", rank, watch.previous.host, watch.previous.pid, how);
+    if (!silent) {
+        tell_next(ENDS);
+        sleep(1);       /* mpiexec finds the process itself, and tells how it ended */
+    }
     /* An mpirun that is told to end ranks on a host that does not answer waits for its answer; one that knows does not. */
     for (int waited = 0; silent && waited < LAUNCHER_MS; waited += BEAT_MS) {
         tell_next(ALIVE);

@@ -38,8 +38,7 @@ size_t orr_dtype_size(enum orr_dtype dtype);
  * above. Pure; any thread. */
 const char *orr_dtype_name(enum orr_dtype dtype);
 
-/* The element type that a model computes in, from what users call it: "fp32", "bf16" or "fp16"; and back. ORR_EINVAL. */
-int orr_dtype_parse(const char *text, enum orr_dtype *dtype);
+/* What users call an element type that a model computes in: "fp32", "bf16" or "fp16"; else its name. Pure; any thread. */
 const char *orr_dtype_label(enum orr_dtype dtype);
 
 /* to[k] = from[k], exactly: from bf16, fp16 or fp32, at any address. And rounded to one of these, to nearest even. Any thread. */

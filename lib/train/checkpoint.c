@@ -184,7 +184,7 @@ static int find_view(const struct shards *s, const char *name, const struct orr_
     return ORR_OK;
 }
 
-enum { PIECE = 1024 };      /* floats that are rounded at a time */
+enum { PIECE = 1024 };      /* floats that are converted at a time */
 
 static int read_run(const struct orr_safetensors *file, const struct orr_tensor_info *tensor, int64_t first, int64_t count,
                     const struct orr_tile *tile, void *data, int64_t at)
@@ -336,20 +336,20 @@ int orr_weights_load(struct orr_model *model, const char *directory)
 
 /* ---- writing ----------------------------------------------------------------------------------------------- */
 
-/* Elements first .. first + count - 1 of tensor `index`, from `values` of another dtype than the file's. */
+/* Elements first .. of tensor `index`, from those from number `at` on of a tile of another dtype than the file's. */
 static int write_converted(struct orr_safetensors_writer *writer, int index, enum orr_dtype dtype, int64_t first, int64_t count,
-                           enum orr_dtype from, const void *values)
+                           const struct orr_tile *tile, const void *data, int64_t at)
 {
-    size_t n = (size_t)count, size = orr_dtype_size(dtype);
-    float *wide = orri_alloc(n * (sizeof(*wide) + size));
+    float wide[PIECE], rounded[PIECE];
+    size_t size = orr_dtype_size(dtype);
 
-    if (!wide)
-        return ORR_ENOMEM;
-    orri_widen(from, n, values, wide);
-    orri_round(dtype, n, wide, wide + n);
-    int status = orr_safetensors_write(writer, index, (size_t)first * size, wide + n, n * size);
-    free(wide);
-    return status;
+    for (int64_t k = 0; k < count; k += PIECE) {
+        int64_t n = count - k < PIECE ? count - k : PIECE;
+        orri_get(tile, data, at + k, n, wide);
+        orri_round(dtype, (size_t)n, wide, rounded);
+        ORR_TRY(orr_safetensors_write(writer, index, (size_t)(first + k) * size, rounded, (size_t)n * size));
+    }
+    return ORR_OK;
 }
 
 static int write_tile(const struct orr_model *model, const struct orri_parameter *parameter, const struct tiles *tiles,
@@ -362,14 +362,15 @@ static int write_tile(const struct orr_model *model, const struct orri_parameter
         int v = i / copies, copy = i % copies, number = parameter->number[v];
         int index = (parameter->group->first_view + number) * copies + copy;
         const struct orr_view *whole = &parameter->group->view[number];
-        const char *part = data + (copy * parameter->count + parameter->view[v].offset) * size;
+        int64_t part = copy * parameter->count + parameter->view[v].offset;
         for (int64_t n = 0; n < orr_view_run_count(whole, model->mesh.tp); n++) {
             struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, n);
-            const char *values = part + run.part * size;
+            int64_t at = part + run.part;
             if (tile->dtype == tiles->dtype)
-                ORR_TRY(orr_safetensors_write(writer, index, (size_t)(run.whole * size), values, (size_t)(run.count * size)));
+                ORR_TRY(orr_safetensors_write(writer, index, (size_t)(run.whole * size), data + at * size,
+                                              (size_t)(run.count * size)));
             else
-                ORR_TRY(write_converted(writer, index, tiles->dtype, run.whole, run.count, tile->dtype, values));
+                ORR_TRY(write_converted(writer, index, tiles->dtype, run.whole, run.count, tile, data, at));
         }
     }
     return ORR_OK;

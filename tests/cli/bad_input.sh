@@ -49,6 +49,9 @@ ORRERY_DTYPE=half refused "^orrery: --dtype: 'half' is none" 'use fp32, bf16 or 
 refused "^orrery: --dtype: 'fp8' is none" 'use fp32, bf16 or fp16' logits $tiny --ids '1 2' --out logits --dtype fp8
 refused "^orrery: --checkpoint-dtype: 'nonsense' is none" 'use fp32, bf16 or fp16' $some --checkpoint-dtype nonsense
 refused "^orrery: --checkpoint-dtype: 'fp64' is none" 'use fp32, bf16 or fp16' $some --checkpoint-dtype fp64
+refused "^orrery: --sync: 'grads' is none" 'use gradients or parameters' $some --sync grads
+refused "^orrery: --sync: 'none' is none" 'use gradients or parameters' info --model tiny-gpt2 --ranks 1 --sync none
+refused "^orrery: --partition: 'even' is none" 'use static or dynamic' $some --partition even
 refused "^orrery: --attention: 'flash' is none" 'use auto, own or cudnn' $some --attention flash
 ORRERY_ATTENTION=1 refused "^orrery: --attention: '1' is none" 'use auto, own or cudnn' $some
 ORRERY_ATTENTION=1 refused "^orrery: --attention: '1' is none" 'use auto, own or cudnn' selftest

@@ -133,6 +133,17 @@ losses()
         -e 's/^{"step":\([0-9]*\),"val_loss":\([^}]*\)}/\1 validation \2/p' "$1"
 }
 
+# losses_of NAME OPTION...: trains as $train says, and leaves the losses in NAME.
+# shellcheck disable=SC2086,SC2154    # a list of options, of those that source this
+losses_of()
+{
+    name=$1
+    shift
+    rm -f metrics
+    works $train --metrics metrics "$@"
+    losses metrics > "$name"
+}
+
 # close_to BOUND EXPECTED FOUND: losses and norms in the two files, as losses() leaves them, differ relatively by so much at
 # most.
 # shellcheck disable=SC2016    # a program of awk

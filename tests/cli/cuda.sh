@@ -19,16 +19,6 @@ export STARPU_NCPU=1
 small="--model tiny-gpt2 --set n_layer=2 --set n_embd=36 --set n_head=3 --set n_positions=32"
 train="train $small --seq 17 --batch 4 --micro-batch 1 --data text --steps 4 --val-fraction 0 --dropout 0.1 --warmup 2 --quiet"
 
-# losses_of NAME OPTION...: trains, and leaves the losses in NAME.
-losses_of()
-{
-    name=$1
-    shift
-    rm -f metrics
-    works $train --metrics metrics "$@"
-    losses metrics > "$name"
-}
-
 # ---- dtypes: both sides round a value now and then to the other neighbour ----------------------------------------------
 
 for dtype in fp32 bf16 fp16; do

@@ -124,6 +124,8 @@ saving()
     done
 }
 
+saved() { [ -e killed/latest ]; }
+
 kills=0
 torn=0
 begun=$(date +%s)
@@ -143,6 +145,7 @@ while [ $kills -lt 20 ] && [ $(($(date +%s) - begun)) -lt 25 ]; do
         seen=0
         while [ $seen -lt $((kills * kills)) ]; do seen=$((seen + 1)); saving; done
     else
+        if [ $kills -gt 2 ]; then wait_for saved; fi    # or a loaded machine never comes beyond the first
         sleep 0.$((kills % 6 + 2))
     fi
     kill -9 $child 2> /dev/null

@@ -2,10 +2,11 @@
 #include "check_main.h"
 #include "codelets/block_harness.h"
 
-#include <math.h>
 #include <string.h>
 
 #include <codelets/mlp/mlp.h>
+
+#include "math/gelu.h"
 
 enum { DROPOUT_PLACE = 2 };
 
@@ -37,18 +38,6 @@ static void open_case(struct harness *h, int i)
 struct inner {
     double *norm, *u, *h, *out, *mask;
 };
-
-static double gelu(double u)
-{
-    return 0.5 * u * (1 + tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u)));
-}
-
-static double gelu_slope(double u)
-{
-    double t = tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u));
-
-    return 0.5 * (1 + t) + 0.5 * u * (1 - t * t) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * u * u);
-}
 
 static struct inner inner(const struct harness *h)
 {

@@ -7,8 +7,9 @@ noinst_LTLIBRARIES += $(cuda_emulation)
 endif
 if CUDA_EMULATION
 check_PROGRAMS += tests/emulation/test_blas tests/emulation/test_kernels tests/emulation/test_runtime tests/emulation/test_starpu
+-include tests/emulation/test_blas.d tests/emulation/test_kernels.d tests/emulation/test_runtime.d tests/emulation/triple.d
 endif
-tests_emulation_test_blas_SOURCES = tests/emulation/test_blas.cu tests/emulation/forked.h
+tests_emulation_test_blas_SOURCES = tests/emulation/test_blas.cu tests/emulation/forked.h tests/math/gelu.h
 tests_emulation_test_kernels_SOURCES = tests/emulation/test_kernels.cu tests/emulation/forked.h
 tests_emulation_test_runtime_SOURCES = tests/emulation/test_runtime.cu tests/emulation/forked.h
 tests_emulation_test_starpu_SOURCES = tests/emulation/test_starpu.c tests/emulation/triple.cu tests/emulation/triple.h

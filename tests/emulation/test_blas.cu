@@ -6,6 +6,8 @@
 #include <cublas_v2.h>
 #include <vector>
 
+#include "tests/math/gelu.h"
+
 enum { M = 24, N = 16, K = 40 };
 
 #define BLAS_OK(call) ck_assert_str_eq(cublasGetStatusName(call), "CUBLAS_STATUS_SUCCESS")
@@ -75,16 +77,6 @@ struct array {
         return y;
     }
 };
-
-static double gelu(double x)
-{
-    return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-}
-
-static double gelu_slope(double x)
-{
-    return (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5;
-}
 
 static void must_be_near(cudaDataType type, float x, double y)
 {

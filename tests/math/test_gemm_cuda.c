@@ -2,20 +2,9 @@
 /* Matrix products on a device against double. */
 #include "tests/check_main.h"
 #include "tests/math/device.h"
+#include "tests/math/gelu.h"
 
 #include "codelets/math/math_cuda.h"
-
-static double gelu(double u)
-{
-    return 0.5 * u * (1 + tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u)));
-}
-
-static double gelu_slope(double u)
-{
-    double t = tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u));
-
-    return 0.5 * (1 + t) + 0.5 * u * (1 - t * t) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * u * u);
-}
 
 /* One product, and what is to be checked of it. */
 struct use {

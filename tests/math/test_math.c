@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/check_main.h"
+#include "tests/math/gelu.h"
 #include "tests/math/reference.h"
 
 #include "codelets/math/math.h"
@@ -145,7 +146,7 @@ START_TEST(layernorm_backward)
     float *x = random_floats(size, 2, 1), *gamma = random_floats(width, 1, 2), *beta = random_floats(width, 1, 3);
     float *dy = random_floats(size, 1, 4), *residual = random_floats(size, 1, 5), *dx = random_floats(size, 0, 0);
     float *y = random_floats(size, 0, 0), *mean = random_floats(rows, 0, 0), *rstd = random_floats(rows, 0, 0);
-    float *dgamma = random_floats(width, 9, 6), *dbeta = random_floats(width, 9, 7);
+    float *dgamma = random_floats(width, 0, 0), *dbeta = random_floats(width, 0, 0);
     double *dgamma_want = calloc(width, sizeof(double)), *dbeta_want = calloc(width, sizeof(double));
     double *dgamma_size = calloc(width, sizeof(double)), *dbeta_size = calloc(width, sizeof(double));
     double *wide_gamma = to_double(width, gamma), *wide_beta = to_double(width, beta);
@@ -307,11 +308,6 @@ END_TEST
 
 /* ---- GELU ---- */
 
-static double gelu(double u)
-{
-    return 0.5 * u * (1 + tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u)));
-}
-
 START_TEST(bias_gelu)
 {
     int rows = ROWS_OF(_i), width = WIDTH_OF(_i);
@@ -344,12 +340,10 @@ START_TEST(gelu_backward)
     orri_gelu_backward(count, dh, u, du);
     for (size_t k = 0; k < count; k++) {
         double step = 1e-5, x = u[k];
-        double z = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x), t = tanh(z);
-        double slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
         double difference = (gelu(x + step) - gelu(x - step)) / (2 * step);
 
         /* Two terms of opposite sign, each below 1 + |x|, and the rounded argument of exp. */
-        assert_close(du[k], dh[k] * slope, 8 * FLT_EPSILON * fabs(dh[k]), "slope at %.9g", x);
+        assert_close(du[k], dh[k] * gelu_slope(x), 8 * FLT_EPSILON * fabs(dh[k]), "slope at %.9g", x);
         assert_close(du[k], dh[k] * difference, 8 * FLT_EPSILON * fabs(dh[k]) + 1e-9, "difference at %.9g", x);
     }
     orri_gelu_backward(count, over_dh, u, over_dh);

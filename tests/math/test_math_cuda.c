@@ -3,6 +3,7 @@
  * (test_math.c), and by rounding it to its element type. */
 #include "tests/check_main.h"
 #include "tests/math/device.h"
+#include "tests/math/gelu.h"
 
 #include "codelets/math/math_cuda.h"
 
@@ -252,18 +253,6 @@ START_TEST(bias_backward)
 END_TEST
 
 /* ---- GELU ---------------------------------------------------------------------------------------------------------- */
-
-static double gelu(double u)
-{
-    return 0.5 * u * (1 + tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u)));
-}
-
-static double gelu_slope(double u)
-{
-    double t = tanh(sqrt(2 / M_PI) * (u + 0.044715 * u * u * u));
-
-    return 0.5 * (1 + t) + 0.5 * u * (1 - t * t) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * u * u);
-}
 
 START_TEST(bias_gelu)
 {

@@ -463,33 +463,6 @@ START_TEST(embed_backward)
 }
 END_TEST
 
-START_TEST(pick_rows)
-{
-    static const int widths[] = {1, 12, 24, 1000};
-    static const int32_t rows[] = {5, 0, 5, 9, 2};
-
-    for (int w = 0; w < 4; w++)
-        for (int s = 0; s < SHIFTS; s++) {
-            int width = widths[w], ld = width + (s == 2 ? 8 : 5);
-            float *x = random_floats(10 * (size_t)width, 1, 1), *old = random_floats(5 * (size_t)ld, 1, 2);
-            int32_t *on = put_ids(5, rows);
-            struct array from = put(dtypes[_i], 10 * (size_t)width, x, shifts[s]), y = put(ORR_F32, 5 * (size_t)ld, old, 0);
-
-            orri_cuda_pick_rows(&device, dtypes[_i], 5, width, from.data, on, y.data, ld);
-            float *got = get(&y);
-            for (int r = 0; r < 5; r++)
-                for (int j = 0; j < ld; j++)
-                    assert_that(got[r * ld + j] == (j < width ? x[rows[r] * width + j] : old[r * ld + j]));
-            free(got);
-            drop(&from);
-            drop(&y);
-            drop_room(on);
-            free(x);
-            free(old);
-        }
-}
-END_TEST
-
 Suite *suite(void)
 {
     Suite *s = suite_create("math: kernels of the loss and of embeddings");
@@ -507,7 +480,6 @@ Suite *suite(void)
     tcase_set_timeout(rows, 0);
     tcase_add_loop_test(rows, embed, 0, DTYPES);
     tcase_add_loop_test(rows, embed_backward, 0, DTYPES);
-    tcase_add_loop_test(rows, pick_rows, 0, DTYPES);
     suite_add_tcase(s, rows);
     return s;
 }

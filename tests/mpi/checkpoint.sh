@@ -9,20 +9,6 @@ export orrery
 
 train="train $tiny --seq 32 --batch 4 --micro-batch 1 --data $work/text --warmup 2 --dropout 0.1 --quiet"
 
-# on RANKS ARGUMENT...: the command, which works and says nothing on standard error.
-on()
-{
-    n=$1
-    shift
-    ranks "$n" "$orrery" "$@"
-    if [ "$status" -ne 0 ] || [ -s "$work/all" ]; then
-        cp "$work/all" "$work/err"
-        fail "should have worked"
-    else
-        pass
-    fi
-}
-
 # identical A B: two checkpoints, to the bit.
 identical()
 {

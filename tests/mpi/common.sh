@@ -23,6 +23,20 @@ ranks()
     grep '^orrery' "$work/all" > "$work/err"
 }
 
+# on RANKS ARGUMENT...: the command, which works and says nothing on standard error.
+on()
+{
+    count=$1
+    shift
+    ranks "$count" "$orrery" "$@"
+    if [ "$status" -ne 0 ] || [ -s "$work/all" ]; then
+        cp "$work/all" "$work/err"
+        fail "should have worked"
+    else
+        pass
+    fi
+}
+
 # until_true TENTHS COMMAND...: at most so long.
 until_true()
 {

@@ -46,8 +46,8 @@ fi
 
 train="train $tiny --seq 17 --batch 4 --micro-batch 1 --data text --steps 4 --val-fraction 0 --dropout 0.1 --warmup 2 --quiet"
 
-# losses_of NAME RANKS OPTION...: trains, and leaves the losses in NAME.
-losses_of()
+# losses_on NAME RANKS OPTION...: trains, and leaves the losses in NAME.
+losses_on()
 {
     name=$1 count=$2
     shift 2
@@ -59,12 +59,12 @@ losses_of()
 }
 
 while read -r bound options; do
-    losses_of expected 2 --device cpu $options
-    losses_of found 2 --device cuda $options
+    losses_on expected 2 --device cpu $options
+    losses_on found 2 --device cuda $options
     check "CPU and CUDA give the same losses: $options" close_to "$bound" expected found
-    losses_of again 2 --device cuda $options
+    losses_on again 2 --device cuda $options
     check "two runs on devices are equal: $options" cmp -s again found
-    losses_of again 1 --device cuda $options
+    losses_on again 1 --device cuda $options
     check "one process is equal: $options" cmp -s again found
 done << 'EOF'
 1e-5 --dp 2

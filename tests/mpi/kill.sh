@@ -57,10 +57,7 @@ killed()
     cp all err
     if [ -n "$saving" ]; then while_saving=$((while_saving + 1)); fi
     if [ $took -gt $longest ]; then longest=$took; fi
-    case $status in
-    1 | 137) pass ;;        # whether the other rank or mpiexec was first to notice
-    *) fail 'exit status 1 or 137' ;;
-    esac
+    same 'exit status' $status 137
     check "the lost rank is named" grep -q -e "^orrery: rank $victim (host .*): lost: its process has ended$" \
         -e "process rank $victim with PID" err
     check 'the other rank ends' until_true 100 gone "$(cat pid.$((1 - victim)))"
