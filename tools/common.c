@@ -171,6 +171,9 @@ static int open_config(struct opened *o, const char *name)
         char *path = join(o->directory, "config.json");
         o->config = path ? orr_config_open(path) : NULL;
         free(path);
+        if (!o->config && orr_error_code() == ORR_ENOENT)
+            return command_remedy(ORR_ENOENT, "name a checkpoint, as one of a run's step-* directories is, or a directory in "
+                                              "Hugging Face's layout");
     } else if (stat(name, &st) == 0) {
         o->config = orr_config_open(name);
     } else {

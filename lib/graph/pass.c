@@ -5,7 +5,6 @@
 #include <starpu.h>
 #include <starpu_hash.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "graph/graph.h"

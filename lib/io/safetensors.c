@@ -5,7 +5,6 @@
 #include "io/io.h"
 
 #include <jansson.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sums of gradients, in an order that no layout changes. */
 #include <starpu.h>
-#include <stdlib.h>
 
 #include "core/team.h"
 #include "core/vector_cuda.h"

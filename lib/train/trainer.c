@@ -160,9 +160,12 @@ char **orr_trainer_arguments(const char *directory, int *count)
     char *path = orri_format("%s/trainer.json", directory);
     json_t *object = NULL;
     char **result = NULL;
+    int status = path ? orri_json_load(path, &object) : ORR_ENOMEM;
 
     *count = 0;
-    if (path && orri_json_load(path, &object) == 0) {
+    if (status == ORR_ENOENT)
+        orri_remedy(status, "there is no checkpoint: name one of the run's step-* directories, or train without --resume");
+    if (status == 0) {
         json_t *list = json_object_get(object, "arguments");
         size_t n = json_array_size(list), bytes = (n + 1) * sizeof(*result);
         bool good = json_is_array(list);

@@ -2,7 +2,6 @@
 /* From gradients to parameters, and from these to all who read them. */
 #include <math.h>
 #include <starpu.h>
-#include <stdlib.h>
 
 #include "core/team.h"
 #include "core/vector_cuda.h"

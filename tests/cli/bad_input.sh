@@ -172,7 +172,7 @@ fi
 
 # --- models ----------------------------------------------------------------------------------------------------
 refused '^orrery: no-model: ' 'tiny-gpt2' train --model no-model --data text --steps 1
-refused '^orrery: folder/config.json: no such file' '' train --model folder --data text --steps 1
+refused '^orrery: folder/config.json: no such file' 'name a checkpoint, .*step-' train --model folder --data text --steps 1
 works $some --out run --quiet
 model=run/step-00000001
 use="eval --data text --model broken"
@@ -269,7 +269,7 @@ refused '^orrery: text: ' '--tensorboard' $some --tensorboard text
 
 # --- resuming --------------------------------------------------------------------------------------------------
 refused '^orrery: nowhere: is no checkpoint' '--out' train --resume nowhere
-refused '^orrery: folder/trainer.json: ' '' train --resume folder
+refused '^orrery: folder/trainer.json: no such file' 'no checkpoint: .*step-' train --resume folder
 refused '^orrery: text: is no checkpoint' '' train --resume text
 awk '{ print toupper($0) }' text > other
 refused '^orrery: run/latest: was trained on other data' '--data' train --resume run --steps 2 --data other

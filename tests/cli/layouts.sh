@@ -15,8 +15,8 @@ identical()
     check "the same losses: $*" cmp -s expected found
 }
 
-# close OPTION...: to 1e-5.
-close_to()
+# nearly OPTION...: to 1e-5.
+nearly()
 {
     losses_of found "$@"
     check "nearly the same losses: $*" awk 'NR == FNR { a[FNR] = $0; n++; next }
@@ -35,25 +35,25 @@ if cmp -s expected found; then fail 'another seed, the same losses'; else pass; 
 for p in 2 3 6; do
     identical --pp $p
 done
-close_to --dp 2
+nearly --dp 2
 cp found two
-close_to --dp 4
-close_to --dp 2 --pp 2
+nearly --dp 4
+nearly --dp 2 --pp 2
 check 'stages change nothing for two replicas' cmp -s two found
 for slots in 1 2 4; do
-    close_to --dp 2 --zero 3 --zero-slots $slots
+    nearly --dp 2 --zero 3 --zero-slots $slots
     check "lending parameters changes nothing: $slots slots" cmp -s two found
 done
-close_to --dp 3
-close_to --tp 2
+nearly --dp 3
+nearly --tp 2
 cp found shards
-close_to --tp 2 --pp 2 --zero 3
+nearly --tp 2 --pp 2 --zero 3
 check 'stages and lending change nothing for two shards' cmp -s shards found
-close_to --tp 2 --sequence-parallel
+nearly --tp 2 --sequence-parallel
 cp found chunks
-close_to --tp 2 --sequence-parallel --pp 3 --stages 6
+nearly --tp 2 --sequence-parallel --pp 3 --stages 6
 check 'stages change nothing for two chunks' cmp -s chunks found
-close_to --dp 2 --pp 2 --tp 2 --sequence-parallel --zero 3
+nearly --dp 2 --pp 2 --tp 2 --sequence-parallel --zero 3
 for policy in gpipe 1f1b h1 zb 1 3; do
     identical --slots $policy
     identical --slots $policy --pp 2

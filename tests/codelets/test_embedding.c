@@ -2,7 +2,6 @@
 #include "check_main.h"
 #include "codelets/block_harness.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include <codelets/embedding/embedding.h>

@@ -3,7 +3,6 @@
 #include "codelets/block_harness.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include <codelets/embedding/embedding.h>

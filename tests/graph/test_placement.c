@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who has, updates and reads what: pure functions of the tape and the mesh, here asked as every rank in turn would. */
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "check_main.h"

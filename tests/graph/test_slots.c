@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The slot rings: what may be in flight at once, what may overlap, and the memory they take. */
-#include <stdio.h>
-#include <stdlib.h>
 
 #include "check_main.h"
 #include "graph/graph.h"

@@ -2,7 +2,6 @@
 /* The tape: gradients of what is no chain, shared parameters, wrong descriptions, and steps that fail. */
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "check_main.h"
 #include "graph/graph.h"

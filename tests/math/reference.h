@@ -7,6 +7,7 @@
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Rounding errors of a sum of n terms walk at random: sqrt(n) eps times the sum of the terms'

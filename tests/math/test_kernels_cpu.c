@@ -4,7 +4,6 @@
 #include "tests/math/gelu.h"
 #include "tests/math/reference.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "codelets/math/math_cpu.h"

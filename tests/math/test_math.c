@@ -7,7 +7,6 @@
 #include "core/core.h"
 #include "codelets/math/simd_math.h"
 
-#include <stdio.h>
 #include <string.h>
 
 static const int row_counts[] = { 1, 17, 129, 200 };

@@ -4,7 +4,6 @@
 
 #include "codelets/math/math.h"
 
-#include <stdio.h>
 #include <string.h>
 
 /* seq, head_dim, batch, heads */

@@ -6,7 +6,6 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
-#include <sys/stat.h>
 
 #include <orrery/orrery.h>
 

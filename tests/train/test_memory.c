@@ -2,7 +2,6 @@
 /* What a rank makes in a step is what was foretold of it: a GPT-2 whose head is tied, asked and submitted as every rank of a mesh
  * in turn. */
 #include <starpu.h>
-#include <stdlib.h>
 
 #include <codelets/attention/attention.h>
 #include <codelets/embedding/embedding.h>

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The block of docs/adding-a-block.md, inside a model: its gradients against finite differences. */
-#include <math.h>
 
 #include <codelets/embedding/embedding.h>
 #include <codelets/head/head.h>
