@@ -14,6 +14,7 @@ EXTRA_DIST += \
 	docs/many-cores.md \
 	docs/models.md \
 	docs/parallel.md \
+	docs/performance.md \
 	docs/pipeline.md \
 	docs/report.md \
 	docs/text.md \

@@ -3,13 +3,15 @@
 #include "tools/bench_generate.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "tools/tools.h"
 
-enum { READ_BYTES = 256 << 20, READS = 5, MOST_READERS = 256, WARM_UP = 2, PROMPT_STREAM = 0x70726f };
+enum { READ_BYTES = 256 << 20, HUGE_PAGE = 2 << 20, READS = 10, LANES = 16, MOST_READERS = 256, WARM_UP = 2, PROMPT_STREAM = 0x70726f };
 
 static double now(void)
 {
@@ -31,11 +33,13 @@ struct reader {
 static void *read_words(void *argument)
 {
     struct reader *r = argument;
-    uint64_t sum = 0;
+    uint64_t sum[LANES] = {0};
 
-    for (size_t i = 0; i < r->count; i++)
-        sum += r->words[i];
-    r->sum = sum;
+    for (size_t i = 0; i + LANES <= r->count; i += LANES)
+        for (int l = 0; l < LANES; l++)
+            sum[l] += r->words[i + (size_t)l];
+    for (int l = 0; l < LANES; l++)
+        r->sum += sum[l];
     return NULL;
 }
 
@@ -58,15 +62,17 @@ static double read_once(const uint64_t *words, int readers)
     return started == readers ? now() - start : -1;
 }
 
-/* Bytes per second, the best of several times; negative on failure. */
-static double read_speed(void)
+double bench_read_speed(int threads)
 {
-    int readers = orr_worker_count() < MOST_READERS ? orr_worker_count() : MOST_READERS;
-    uint64_t *words = malloc(READ_BYTES);
+    cpu_set_t mine;
+    int cores = sched_getaffinity(0, sizeof(mine), &mine) == 0 ? CPU_COUNT(&mine) : 1;
+    int readers = threads > 0 && threads < cores ? threads : cores < MOST_READERS ? cores : MOST_READERS;
+    uint64_t *words = aligned_alloc(HUGE_PAGE, READ_BYTES);
     double best = 0;
 
     if (!words)
         return -1;
+    madvise(words, READ_BYTES, MADV_HUGEPAGE);
     memset(words, 1, READ_BYTES);
     for (int i = 0; i < READS && best >= 0; i++) {
         double seconds = read_once(words, readers);
@@ -112,10 +118,10 @@ static int time_tokens(struct orr_predictor *predictor, struct orr_sequence *seq
     return ORR_OK;
 }
 
-static json_t *report(const struct opened *o, const struct generation *g, double *seconds, double speed)
+static json_t *report(const struct opened *o, const struct generation *g, double *seconds)
 {
     double bytes = (double)orr_model_size(o->model) * (double)orr_dtype_size(o->dtype), prompt = seconds[0];
-    double token = orr_median(seconds + 1, (size_t)g->tokens - 1);
+    double token = orr_median(seconds + 1, (size_t)g->tokens - 1), speed = g->read_speed;
 
     return json_pack("{s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i}", "tokens_per_s", g->batch / token,
                      "token_ms", 1e3 * token, "prompt_ms", 1e3 * prompt, "parameter_mib", bytes / 0x1p20, "read_gb_per_s",
@@ -128,12 +134,12 @@ static json_t *report(const struct opened *o, const struct generation *g, double
 json_t *bench_generate(struct opened *o, const struct generation *g)
 {
     struct orr_sequence *sequences = calloc((size_t)g->batch, sizeof(*sequences));
-    double *seconds = malloc((size_t)g->tokens * sizeof(*seconds)), speed = read_speed();
+    double *seconds = malloc((size_t)g->tokens * sizeof(*seconds));
     struct orr_predictor *predictor =
         orr_predictor_create(o->model, o->gpt.vocab_size, o->gpt.n_embd, o->gpt.n_positions);
     int status = !predictor ? orr_error_code() : ORR_OK;
 
-    if (status == 0 && (!sequences || !seconds || speed < 0))
+    if (status == 0 && (!sequences || !seconds))
         status = command_fail(ORR_ENOMEM, "bench: no room for the times");
     if (status == 0)
         status = make_prompts(sequences, &o->gpt, g);
@@ -141,7 +147,7 @@ json_t *bench_generate(struct opened *o, const struct generation *g)
         status = orr_predictor_continue(predictor, g->batch);
     if (status == 0)
         status = time_tokens(predictor, sequences, g, seconds);
-    json_t *object = status == 0 ? report(o, g, seconds, speed) : NULL;
+    json_t *object = status == 0 ? report(o, g, seconds) : NULL;
     orr_predictor_destroy(predictor);
     for (int s = 0; sequences && s < g->batch; s++)
         free(sequences[s].tokens);

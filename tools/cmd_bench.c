@@ -221,9 +221,9 @@ static int run(struct opened *o)
     return status;
 }
 
-static int run_generation(struct opened *o)
+static int run_generation(struct opened *o, double read_speed)
 {
-    struct generation g = {(int)batch, (int)seq, (int)generated, false};
+    struct generation g = {(int)batch, (int)seq, (int)generated, false, read_speed};
 
     ORR_TRY(read_kv_cache(o, kv_cache, &g.cache));
     ORR_TRY(check_shape(o, 1, seq));
@@ -300,11 +300,14 @@ int cmd_bench(int argc, char **argv)
         if (s->given && !against)
             status = command_remedy(command_fail(ORR_EINVAL, "--%s: needs --against", s->name), "add --against pytorch");
 
-    struct shape shape = {batch, micro_batch, seq};
+    struct shape shape = {batch, micro_batch, seq, generated > 0};
+    double read_speed = status == 0 && generated ? bench_read_speed((int)layout_options.threads) : 0;
+    if (read_speed < 0)
+        status = command_fail(ORR_ENOMEM, "bench: no room to read memory");
     if (status == 0)
         status = open_model(&o, NULL, &shape);
     if (status == 0)
-        status = generated ? run_generation(&o) : run(&o);
+        status = generated ? run_generation(&o, read_speed) : run(&o);
     close_model(&o);
     return status;
 }

@@ -237,7 +237,7 @@ int cmd_generate(int argc, char **argv)
     int status = options_parse("generate", "Continues a prompt.", tables, argc, argv);
 
     if (status == 0)
-        status = open_model(&o, NULL, NULL);
+        status = open_model(&o, NULL, &(struct shape){.generating = true});
     if (status == 0)
         status = run(&o, &p);
     free_prompts(&p);

@@ -336,7 +336,7 @@ int cmd_train(int argc, char **argv)
     char **held = NULL, *directory = NULL;
     int status = parse(argc, argv, &held, &directory);
 
-    struct shape shape = {batch, micro_batch, seq};
+    struct shape shape = {batch, micro_batch, seq, false};
     if (status == 0)
         status = open_model(&o, change, &shape);
     if (status == 0)

@@ -254,6 +254,21 @@ static int agree_on_model(const struct opened *o)
     return status;
 }
 
+/* A token's work has no other parallelism than that of shards. More of them than this have not been measured. */
+static int shards_for_tokens(const struct opened *o)
+{
+    enum { MOST = 8 };
+    static const char *const layout[] = {"dp", "pp", "tp", "stages", "zero", "sequence-parallel"};
+    int shards = orr_worker_count() < MOST ? orr_worker_count() : MOST;
+
+    for (size_t i = 0; i < sizeof(layout) / sizeof(layout[0]); i++)
+        if (options_given(layout_table, layout[i]))
+            return o->mesh.tp;
+    if (orr_rank_count() > 1 || orr_device_count() > 0)
+        return o->mesh.tp;
+    return shards < o->gpt.n_head ? shards : o->gpt.n_head;
+}
+
 static void expect(struct opened *o, const struct shape *shape)
 {
     int64_t seq = shape->seq ? shape->seq : o->gpt.n_positions;
@@ -315,7 +330,9 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config), const
         .zero = (int)layout_options.zero,
         .parameter_slots = (int)layout_options.zero_slots,
     };
-    if (shape)
+    if (shape && shape->generating)
+        o->mesh.tp = shards_for_tokens(o);
+    else if (shape)
         expect(o, shape);
     o->model = orr_gpt2_create(&o->gpt, &o->mesh);
     static const char *const masters[] = {"fp32", "none", NULL};

@@ -69,9 +69,11 @@ struct opened {
 
 /* Checks the layout options, reads the configuration with --set, starts the runtime and builds the model, without
  * allocating it, on all ranks together. change, unless NULL, may alter the configuration before. shape, unless NULL, says
- * which microbatches will be trained on, so that stages can be balanced by measured times. */
+ * which microbatches will be trained on, so that stages can be balanced by measured times; or that tokens will be generated, one after
+ * the other, of which in one process all workers compute a shard unless a layout is given. */
 struct shape {
     int64_t batch, micro_batch, seq;    /* micro_batch 0: default_micro_batch(); seq 0: the model's positions */
+    bool generating;                    /* then these mean nothing                                            */
 };
 int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape);
 

@@ -46,15 +46,27 @@ ORRI_INLINE float dot(enum orr_dtype dtype, int k, const float *restrict x, cons
     return sum;
 }
 
+/* Processors foresee what lies behind what is read, not the same columns of later rows. */
+enum { AHEAD = 4, LINE = 64 };
+
+ORRI_INLINE void fetch(const char *from, size_t bytes)
+{
+    for (size_t k = 0; k < bytes; k += LINE)
+        __builtin_prefetch(from + k);
+}
+
 /* Some columns of y [m,N] += x [m,K] B, where B is [K,N], and where it is [N,K]: either way it is read as it lies. */
 ORRI_INLINE void by_rows(enum orr_dtype dtype, const struct orri_product *p, const float *x, float *y, int first, int columns)
 {
     for (int j = first; j < first + columns; j += STRIP) {
         int n = first + columns - j < STRIP ? first + columns - j : STRIP;
-        for (int i = 0; i < p->k; i++)
+        for (int i = 0; i < p->k; i++) {
+            const char *b = orri_element(dtype, p->b, (size_t)i * (size_t)p->ldb + (size_t)j);
+            if (n < p->ldb && i + AHEAD < p->k)
+                fetch(b + AHEAD * (size_t)p->ldb * orr_dtype_size(dtype), (size_t)n * orr_dtype_size(dtype));
             for (int r = 0; r < p->m; r++)
-                add_row(dtype, n, x[(size_t)r * (size_t)p->k + (size_t)i],
-                        orri_element(dtype, p->b, (size_t)i * (size_t)p->ldb + (size_t)j), y + (size_t)r * (size_t)p->n + j);
+                add_row(dtype, n, x[(size_t)r * (size_t)p->k + (size_t)i], b, y + (size_t)r * (size_t)p->n + j);
+        }
     }
 }
 
