@@ -113,6 +113,23 @@ static int read_prompts(struct prompts *p, const struct opened *o)
     return status;
 }
 
+/* Each rank reads its own copy of the file. */
+static int agree_on_prompts(const struct prompts *p)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    for (int i = 0; out && i < p->count; i++)
+        fprintf(out, "prompt %d=%s\n", i + 1, p->text[i]);
+    bool made = out && fclose(out) == 0;
+    int status = orr_ranks_settle(made ? ORR_OK : no_room());
+    if (status == 0)
+        status = orr_ranks_agree("--prompts", text);
+    free(text);
+    return status;
+}
+
 /* ---- what comes out --------------------------------------------------------------------------------------------- */
 
 /* A single text appears as it grows. */
@@ -219,7 +236,8 @@ static int check_options(const struct opened *o)
 static int run(struct opened *o, struct prompts *p)
 {
     ORR_TRY(check_options(o));
-    ORR_TRY(prompts_path ? read_prompts(p, o) : add_prompt(p, o, strdup(prompt ? prompt : "")));
+    ORR_TRY(orr_ranks_settle(prompts_path ? read_prompts(p, o) : add_prompt(p, o, strdup(prompt ? prompt : ""))));
+    ORR_TRY(agree_on_prompts(p));
     ORR_TRY(orr_model_freeze(o->model));
     ORR_TRY(check_generation(o, p->count, cache));
     ORR_TRY(fill_model(o));
