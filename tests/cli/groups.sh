@@ -8,16 +8,6 @@ cd "$work" || exit 99
 
 train="train $tiny --seq 32 --batch 4 --micro-batch 2 --data text --steps 4 --eval-every 3 --dropout 0.1 --warmup 2 --quiet"
 
-# losses_of NAME OPTION...: trains, and leaves the losses in NAME.
-losses_of()
-{
-    name=$1
-    shift
-    rm -f metrics
-    works $train --metrics metrics "$@"
-    losses metrics > "$name"
-}
-
 # identical OPTION...: to the last bit.
 identical()
 {
