@@ -162,6 +162,21 @@ static int check_sequence(const struct orr_predictor *p, const int32_t *tokens, 
     return ORR_OK;
 }
 
+/* Runs a microbatch of `count` sequences and gives what the rows asked for came to: row r is number to[r] of logits and, unless NULL, of
+ * hidden; without to[] number r. */
+static int run(struct orr_predictor *p, struct orr_slots *slots, const struct orr_source *source, int count, struct orri_cache *cache,
+               struct orr_rows rows, const int32_t *to, float *logits, float *hidden)
+{
+    ORR_TRY(orri_model_submitted(p->model, submit(p, slots, source, count, cache, rows)));
+    const float *out = orr_tile_acquire(&slots->prediction, false);
+    for (int r = 0; out && r < rows.count; r++) {
+        size_t row = (size_t)(to ? to[r] : r);
+        take_row(p, out, r, logits + row * (size_t)p->vocab, hidden ? hidden + row * (size_t)p->width : NULL);
+    }
+    orr_tile_release(&slots->prediction);
+    return orri_model_settle(p->model, orr_model_status(p->model));
+}
+
 /* ---- a whole sequence ----------------------------------------------------------------------------------------- */
 
 /* What it leaves goes to the cache, unless NULL. */
@@ -175,13 +190,7 @@ static int predict(struct orr_predictor *p, const int32_t *tokens, int count, in
     p->count = count;
     for (int r = 0; r < rows; r++)
         p->row[r] = count - rows + r;
-    ORR_TRY(orri_model_submitted(p->model, submit(p, p->slots, &source, 1, cache, (struct orr_rows){rows, p->row})));
-    struct orr_tile *tile = &p->slots->prediction;
-    const float *out = orr_tile_acquire(tile, false);
-    for (int r = 0; out && r < rows; r++)
-        take_row(p, out, r, logits + (size_t)r * (size_t)p->vocab, hidden ? hidden + (size_t)r * (size_t)p->width : NULL);
-    orr_tile_release(tile);
-    return orri_model_settle(p->model, orr_model_status(p->model));
+    return run(p, p->slots, &source, 1, cache, (struct orr_rows){rows, p->row}, NULL, logits, hidden);
 }
 
 int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int rows, float *logits, float *hidden)
@@ -291,15 +300,10 @@ static int predict_continued(struct orr_predictor *p, const struct orr_sequence 
     if (rows == 0)
         return ORR_OK;
     ORR_TRY(orri_model_settle(p->model, orri_cache_reserve(&c->cache, longest)));
-    ORR_TRY(orri_model_submitted(p->model, submit(p, c->slots, &source, rows, &c->cache, (struct orr_rows){rows, p->row})));
-    struct orr_tile *tile = &c->slots->prediction;
-    const float *out = orr_tile_acquire(tile, false);
-    for (int i = 0; out && i < rows; i++) {
-        take_row(p, out, i, logits + (size_t)c->sequence[i] * (size_t)p->vocab, NULL);
+    ORR_TRY(run(p, c->slots, &source, rows, &c->cache, (struct orr_rows){rows, p->row}, c->sequence, logits, NULL));
+    for (int i = 0; i < rows; i++)
         c->length[c->sequence[i]]++;
-    }
-    orr_tile_release(tile);
-    return orri_model_settle(p->model, orr_model_status(p->model));
+    return ORR_OK;
 }
 
 int orr_predict_next(struct orr_predictor *p, const struct orr_sequence *sequences, int count, float *logits)
