@@ -16,6 +16,12 @@ static inline void *orri_element(enum orr_dtype dtype, const void *x, size_t k)
     return (char *)x + k * orr_dtype_size(dtype);
 }
 
+/* The address of element [r][j] of a matrix of row stride ld. */
+static inline void *orri_in_matrix(enum orr_dtype dtype, const void *x, int ld, int r, int j)
+{
+    return orri_element(dtype, x, (size_t)r * (size_t)ld + (size_t)j);
+}
+
 /* x[0..count-1] in fp32: themselves, or widened in `room`. */
 static inline const float *orri_wide(enum orr_dtype dtype, size_t count, const void *x, float *room)
 {

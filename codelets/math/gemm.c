@@ -17,12 +17,6 @@ void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, 
 
 /* ---- what surrounds a product -------------------------------------------------------------------------------------- */
 
-/* Element [r][j] of a matrix. */
-static void *in_matrix(enum orr_dtype dtype, const void *x, int ld, int r, int j)
-{
-    return orri_element(dtype, x, (size_t)r * (size_t)ld + (size_t)j);
-}
-
 /* The product is to be added to `add`, which is elsewhere. */
 static void copy_addend(const struct orri_product *p, void *c)
 {
@@ -41,8 +35,8 @@ static void apply_epilogue(const struct orri_product *p, int first, int rows)
     for (int r = first; r < first + rows; r++)
         for (int j = 0; j < p->n; j += PIECE) {
             size_t n = p->n - j < PIECE ? (size_t)(p->n - j) : PIECE;
-            void *to = in_matrix(p->dtype, p->c, p->ldc, r, j);
-            float *aux = orri_begin_with(p->dtype, n, in_matrix(p->dtype, p->aux, p->ldc, r, j), aux_room);
+            void *to = orri_in_matrix(p->dtype, p->c, p->ldc, r, j);
+            float *aux = orri_begin_with(p->dtype, n, orri_in_matrix(p->dtype, p->aux, p->ldc, r, j), aux_room);
             float *c = orri_begin(p->dtype, to, c_room);
             if (p->epilogue == ORRI_EPILOGUE_GELU)
                 orri_bias_gelu(1, (int)n, aux, NULL, c);
@@ -74,7 +68,7 @@ static void widen_block(enum orr_dtype dtype, bool transposed, const void *x, in
     int first = transposed ? j : r, count = transposed ? columns : rows, from = transposed ? r : j, n = transposed ? rows : columns;
 
     for (int i = 0; i < count; i++)
-        orri_widen(dtype, (size_t)n, in_matrix(dtype, x, ld, first + i, from), to + (size_t)i * BLOCK);
+        orri_widen(dtype, (size_t)n, orri_in_matrix(dtype, x, ld, first + i, from), to + (size_t)i * BLOCK);
 }
 
 void orri_widened_product(const struct orri_product *p, void *c)
@@ -90,7 +84,7 @@ void orri_widened_product(const struct orri_product *p, void *c)
                 if (p->bias)
                     orri_widen(p->dtype, (size_t)n, orri_element(p->dtype, p->bias, (size_t)j), row);
                 if (p->add) {
-                    orri_widen(p->c_dtype, (size_t)n, in_matrix(p->c_dtype, c, p->ldc, i + r, j), a);
+                    orri_widen(p->c_dtype, (size_t)n, orri_in_matrix(p->c_dtype, c, p->ldc, i + r, j), a);
                     orri_add((size_t)n, a, row);
                 }
             }
@@ -101,7 +95,7 @@ void orri_widened_product(const struct orri_product *p, void *c)
                 orri_gemm(p->trans_a, p->trans_b, m, n, k, a, BLOCK, b, BLOCK, 1, sum, BLOCK);
             }
             for (int r = 0; r < m; r++)
-                orri_round(p->c_dtype, (size_t)n, sum + (size_t)r * BLOCK, in_matrix(p->c_dtype, c, p->ldc, i + r, j));
+                orri_round(p->c_dtype, (size_t)n, sum + (size_t)r * BLOCK, orri_in_matrix(p->c_dtype, c, p->ldc, i + r, j));
         }
 }
 
@@ -114,10 +108,10 @@ static void product_part(const struct orri_product *whole, void *c, int i, int m
 
     p.m = m;
     p.n = n;
-    p.a = in_matrix(p.dtype, p.a, p.lda, p.trans_a ? 0 : i, p.trans_a ? i : 0);
-    p.b = in_matrix(p.dtype, p.b, p.ldb, p.trans_b ? j : 0, p.trans_b ? 0 : j);
+    p.a = orri_in_matrix(p.dtype, p.a, p.lda, p.trans_a ? 0 : i, p.trans_a ? i : 0);
+    p.b = orri_in_matrix(p.dtype, p.b, p.ldb, p.trans_b ? j : 0, p.trans_b ? 0 : j);
     p.bias = p.bias ? orri_element(p.dtype, p.bias, (size_t)j) : NULL;
-    c = in_matrix(p.c_dtype, c, p.ldc, i, j);
+    c = orri_in_matrix(p.c_dtype, c, p.ldc, i, j);
     if (p.dtype == ORR_F32)
         product_f32(&p, c);
     else
@@ -143,10 +137,13 @@ static void product_by_parts(const struct orri_product *p, void *c)
 
 void orri_cpu_gemm(const struct orri_product *p)
 {
+    bool few = p->m <= ORRI_FEW_ROWS && !p->trans_a;
     void *c = p->epilogue == ORRI_EPILOGUE_GELU ? p->aux : p->c;
 
+    if (!few && orri_onednn_product(p))
+        return;
     copy_addend(p, c);
-    if (!orri_few_rows_product(p, c) && !orri_onednn_product(p, c))
+    if (!few || !orri_few_rows_product(p, c))
         product_by_parts(p, c);
     if (p->epilogue != ORRI_EPILOGUE_NONE)
         ORRI_TEAM_FOR(p->m, 1 + PIECE / p->n, r, n, apply_epilogue(p, r, n));

@@ -17,7 +17,7 @@
 
 /* ---- products (gemm.c) ------------------------------------------------------------------------------------- */
 
-/* By OpenBLAS in fp32; by oneDNN in bf16, where the processor has AVX-512; else widened in blocks. */
+/* By oneDNN, where it is fast: product_cpu.h; else by OpenBLAS, in fp32 or widened in blocks. */
 void orri_cpu_gemm(const struct orri_product *product);
 
 /* ---- norms, rows, elements (kernels_cpu.c) ------------------------------------------------------------------- */

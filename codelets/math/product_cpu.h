@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The ways that a product goes on a CPU but for OpenBLAS. Both: the product, with bias, to c, which holds the addend already, if
- * there is one; false: not here. */
+/* The ways that a product goes on a CPU but for OpenBLAS. False: not here, and nothing was done. */
 #ifndef ORRI_PRODUCT_CPU_H
 #define ORRI_PRODUCT_CPU_H
 
@@ -8,14 +7,17 @@
 
 #include "codelets/math/math.h"
 
-/* Of bf16, by oneDNN, where it has an implementation for the processor. Primitives are made once per thread, size of its team, and
- * shape. */
-bool orri_onednn_product(const struct orri_product *product, void *c);
+/* All of it, by oneDNN, where that has a fast implementation for the processor, the dtype and the shape: fp32, bf16 by instructions for
+ * it, or bf16 and fp16 widened to fp32 as they are copied (orri_bf16_products()). Primitives are made once per thread, size of its
+ * team, and shape. */
+bool orri_onednn_product(const struct orri_product *product);
+
+/* The next two: the product, with bias, to c, which holds the addend already, if there is one; no epilogue. */
 
 /* Of any dtype, from blocks that are widened to fp32. */
 void orri_widened_product(const struct orri_product *product, void *c);
 
-/* Of any dtype, of at most so many rows of A, and B read as it lies. */
+/* Of any dtype, of at most so many rows of A, not transposed, and B read as it lies. */
 enum { ORRI_FEW_ROWS = 4 };
 bool orri_few_rows_product(const struct orri_product *product, void *c);
 

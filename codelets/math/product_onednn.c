@@ -3,11 +3,13 @@
 #include "codelets/math/product_cpu.h"
 
 #include "core/core.h"
+#include "core/instructions.h"
 #include "core/team.h"
 
 #include <dnnl.h>
 #include <omp.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,14 +18,15 @@
 /* What a primitive is made for. Without padding: it is compared as bytes. */
 struct key {
     int m, n, k, lda, ldb, ldc;
-    uint8_t trans_a, trans_b, bias, add, wide, copy_a;
-    uint16_t threads;
+    uint16_t dtype, computed;               /* of the factors as they lie, and as they are multiplied */
+    uint8_t trans_a, trans_b, bias, add, wide, copy_a, copy_b, unused;
+    uint32_t threads;
 };
 
 enum { A, B, BIAS, C, SCRATCH, MEMORIES };
 enum { FACTORS = B + 1 };
 
-/* The product of A^T, a gradient of weights, copies B, as it likes it best, and, where that pays, A, with rows where its columns were. */
+/* A factor may be copied: A to rows without gaps, B as the product likes it best. */
 struct entry {
     struct entry *next;
     struct key key;
@@ -120,11 +123,11 @@ static bool describe(desc *d, int rows, int columns, dnnl_data_type_t type, int6
     return dnnl_memory_desc_create_with_strides(d, 2, dims, type, strides) == dnnl_success;
 }
 
-static bool describe_any(desc *d, int rows, int columns)
+static bool describe_any(desc *d, int rows, int columns, dnnl_data_type_t type)
 {
     const dnnl_dims_t dims = {rows, columns};
 
-    return dnnl_memory_desc_create_with_tag(d, 2, dims, dnnl_bf16, dnnl_format_tag_any) == dnnl_success;
+    return dnnl_memory_desc_create_with_tag(d, 2, dims, type, dnnl_format_tag_any) == dnnl_success;
 }
 
 static void forget(desc d)
@@ -153,11 +156,11 @@ static bool describe(desc *d, int rows, int columns, dnnl_data_type_t type, int6
     return dnnl_memory_desc_init_by_strides(d, 2, dims, type, strides) == dnnl_success;
 }
 
-static bool describe_any(desc *d, int rows, int columns)
+static bool describe_any(desc *d, int rows, int columns, dnnl_data_type_t type)
 {
     const dnnl_dims_t dims = {rows, columns};
 
-    return dnnl_memory_desc_init_by_tag(d, 2, dims, dnnl_bf16, dnnl_format_tag_any) == dnnl_success;
+    return dnnl_memory_desc_init_by_tag(d, 2, dims, type, dnnl_format_tag_any) == dnnl_success;
 }
 
 static void forget(desc d)
@@ -234,11 +237,12 @@ static bool make_copy(struct entry *e, const struct cache *cache, int factor, co
 static bool make_memories(struct entry *e, const struct cache *cache, dnnl_primitive_desc_t d, const desc *of, const desc *lies)
 {
     static const dnnl_query_t queries[FACTORS] = {dnnl_query_src_md, dnnl_query_weights_md};
+    const bool copied[FACTORS] = {e->key.copy_a, e->key.copy_b};
     const_desc scratch = dnnl_primitive_desc_query_md(d, dnnl_query_scratchpad_md, 0);
 
     for (int i = 0; i < FACTORS; i++) {
         const_desc taken = dnnl_primitive_desc_query_md(d, queries[i], 0);
-        if (!make_memory(&e->memory[i], cache, taken) || ((i == A ? e->key.copy_a : e->key.trans_a) && !make_copy(e, cache, i, DESC(lies[i]), taken)))
+        if (!make_memory(&e->memory[i], cache, taken) || (copied[i] && !make_copy(e, cache, i, DESC(lies[i]), taken)))
             return false;
     }
     e->scratch = dnnl_memory_desc_get_size(scratch);
@@ -246,20 +250,25 @@ static bool make_memories(struct entry *e, const struct cache *cache, dnnl_primi
            make_memory(&e->memory[C], cache, DESC(of[C])) && make_memory(&e->memory[SCRATCH], cache, scratch);
 }
 
+static dnnl_data_type_t type_of(enum orr_dtype dtype)
+{
+    return dtype == ORR_F32 ? dnnl_f32 : dtype == ORR_BF16 ? dnnl_bf16 : dnnl_f16;
+}
+
 static void make_primitive(struct entry *e, const struct cache *cache)
 {
     const struct key *k = &e->key;
-    dnnl_data_type_t result = k->wide ? dnnl_f32 : dnnl_bf16;
+    dnnl_data_type_t lying = type_of(k->dtype), taken = type_of(k->computed);
     desc of[SCRATCH], lies[FACTORS];
     bool described[] = {
-        describe(&lies[A], k->m, k->k, dnnl_bf16, k->trans_a ? 1 : k->lda, k->trans_a ? k->lda : 1),
-        describe(&lies[B], k->k, k->n, dnnl_bf16, k->trans_b ? 1 : k->ldb, k->trans_b ? k->ldb : 1),
-        k->copy_a ? describe(&of[A], k->m, k->k, dnnl_bf16, k->k, 1)
-                  : describe(&of[A], k->m, k->k, dnnl_bf16, k->trans_a ? 1 : k->lda, k->trans_a ? k->lda : 1),
-        k->trans_a ? describe_any(&of[B], k->k, k->n)
-                   : describe(&of[B], k->k, k->n, dnnl_bf16, k->trans_b ? 1 : k->ldb, k->trans_b ? k->ldb : 1),
-        describe(&of[BIAS], 1, k->n, dnnl_bf16, k->n, 1),
-        describe(&of[C], k->m, k->n, result, k->ldc, 1),
+        describe(&lies[A], k->m, k->k, lying, k->trans_a ? 1 : k->lda, k->trans_a ? k->lda : 1),
+        describe(&lies[B], k->k, k->n, lying, k->trans_b ? 1 : k->ldb, k->trans_b ? k->ldb : 1),
+        k->copy_a ? describe(&of[A], k->m, k->k, taken, k->k, 1)
+                  : describe(&of[A], k->m, k->k, taken, k->trans_a ? 1 : k->lda, k->trans_a ? k->lda : 1),
+        k->copy_b ? describe_any(&of[B], k->k, k->n, taken)
+                  : describe(&of[B], k->k, k->n, taken, k->trans_b ? 1 : k->ldb, k->trans_b ? k->ldb : 1),
+        describe(&of[BIAS], 1, k->n, lying, k->n, 1),
+        describe(&of[C], k->m, k->n, k->wide ? dnnl_f32 : taken, k->ldc, 1),
     };
     desc *all[ORRI_COUNT(described)] = {&lies[A], &lies[B], &of[A], &of[B], &of[BIAS], &of[C]};
     dnnl_primitive_attr_t attributes = attributes_of(k);
@@ -302,6 +311,108 @@ static struct entry *entry_for(struct cache *cache, const struct key *key)
 
 /* ---- products ------------------------------------------------------------------------------------------------------------ */
 
+/* How a product goes: in pieces of at most so many rows, columns and terms, so that what is used again stays in the second cache. */
+struct way {
+    enum orr_dtype computed;        /* what the factors are multiplied as                                                   */
+    bool copy_a, copy_b;
+    bool finish;                    /* a piece is summed up in fp32 aside, and finish_rows() makes the result from that     */
+    int m, n, k;
+};
+
+/* Elements of fp32 that a copy of a factor may have, both taking three quarters of a kernel's memory; and sums aside. */
+enum { COPIED_ELEMENTS = ORRI_KERNEL_BYTES / 4 * 3 / 2 / 4, SUMS = 1 << 19, MOST_COLUMNS = 6144 };
+
+static int least(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* Multiplied in fp32, which narrower factors are widened to as they are copied. Columns are few, since rows of B that are multiples of
+ * 4 KiB apart share sets of the caches. */
+static struct way way_in_f32(const struct orri_product *p)
+{
+    bool narrow = p->dtype != ORR_F32;
+
+    return (struct way){.computed = ORR_F32,
+                        .copy_a = narrow,
+                        .copy_b = narrow,
+                        .finish = p->c_dtype != ORR_F32,
+                        .m = narrow ? 1024 : p->m,
+                        .n = narrow || (p->k >= 2048 && !p->trans_b) ? 384 : 768,
+                        .k = narrow ? COPIED_ELEMENTS / 1024 : p->k};
+}
+
+/* By instructions for bf16. A gradient of weights copies B, as the product likes it best, and where that pays A, with rows where its
+ * columns were: with AMX always, which takes tiles. */
+static struct way way_in_bf16(const struct orri_product *p)
+{
+    enum { DEEP = 512 };
+    struct way way = {.computed = ORR_BF16, .copy_b = p->trans_a, .m = p->m, .n = MOST_COLUMNS, .k = p->k};
+
+    if (p->trans_a) {
+        way.copy_a = p->k >= DEEP || orri_bf16_products() == ORRI_BF16_BY_AMX;
+        way.k = least(p->k, 2 * COPIED_ELEMENTS / (least(p->n, way.n) + 64) / 64 * 64);
+        way.m = 2 * COPIED_ELEMENTS / way.k / 64 * 64;
+    }
+    way.finish = p->c_dtype != ORR_F32 && way.k < p->k;     /* it is to be rounded once */
+    return way;
+}
+
+static struct way way_of(const struct orri_product *p)
+{
+    struct way way = p->dtype == ORR_BF16 && orri_bf16_products() != ORRI_BF16_WIDENED ? way_in_bf16(p) : way_in_f32(p);
+
+    way.finish = way.finish || p->epilogue != ORRI_EPILOGUE_NONE || (p->add && p->add != p->c);
+    if (way.finish) {
+        way.m = least(way.m, 1024);
+        way.n = least(way.n, SUMS / ((least(way.m, p->m) + 63) / 64 * 64) / 64 * 64);
+    }
+    return way;
+}
+
+/* The piece of 0 .. total - 1 from `first` on, where there are as few as have at most `most` each and are about equally long. */
+static int piece(int total, int most, int first)
+{
+    int pieces = (total + most - 1) / most, size = ((total + pieces - 1) / pieces + 63) / 64 * 64;
+
+    return least(total - first, size);
+}
+
+/* A piece on its way. */
+struct part {
+    const struct orri_product *whole;
+    const struct way *way;
+    int i, j;                       /* where it begins in the result                          */
+    bool add;                       /* the primitive adds to what is there                    */
+    bool last;                      /* its last terms                                         */
+    struct orri_product p;          /* what the primitive computes                            */
+    char *room;                     /* for copies, and what else the primitive needs          */
+    const void *copied_a;           /* what the room has a copy of; or NULL                   */
+    size_t bytes;                   /* that the hungriest so far takes of the room            */
+};
+
+static struct entry *entry_of(const struct part *part, struct cache *cache)
+{
+    const struct orri_product *p = &part->p;
+    const struct way *way = part->way;
+    const struct key key = {
+        p->m, p->n, p->k, p->lda, p->ldb, p->ldc, (uint16_t)p->dtype, (uint16_t)way->computed, p->trans_a, p->trans_b, p->bias != NULL,
+        part->add, p->c_dtype == ORR_F32, way->copy_a, way->copy_b, 0, (uint32_t)orri_team_size(),
+    };
+    struct entry *e = cache ? entry_for(cache, &key) : NULL;
+
+    return e && e->primitive ? e : NULL;
+}
+
+static bool prepare_part(struct part *part)
+{
+    struct entry *e = entry_of(part, cache_here());
+    size_t bytes = e ? e->copied[A] + e->copied[B] + e->scratch : 0;
+
+    part->bytes = bytes > part->bytes ? bytes : part->bytes;
+    return e != NULL;
+}
+
 static bool copy_factor(const struct entry *e, const struct cache *cache, int factor, const void *from, void *to)
 {
     const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, e->from[factor]}, {DNNL_ARG_TO, e->memory[factor]}};
@@ -311,106 +422,111 @@ static bool copy_factor(const struct entry *e, const struct cache *cache, int fa
     return dnnl_primitive_execute(e->copy[factor], cache->stream, 2, arguments) == dnnl_success;
 }
 
-/* Rows of the factors from which on copying A pays, and the tiles of AMX with which it always does. */
-enum { DEEP = 512 };
-
-static bool has_amx(void)
+/* Rows from `first` on of a piece of the result, from their sums. */
+static void finish_rows(const struct part *part, int first, int rows)
 {
-    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx;
+    const struct orri_product *p = part->whole;
+    size_t n = (size_t)part->p.n;
+    float *sum = (float *)part->p.c + (size_t)first * n, room[MOST_COLUMNS];
+
+    for (int r = first; r < first + rows; r++, sum += n) {
+        size_t at = (size_t)(part->i + r) * (size_t)p->ldc + (size_t)part->j;
+        if (p->bias)
+            orri_add(n, orri_wide(p->dtype, n, orri_element(p->dtype, p->bias, (size_t)part->j), room), sum);
+        if (p->add)
+            orri_add(n, orri_wide(p->c_dtype, n, orri_element(p->c_dtype, p->add, at), room), sum);
+        if (p->epilogue == ORRI_EPILOGUE_GELU) {
+            float *aux = orri_begin(p->dtype, orri_element(p->dtype, p->aux, at), room);
+            orri_round(p->dtype, n, sum, orri_element(p->dtype, p->aux, at));
+            orri_wide(p->dtype, n, orri_element(p->dtype, p->aux, at), aux);
+            orri_bias_gelu(1, (int)n, aux, NULL, sum);
+        } else if (p->epilogue == ORRI_EPILOGUE_GELU_BACKWARD) {
+            orri_gelu_backward(n, sum, orri_wide(p->dtype, n, orri_element(p->dtype, p->aux, at), room), sum);
+        }
+        orri_round(p->c_dtype, n, sum, orri_element(p->c_dtype, p->c, at));
+    }
 }
 
-static bool run_product(const struct orri_product *p, void *c)
+static bool run_part(struct part *part)
 {
-    const struct key key = {p->m,       p->n,       p->k,            p->lda,         p->ldb,                  p->ldc,
-                            p->trans_a, p->trans_b, p->bias != NULL, p->add != NULL, p->c_dtype == ORR_F32,
-                            p->trans_a && (p->k >= DEEP || has_amx()),
-                            (uint16_t)orri_team_size()};
-    struct cache *cache = cache_here();
-    struct entry *e = cache ? entry_for(cache, &key) : NULL;
-
-    if (!e || !e->primitive)
-        return false;
-    char *room = orri_kernel_scratch(e->copied[A] + e->copied[B] + e->scratch);
-    void *const data[MEMORIES] = {(void *)p->a, (void *)p->b, (void *)p->bias, c, room + e->copied[A] + e->copied[B]};
     static const int names[MEMORIES] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_BIAS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
+    const struct orri_product *p = &part->p;
+    struct cache *cache = cache_here();
+    struct entry *e = entry_of(part, cache);
     dnnl_exec_arg_t arguments[MEMORIES];
     int count = 0;
-    for (int i = 0; i < FACTORS; i++)
-        if (e->copy[i] && !copy_factor(e, cache, i, data[i], room + (i == B ? e->copied[A] : 0)))
-            return false;
-    for (int i = 0; i < MEMORIES; i++) {
-        if (!e->memory[i])
-            continue;
-        if (i >= FACTORS || !e->copy[i])
+
+    if (!e)
+        return false;
+    char *copy_of_b = part->room + e->copied[A];
+    void *const data[MEMORIES] = {e->copy[A] ? part->room : (void *)p->a, e->copy[B] ? copy_of_b : (void *)p->b, (void *)p->bias, p->c,
+                                  copy_of_b + e->copied[B]};
+    if ((e->copy[A] && part->copied_a != p->a && !copy_factor(e, cache, A, p->a, data[A])) ||
+        (e->copy[B] && !copy_factor(e, cache, B, p->b, data[B])))
+        return false;
+    part->copied_a = p->a;
+    for (int i = 0; i < MEMORIES; i++)
+        if (e->memory[i]) {
             dnnl_memory_set_data_handle(e->memory[i], data[i]);
-        arguments[count++] = (dnnl_exec_arg_t){names[i], e->memory[i]};
-    }
-    return dnnl_primitive_execute(e->primitive, cache->stream, count, arguments) == dnnl_success;
+            arguments[count++] = (dnnl_exec_arg_t){names[i], e->memory[i]};
+        }
+    if (dnnl_primitive_execute(e->primitive, cache->stream, count, arguments) != dnnl_success)
+        return false;
+    if (part->way->finish && part->last)
+        ORRI_TEAM_FOR(p->m, 1 + ORRI_TEAM_ELEMENTS / p->n, r, rows, finish_rows(part, r, rows));
+    return true;
 }
 
-/* A piece that oneDNN has no fast way for, where the product has begun already. */
-static bool run_piece(const struct orri_product *p, void *c, bool begun)
+/* Visits the pieces one after the other; sums aside lie in `sums`. */
+static bool each_part(struct part *part, float *sums, bool (*visit)(struct part *))
 {
-    bool done = run_product(p, c);
+    const struct orri_product *whole = part->whole;
+    const struct way *way = part->way;
 
-    if (!done && begun)
-        orri_widened_product(p, c);
-    return done || begun;
-}
-
-/* The piece of 0 .. total - 1 from `first` on, where there are as few as have at most `most` each and are about equally long. */
-static int piece(int total, int most, int first)
-{
-    int pieces = (total + most - 1) / most, size = ((total + pieces - 1) / pieces + 63) / 64 * 64;
-
-    return total - first < size ? total - first : size;
-}
-
-/* What copies of factors may take, half of it each. */
-enum { COPIED_BYTES = ORRI_KERNEL_BYTES / 4 * 3, COPIED_ELEMENTS = COPIED_BYTES / 2 / 2 };
-
-/* A gradient of weights, of some rows of the factors and of the result at a time. */
-static bool run_transposed(const struct orri_product *whole, void *c, bool begun)
-{
-    int most = COPIED_ELEMENTS / (whole->n + 64) / 64 * 64;
-
-    if (whole->k > most && whole->c_dtype != ORR_F32)
-        return false;       /* the result is to be rounded once */
-    for (int r = 0, k; r < whole->k; r += k) {
-        k = piece(whole->k, most, r);
-        for (int i = 0, m; i < whole->m; i += m) {
-            struct orri_product p = *whole;
-            m = piece(whole->m, COPIED_ELEMENTS / k / 64 * 64, i);
-            p.m = m;
-            p.k = k;
-            p.a = orri_element(p.dtype, p.a, (size_t)r * (size_t)p.lda + (size_t)i);
-            p.b = orri_element(p.dtype, p.b, (size_t)r * (p.trans_b ? 1 : (size_t)p.ldb));
-            p.add = r > 0 ? c : whole->add;
-            p.bias = r > 0 ? NULL : whole->bias;
-            if (!run_piece(&p, orri_element(p.c_dtype, c, (size_t)i * (size_t)p.ldc), begun))
-                return false;
-            begun = true;
+    for (int i = 0, m; i < whole->m; i += m) {
+        m = piece(whole->m, way->m, i);
+        for (int j = 0, n; j < whole->n; j += n) {
+            n = piece(whole->n, way->n, j);
+            for (int r = 0, k; r < whole->k; r += k) {
+                struct orri_product *p = &part->p;
+                k = piece(whole->k, way->k, r);
+                *p = *whole;
+                p->m = m;
+                p->n = n;
+                p->k = k;
+                p->a = orri_in_matrix(p->dtype, p->a, p->lda, p->trans_a ? r : i, p->trans_a ? i : r);
+                p->b = orri_in_matrix(p->dtype, p->b, p->ldb, p->trans_b ? j : r, p->trans_b ? r : j);
+                p->bias = whole->bias && !way->finish && r == 0 ? orri_element(p->dtype, p->bias, (size_t)j) : NULL;
+                p->c = way->finish ? sums : orri_in_matrix(p->c_dtype, p->c, p->ldc, i, j);
+                p->ldc = way->finish ? n : p->ldc;
+                p->c_dtype = way->finish ? ORR_F32 : p->c_dtype;
+                part->i = i;
+                part->j = j;
+                part->add = r > 0 || (whole->add && !way->finish);
+                part->last = r + k == whole->k;
+                if (!visit(part))
+                    return false;
+            }
         }
     }
     return true;
 }
 
-/* Columns of a result at a time: of more, A would have to come from farther than the caches for every few of them. */
-enum { MOST_COLUMNS = 6144 };
-
-bool orri_onednn_product(const struct orri_product *whole, void *c)
+bool orri_onednn_product(const struct orri_product *p)
 {
-    if (whole->dtype != ORR_BF16)
+    if (p->dtype == ORR_F32 && !orri_f32_products_by_onednn())
         return false;
-    for (int j = 0, n; j < whole->n; j += n) {
-        struct orri_product p = *whole;
-        void *to = orri_element(p.c_dtype, c, (size_t)j);
-        n = piece(whole->n, MOST_COLUMNS, j);
-        p.n = n;
-        p.b = orri_element(p.dtype, p.b, (size_t)j * (p.trans_b ? (size_t)p.ldb : 1));
-        p.bias = p.bias ? orri_element(p.dtype, p.bias, (size_t)j) : NULL;
-        if (!(p.trans_a ? run_transposed(&p, to, j > 0) : run_piece(&p, to, j > 0)))
-            return false;
+    const struct way way = way_of(p);
+    struct part part = {.whole = p, .way = &way};
+    size_t sums = way.finish ? SUMS * sizeof(float) : 0;
+
+    if (!each_part(&part, NULL, prepare_part))
+        return false;
+    char *room = orri_kernel_scratch(sums + part.bytes);
+    part.room = room + sums;
+    if (!each_part(&part, (float *)room, run_part)) {
+        fprintf(stderr, "orrery: oneDNN: no memory for a product of %d x %d x %d\n", p->m, p->k, p->n);
+        abort();
     }
     return true;
 }

@@ -130,7 +130,7 @@ bool orri_few_rows_product(const struct orri_product *p, void *c)
 {
     size_t m = (size_t)p->m, n = (size_t)p->n, k = (size_t)p->k;
 
-    if (p->m > ORRI_FEW_ROWS || p->trans_a || m * (n + k) * sizeof(float) > ORRI_KERNEL_BYTES)
+    if (m * (n + k) * sizeof(float) > ORRI_KERNEL_BYTES)
         return false;
     float *y = orri_kernel_scratch(m * (n + k) * sizeof(*y)), *x = y + m * n;
     for (int r = 0; r < p->m; r++) {

@@ -295,35 +295,6 @@ char *orr_topology(void)
     return text;
 }
 
-/* Of the clones that ORRI_SIMD makes, the one that was picked. */
-static const char *clone_name(void)
-{
-#ifdef ORRI_HAS_CLONES
-    return __builtin_cpu_supports("x86-64-v4") ? "x86-64-v4" : __builtin_cpu_supports("x86-64-v3") ? "x86-64-v3" : "x86-64";
-#else
-    return "plain C";
-#endif
-}
-
-void orr_instructions_describe(char *text, size_t size)
-{
-    static const struct {
-        dnnl_cpu_isa_t isa;
-        const char *name;
-    } levels[] = {
-        {dnnl_cpu_isa_avx512_core_amx, "by oneDNN with AMX"},
-        {dnnl_cpu_isa_avx512_core_bf16, "by oneDNN with AVX-512 bf16"},
-        {dnnl_cpu_isa_avx512_core, "by oneDNN with AVX-512"},
-    };
-    const char *products = "by OpenBLAS, of widened blocks";
-    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
-
-    for (size_t i = ORRI_COUNT(levels); i-- > 0;)
-        if ((isa & levels[i].isa) == levels[i].isa)
-            products = levels[i].name;
-    snprintf(text, size, "%s; bf16 products %s", clone_name(), products);
-}
-
 static char version[160];
 static pthread_once_t version_once = PTHREAD_ONCE_INIT;
 

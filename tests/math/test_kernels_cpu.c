@@ -8,6 +8,7 @@
 
 #include "codelets/math/math_cpu.h"
 #include "core/core.h"
+#include "core/instructions.h"
 
 static const enum orr_dtype dtypes[] = {ORR_F32, ORR_BF16, ORR_F16};
 
@@ -116,35 +117,54 @@ static void check_product(enum orr_dtype dtype, bool trans_a, bool trans_b, cons
     drop(&aux);
 }
 
-/* Also across the blocks of the way that widens them, and the pieces of the way by oneDNN. */
-START_TEST(products)
-{
-    static const struct use uses[] = {
-        {1, 1, 1, 0, false, false, false, false, ORRI_EPILOGUE_NONE},
-        {5, 7, 3, 2, true, false, false, false, ORRI_EPILOGUE_NONE},
-        {17, 33, 65, 0, true, true, true, false, ORRI_EPILOGUE_NONE},
-        {17, 33, 65, 3, false, true, false, false, ORRI_EPILOGUE_NONE},
-        {64, 48, 96, 0, false, true, true, true, ORRI_EPILOGUE_NONE},
-        {64, 48, 96, 0, false, false, false, true, ORRI_EPILOGUE_NONE},
-        {9, 40, 31, 1, true, false, false, false, ORRI_EPILOGUE_GELU},
-        {9, 40, 31, 0, false, false, false, false, ORRI_EPILOGUE_GELU_BACKWARD},
-        {515, 14, 9, 0, true, true, true, false, ORRI_EPILOGUE_NONE},
-        {3, 519, 20, 1, true, true, false, false, ORRI_EPILOGUE_GELU},
-        {6, 5, 1030, 0, true, true, true, true, ORRI_EPILOGUE_NONE},
-        {6, 6200, 9, 1, true, true, true, false, ORRI_EPILOGUE_NONE},
-        {130, 1, 48400, 0, false, false, false, true, ORRI_EPILOGUE_NONE},
-        {2, 4100, 3, 0, false, false, false, false, ORRI_EPILOGUE_GELU_BACKWARD},
-        {4, 9000, 5, 3, true, true, true, false, ORRI_EPILOGUE_NONE},
-        {1, 70, 1030, 0, false, true, true, true, ORRI_EPILOGUE_NONE},
-        {4, 66, 129, 1, true, false, false, false, ORRI_EPILOGUE_GELU},
-    };
+/* Across the pieces of oneDNN's ways and the blocks of the one that widens; at most four rows go another way. */
+static const struct use uses[] = {
+    {1, 1, 1, 0, false, false, false, false, ORRI_EPILOGUE_NONE},
+    {5, 7, 3, 2, true, false, false, false, ORRI_EPILOGUE_NONE},
+    {17, 33, 65, 0, true, true, true, false, ORRI_EPILOGUE_NONE},
+    {17, 33, 65, 3, false, true, false, false, ORRI_EPILOGUE_NONE},
+    {64, 48, 96, 0, false, true, true, true, ORRI_EPILOGUE_NONE},
+    {64, 48, 96, 0, false, false, false, true, ORRI_EPILOGUE_NONE},
+    {9, 40, 31, 1, true, false, false, false, ORRI_EPILOGUE_GELU},
+    {9, 40, 31, 0, false, false, false, false, ORRI_EPILOGUE_GELU_BACKWARD},
+    {515, 14, 9, 0, true, true, true, false, ORRI_EPILOGUE_NONE},
+    {1030, 70, 5, 1, true, true, false, false, ORRI_EPILOGUE_NONE},
+    {3, 519, 20, 1, true, true, false, false, ORRI_EPILOGUE_GELU},
+    {7, 1600, 20, 1, true, false, false, false, ORRI_EPILOGUE_GELU},
+    {6, 5, 1030, 0, true, true, true, true, ORRI_EPILOGUE_NONE},
+    {6, 6200, 9, 1, true, true, true, false, ORRI_EPILOGUE_NONE},
+    {130, 1, 48400, 0, false, false, false, true, ORRI_EPILOGUE_NONE},
+    {8, 900, 2100, 2, true, true, false, false, ORRI_EPILOGUE_NONE},
+    {2, 4100, 3, 0, false, false, false, false, ORRI_EPILOGUE_GELU_BACKWARD},
+    {4, 9000, 5, 3, true, true, true, false, ORRI_EPILOGUE_NONE},
+    {1, 70, 1030, 0, false, true, true, true, ORRI_EPILOGUE_NONE},
+    {4, 66, 129, 1, true, false, false, false, ORRI_EPILOGUE_GELU},
+};
 
+static void check_products(enum orr_dtype dtype)
+{
     for (size_t i = 0; i < ORRI_COUNT(uses); i++)
         for (int t = 0; t < 4; t++) {
-            if (uses[i].bias && uses[i].to_f32 && dtypes[_i] != ORR_F32)
+            if (uses[i].bias && uses[i].to_f32 && dtype != ORR_F32)
                 continue;       /* not asked for */
-            check_product(dtypes[_i], t & 1, t & 2, &uses[i]);
+            check_product(dtype, t & 1, t & 2, &uses[i]);
         }
+}
+
+START_TEST(products)
+{
+    check_products(dtypes[_i]);
+}
+END_TEST
+
+/* Those that the processor would not choose by itself. */
+START_TEST(ways_of_bf16)
+{
+    enum orri_bf16_products chosen = orri_bf16_products();
+
+    if (_i != (int)chosen && orri_bf16_products_choose((enum orri_bf16_products)_i))
+        check_products(ORR_BF16);
+    ck_assert(orri_bf16_products_choose(chosen));
 }
 END_TEST
 
@@ -374,6 +394,7 @@ Suite *suite(void)
     int all = (int)(ORRI_COUNT(dtypes) * ORRI_COUNT(shapes));
 
     tcase_add_loop_test(c, products, 0, (int)ORRI_COUNT(dtypes));
+    tcase_add_loop_test(c, ways_of_bf16, ORRI_BF16_WIDENED, ORRI_BF16_BY_AMX + 1);
     tcase_add_loop_test(c, norms, 0, all);
     tcase_add_loop_test(c, rows_and_elements, 0, all);
     tcase_add_loop_test(c, losses, 0, (int)ORRI_COUNT(dtypes));

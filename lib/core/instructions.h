@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the processor's instructions are used for. */
+#ifndef ORRI_INSTRUCTIONS_H
+#define ORRI_INSTRUCTIONS_H
+
+#include <stdbool.h>
+
+/* How a CPU multiplies matrices of bf16, with sums in fp32: by tiles (AMX); by dot products (AVX-512 bf16), except on Intel's
+ * processors, where they have half the rate of fp32's multiply-add; or widened to fp32. What DNNL_MAX_CPU_ISA rules out is not used. */
+enum orri_bf16_products { ORRI_BF16_WIDENED, ORRI_BF16_BY_DOT, ORRI_BF16_BY_AMX };
+enum orri_bf16_products orri_bf16_products(void);
+
+/* For tests, while no product is on its way: another one. False where the processor does not have it. */
+bool orri_bf16_products_choose(enum orri_bf16_products way);
+
+/* Whether products in fp32 go by oneDNN: it has kernels of its own for AVX-512. */
+bool orri_f32_products_by_onednn(void);
+
+#endif
