@@ -99,7 +99,7 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
 }
 
 /* Of a strip of rows, the most. */
-enum { LOGITS_BYTES = 32 << 20, DEVICE_LOGITS_BYTES = 256 << 20 };
+enum { LOGITS_BYTES = 64 << 20, DEVICE_LOGITS_BYTES = 256 << 20 };
 
 /* Rows of logits begin where wide loads can: a vocabulary is seldom a multiple of anything. */
 static int padded(int vocab)

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 void *orri_alloc(size_t bytes)
@@ -13,6 +14,18 @@ void *orri_alloc(size_t bytes)
 
     if (!p)
         orri_fail(ORR_ENOMEM, "memory", "no room for %zu bytes", bytes);
+    return p;
+}
+
+void *orri_alloc_aligned(size_t bytes)
+{
+    enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20 };
+    size_t alignment = bytes >= 4 * (size_t)HUGE_PAGE ? HUGE_PAGE : CACHE_LINE;
+    size_t size = (bytes + alignment - 1) & ~(alignment - 1);
+    void *p = aligned_alloc(alignment, size ? size : alignment);
+
+    if (p && alignment == HUGE_PAGE)
+        madvise(p, size, MADV_HUGEPAGE);
     return p;
 }
 
@@ -104,7 +117,7 @@ static void *scratch(int use, size_t bytes)
     if (s->bytes < bytes) {
         size_t size = (bytes + 4095) & ~(size_t)4095;
         free(s->data);
-        s->data = aligned_alloc(4096, size);
+        s->data = orri_alloc_aligned(size);
         if (!s->data) {
             fprintf(stderr, "orrery: memory: no room for %zu bytes of scratch in a worker\n", size);
             abort();

@@ -263,7 +263,7 @@ START_TEST(strips)
 {
     struct harness h;
 
-    harness_open(&h, model_of(8, 50257, false), 1, 2, 200, 50257);
+    harness_open(&h, model_of(8, 50257, false), 1, 2, 400, 50257);
     struct reference reference = reference_of(&h);
     ignore_some(&h);
     check_passes(&h, &reference, 0);
@@ -321,7 +321,7 @@ START_TEST(strips_of_shards)
 {
     struct harness h;
 
-    harness_open(&h, model_of(8, 50257, false), 1, 2, 200, 50257);
+    harness_open(&h, model_of(8, 50257, false), 1, 2, 400, 50257);
     size_t logits = (size_t)h.rows * 50257 * sizeof(float);
     ignore_some(&h);
     check_layout(&h, 2, 2, 50257);
