@@ -1,16 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <cblas.h>
+#include <dnnl.h>
+#include <omp.h>
 #include <string.h>
 
 #include "codelets/math/elements.h"
 #include "codelets/math/math_cpu.h"
 #include "codelets/math/product_cpu.h"
 #include "core/core.h"
+#include "core/instructions.h"
 #include "core/team.h"
 
 void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, int lda, const float *b, int ldb,
                float beta, float *c, int ldc)
 {
+    if (orri_onednn_vector_bits() > 0) {
+        omp_set_num_threads(1);
+        dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc);
+        return;
+    }
     cblas_sgemm(CblasRowMajor, trans_a ? CblasTrans : CblasNoTrans, trans_b ? CblasTrans : CblasNoTrans, m, n, k, 1.0f,
                 a, lda, b, ldb, beta, c, ldc);
 }
@@ -46,7 +54,7 @@ static void apply_epilogue(const struct orri_product *p, int first, int rows)
         }
 }
 
-/* ---- by OpenBLAS -------------------------------------------------------------------------------------------------------- */
+/* ---- in fp32 ------------------------------------------------------------------------------------------------------------ */
 
 static void product_f32(const struct orri_product *p, float *c)
 {
@@ -118,21 +126,33 @@ static void product_part(const struct orri_product *whole, void *c, int i, int m
         orri_widened_product(&p, c);
 }
 
-/* Rows or columns that are worth a thread, of so many multiplications each. OpenBLAS adds up small products in another order. */
+/* Rows or columns of a part, which is worth a thread, of so many multiplications each. */
 static int lines(int64_t each)
 {
-    enum { LINES = 64, SMALL = 1000000 };
+    enum { LINES = 256, SMALL = 1000000 };
 
     return (int)(SMALL / each / LINES + 1) * LINES;
 }
 
-/* OpenBLAS would have all workers wait for its threads: each thread calls it for some of the longer side. */
+/* Parts from `first` on, of rows or of columns. Libraries add up in another order where a product has another size: the same parts,
+ * whoever computes them, have the same bits. */
+static void product_parts(const struct orri_product *p, void *c, bool rows, int first, int count, int grain)
+{
+    for (int i = first, n; i < first + count; i += n) {
+        n = first + count - i < grain ? first + count - i : grain;
+        if (rows)
+            product_part(p, c, i, n, 0, p->n);
+        else
+            product_part(p, c, 0, p->m, i, n);
+    }
+}
+
 static void product_by_parts(const struct orri_product *p, void *c)
 {
-    if (p->m > p->n)
-        ORRI_TEAM_FOR(p->m, lines((int64_t)p->n * p->k), i, m, product_part(p, c, i, m, 0, p->n));
-    else
-        ORRI_TEAM_FOR(p->n, lines((int64_t)p->m * p->k), j, n, product_part(p, c, 0, p->m, j, n));
+    bool rows = p->m > p->n;
+    int total = rows ? p->m : p->n, grain = lines((int64_t)(rows ? p->n : p->m) * p->k);
+
+    ORRI_TEAM_FOR(total, grain, i, n, product_parts(p, c, rows, i, n, grain));
 }
 
 void orri_cpu_gemm(const struct orri_product *p)

@@ -15,7 +15,7 @@
 #include <orrery/rng.h>
 
 /* C[m,n] = op(A)[m,k] op(B)[k,n] + beta C, op(X) = X or X^T (trans_a, trans_b).
- * beta = 0 overwrites C whatever it held. OpenBLAS, one thread. */
+ * beta = 0 overwrites C whatever it held. By oneDNN or, where that has no code for the processor, OpenBLAS; one thread. */
 void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, int lda, const float *b, int ldb,
                float beta, float *c, int ldc);
 

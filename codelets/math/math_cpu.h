@@ -17,7 +17,7 @@
 
 /* ---- products (gemm.c) ------------------------------------------------------------------------------------- */
 
-/* By oneDNN, where it is fast: product_cpu.h; else by OpenBLAS, in fp32 or widened in blocks. */
+/* By one of the ways of product_cpu.h, or orri_gemm(). */
 void orri_cpu_gemm(const struct orri_product *product);
 
 /* ---- norms, rows, elements (kernels_cpu.c) ------------------------------------------------------------------- */

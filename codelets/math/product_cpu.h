@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The ways that a product goes on a CPU but for OpenBLAS. False: not here, and nothing was done. */
+/* The ways that a product goes on a CPU but for orri_gemm(). False: not here, and nothing was done. */
 #ifndef ORRI_PRODUCT_CPU_H
 #define ORRI_PRODUCT_CPU_H
 

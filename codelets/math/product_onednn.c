@@ -514,7 +514,7 @@ static bool each_part(struct part *part, float *sums, bool (*visit)(struct part 
 
 bool orri_onednn_product(const struct orri_product *p)
 {
-    if (p->dtype == ORR_F32 && !orri_f32_products_by_onednn())
+    if (orri_onednn_vector_bits() < 512)
         return false;
     const struct way way = way_of(p);
     struct part part = {.whole = p, .way = &way};

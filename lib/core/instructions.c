@@ -58,9 +58,9 @@ bool orri_bf16_products_choose(enum orri_bf16_products way)
     return true;
 }
 
-bool orri_f32_products_by_onednn(void)
+int orri_onednn_vector_bits(void)
 {
-    return has(dnnl_cpu_isa_avx512_core);
+    return has(dnnl_cpu_isa_avx512_core) ? 512 : has(dnnl_cpu_isa_avx2) ? 256 : 0;
 }
 
 /* Of the clones that ORRI_SIMD makes, the one that was picked. */
@@ -81,6 +81,8 @@ void orr_instructions_describe(char *text, size_t size)
         [ORRI_BF16_BY_AMX] = "by oneDNN with AMX",
     };
 
+    int bits = orri_onednn_vector_bits();
+
     snprintf(text, size, "%s; products by %s, those of bf16 %s", clone_name(),
-             orri_f32_products_by_onednn() ? "oneDNN with AVX-512" : "OpenBLAS", bf16[orri_bf16_products()]);
+             bits == 512 ? "oneDNN with AVX-512" : bits == 256 ? "oneDNN with AVX2" : "OpenBLAS", bf16[orri_bf16_products()]);
 }

@@ -13,7 +13,8 @@ enum orri_bf16_products orri_bf16_products(void);
 /* For tests, while no product is on its way: another one. False where the processor does not have it. */
 bool orri_bf16_products_choose(enum orri_bf16_products way);
 
-/* Whether products in fp32 go by oneDNN: it has kernels of its own for AVX-512. */
-bool orri_f32_products_by_onednn(void);
+/* Bits of the vectors that oneDNN makes code for here: 512 (AVX-512), 256 (AVX2), or 0: it has nothing faster than plain C. It asks for
+ * instructions; OpenBLAS knows processors by name, and takes its slowest kernels for those that are newer than itself. */
+int orri_onednn_vector_bits(void);
 
 #endif
