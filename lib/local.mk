@@ -36,6 +36,8 @@ liborri_la_SOURCES += \
 	lib/core/fxt.c \
 	lib/core/fxt.h \
 	lib/core/hash.c \
+	lib/core/kept.c \
+	lib/core/kept.h \
 	lib/core/kernel_cuda.h \
 	lib/core/launch_cuda.h \
 	lib/core/memory.c \

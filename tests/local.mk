@@ -29,6 +29,9 @@ tests_test_convert_SOURCES = tests/core/test_convert.c tests/check_main.h
 check_PROGRAMS += tests/test_cores
 tests_test_cores_SOURCES = tests/core/test_cores.c tests/check_main.h
 
+check_PROGRAMS += tests/test_kept
+tests_test_kept_SOURCES = tests/core/test_kept.c tests/check_main.h
+
 check_PROGRAMS += tests/test_team
 tests_test_team_SOURCES = tests/math/test_team.c tests/math/reference.h tests/check_main.h
 

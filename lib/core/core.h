@@ -27,6 +27,10 @@ void *orri_calloc(size_t count, size_t size);
 char *orri_strdup(const char *text);
 char *orri_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* As malloc(), at a multiple of `alignment`, a power of two; large ones ask for huge pages, which spares most page-table walks. NULL
+ * without an error recorded. */
+void *orri_alloc_aligned(size_t alignment, size_t bytes);
+
 /* A buffer of at least `bytes` bytes, aligned to 64, that belongs to the calling thread (a StarPU
  * worker in a codelet). Its contents last until the thread's next call; it only grows and is freed
  * by orri_scratch_free_all() once no worker runs. A codelet cannot fail half-way, so running out of

@@ -5,7 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+
+#define HUGE_PAGE ((size_t)2 << 20)
 
 void *orri_alloc(size_t bytes)
 {
@@ -22,6 +25,16 @@ void *orri_calloc(size_t count, size_t size)
 
     if (!p)
         orri_fail(ORR_ENOMEM, "memory", "no room for %zu x %zu bytes", count, size);
+    return p;
+}
+
+void *orri_alloc_aligned(size_t alignment, size_t bytes)
+{
+    size_t unit = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : alignment, size = (bytes + unit - 1) & ~(unit - 1);
+    void *p = aligned_alloc(unit, size ? size : unit);
+
+    if (p && unit == HUGE_PAGE)
+        madvise(p, size, MADV_HUGEPAGE);
     return p;
 }
 

@@ -4,26 +4,18 @@
 #include <starpu.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "core/core.h"
 
-#define HUGE_PAGE ((size_t)2 << 20)
-
-/* Zeroed, aligned for the widest loads; large tiles ask for huge pages, which spares the update tasks
- * most of their page-table walks. */
+/* Zeroed, aligned for the widest loads. */
 static void *home_memory(size_t bytes)
 {
-    size_t alignment = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : 64;
-    size_t size = (bytes + alignment - 1) & ~(alignment - 1);
-    void *p = aligned_alloc(alignment, size ? size : alignment);
+    void *p = orri_alloc_aligned(64, bytes);
 
     if (!p) {
         orri_fail(ORR_ENOMEM, "memory", "no room for a tile of %zu bytes", bytes);
         return NULL;
     }
-    if (alignment == HUGE_PAGE)
-        madvise(p, size, MADV_HUGEPAGE);
     memset(p, 0, bytes);
     return p;
 }
