@@ -93,6 +93,7 @@ liborri_la_SOURCES += \
 	lib/text/tokenizer.c \
 	lib/tile/mesh.c \
 	lib/tile/tile.c \
+	lib/tile/tile.h \
 	lib/train/checkpoint.c \
 	lib/train/control.c \
 	lib/train/deal.c \

@@ -7,10 +7,10 @@
 
 #include <orrery/block.h>
 #include <orrery/model.h>
-#include <orrery/tile.h>
 
 #include "core/core.h"
 #include "core/device.h"
+#include "tile/tile.h"
 
 struct starpu_codelet;
 
