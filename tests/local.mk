@@ -141,6 +141,9 @@ tests_test_exchange_SOURCES = tests/train/test_exchange.c tests/graph/toys.h tes
 check_PROGRAMS += tests/test_memory
 tests_test_memory_SOURCES = tests/train/test_memory.c tests/graph/toys.h tests/check_main.h
 
+check_PROGRAMS += tests/test_copies
+tests_test_copies_SOURCES = tests/train/test_copies.c tests/check_main.h tests/meshes.h
+
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
@@ -226,6 +229,7 @@ tests_cli_read_events_LDADD =
 # Several ranks: scripts that start the command or one of these programs by mpiexec, and skip where there is none.
 mpi_tests = \
 	tests/mpi/checkpoint.sh \
+	tests/mpi/copies.sh \
 	tests/mpi/cuda.sh \
 	tests/mpi/equivalence.sh \
 	tests/mpi/exchange.sh \
