@@ -38,6 +38,8 @@ liborri_la_SOURCES += \
 	lib/core/hash.c \
 	lib/core/instructions.c \
 	lib/core/instructions.h \
+	lib/core/kept.c \
+	lib/core/kept.h \
 	lib/core/kernel_cuda.h \
 	lib/core/launch_cuda.h \
 	lib/core/memory.c \
@@ -93,6 +95,7 @@ liborri_la_SOURCES += \
 	lib/text/tokenizer.c \
 	lib/tile/mesh.c \
 	lib/tile/tile.c \
+	lib/tile/tile.h \
 	lib/train/checkpoint.c \
 	lib/train/control.c \
 	lib/train/deal.c \

@@ -29,6 +29,9 @@ tests_test_convert_SOURCES = tests/core/test_convert.c tests/check_main.h
 check_PROGRAMS += tests/test_cores
 tests_test_cores_SOURCES = tests/core/test_cores.c tests/check_main.h
 
+check_PROGRAMS += tests/test_kept
+tests_test_kept_SOURCES = tests/core/test_kept.c tests/check_main.h
+
 check_PROGRAMS += tests/test_team
 tests_test_team_SOURCES = tests/math/test_team.c tests/math/reference.h tests/check_main.h
 
@@ -138,6 +141,9 @@ tests_test_exchange_SOURCES = tests/train/test_exchange.c tests/graph/toys.h tes
 check_PROGRAMS += tests/test_memory
 tests_test_memory_SOURCES = tests/train/test_memory.c tests/graph/toys.h tests/check_main.h
 
+check_PROGRAMS += tests/test_copies
+tests_test_copies_SOURCES = tests/train/test_copies.c tests/check_main.h tests/meshes.h
+
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
@@ -223,6 +229,7 @@ tests_cli_read_events_LDADD =
 # Several ranks: scripts that start the command or one of these programs by mpiexec, and skip where there is none.
 mpi_tests = \
 	tests/mpi/checkpoint.sh \
+	tests/mpi/copies.sh \
 	tests/mpi/cuda.sh \
 	tests/mpi/equivalence.sh \
 	tests/mpi/exchange.sh \

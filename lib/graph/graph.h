@@ -7,10 +7,10 @@
 
 #include <orrery/block.h>
 #include <orrery/model.h>
-#include <orrery/tile.h>
 
 #include "core/core.h"
 #include "core/device.h"
+#include "tile/tile.h"
 
 struct starpu_codelet;
 
@@ -325,6 +325,12 @@ int orri_gradient_slots(const struct orr_model *model, int64_t count);
 /* What the pool of gradients, or of as many optimizer states, takes on this rank. */
 double orri_gradient_pool_bytes(const struct orr_model *model, bool over);
 double orri_state_pool_bytes(const struct orr_model *model, int states);
+
+/* Whether passes may keep copies of parameters: in training, on CPUs, and where these stay, which with ZeRO-3 they do not. */
+bool orri_keeps_copies(const struct orr_model *model, const struct orr_slots_options *options);
+
+/* Bytes of those on this rank; with `own` each replica has parameters of its own. */
+double orri_kept_need(const struct orr_model *model, const struct orr_slots_options *options, bool own);
 
 /* Adds up a memory need; never overflows. */
 void orri_memory_add(int64_t *sum, double bytes);

@@ -18,6 +18,10 @@ struct task {
     int part;                                   /* number of the shard or chunk */
     bool first_gradient, first_result;
     bool add_input_gradient[ORR_MAX_INPUTS];
+    struct {
+        uint64_t version;                       /* of a group's parameters as they were submitted; 0: no copies are to be kept */
+        const void *home;                       /* and where they lie */
+    } read[ORR_MAX_GROUPS];
     struct orr_rows rows;
     int coming;
     starpu_data_handle_t come[ORR_MAX_GROUPS];  /* streamed tiles that the next task on this device takes */
@@ -115,7 +119,11 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         case ORR_OUTPUT: kind == SHARD ? (out->ys[index] = p) : (out->y = p); break;
         case ORR_OUTPUT_GRADIENT: kind == SHARD ? (out->dys[index] = p) : (out->dy = p); break;
         case ORR_INPUT_GRADIENT: out->dx[index] = p; break;
-        case ORR_PARAMETERS: decode_parameter(task->buffer[i].parameter, index, p, size, out, false); break;
+        case ORR_PARAMETERS:
+            decode_parameter(task->buffer[i].parameter, index, p, size, out, false);
+            /* What StarPU has copied elsewhere, to a device, it may give back at any time. */
+            out->version[index] = p == task->read[index].home ? task->read[index].version : 0;
+            break;
         case ORR_GRADIENTS: decode_parameter(task->buffer[i].parameter, index, p, size, out, true); break;
         case ORR_SAVEDS:
             out->saved = p;
@@ -432,10 +440,12 @@ static int add_parameters(struct list *list, struct orr_block *block, enum orr_p
             if (!tile)
                 return orr_error_code();
         }
-        if (at == model->rank)
-            list->task->buffer[list->task->buffers].parameter = parameter;
-        if (at == model->rank)
-            add(list, tile, ORR_PARAMETERS, g, STARPU_R);
+        if (at != model->rank)
+            continue;
+        list->task->read[g].version = orri_keeps_copies(model, &list->slots->options) ? tile->version : 0;
+        list->task->read[g].home = tile->home;
+        list->task->buffer[list->task->buffers].parameter = parameter;
+        add(list, tile, ORR_PARAMETERS, g, STARPU_R);
     }
     return ORR_OK;
 }

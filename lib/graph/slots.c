@@ -526,9 +526,44 @@ static void count_parameters(const struct orr_model *model, const struct orr_slo
     orri_memory_add(&need->parameters, pool_bytes(model, LENT));
 }
 
+bool orri_keeps_copies(const struct orr_model *model, const struct orr_slots_options *o)
+{
+    return o->training && model->mesh.zero != 3 && orri_blocks_on_cpu();
+}
+
+/* Parameters that this rank reads of a block: of each shard that is here, of one replica for all or of each. */
+static int read_here(const struct orr_model *model, const struct orr_block *block, bool own)
+{
+    int count = 0;
+
+    for (int t = 0; t < model->mesh.tp; t++) {
+        int replicas = 0;
+        for (int d = 0; d < model->mesh.dp; d++)
+            replicas += orri_place(block, d, t) == model->rank;
+        count += own ? replicas : replicas > 0;
+    }
+    return count;
+}
+
+double orri_kept_need(const struct orr_model *model, const struct orr_slots_options *o, bool own)
+{
+    const struct orr_shape shape = {model->dtype, o->batch, o->seq, model->mesh.tp, false};
+    double bytes = 0;
+
+    if (!orri_keeps_copies(model, o))
+        return 0;
+    for (int l = 0; l < model->blocks; l++) {
+        const struct orr_block *block = model->block[l];
+        if (block->cls->kept_bytes)
+            bytes += (double)block->cls->kept_bytes(block->config, &shape) * read_here(model, block, own);
+    }
+    return bytes;
+}
+
 void orri_memory_total(struct orr_memory_need *need)
 {
-    const int64_t parts[] = {need->parameters, need->gradients, need->state, need->slots, need->scratch, need->process};
+    const int64_t parts[] = {need->parameters, need->gradients, need->state, need->slots, need->scratch, need->kept,
+                             need->process};
 
     need->total = need->device = 0;
     for (size_t i = 0; i < ORRI_COUNT(parts); i++)
@@ -574,6 +609,7 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
     if (orri_blocks_on_cpu())
         orri_memory_add(&need->scratch, most_scratch * (orr_worker_count() - orr_device_count()) +
                                             (double)(ORRI_KERNEL_BYTES + BLAS_BYTES) * orr_thread_count());
+    orri_memory_add(&need->kept, orri_kept_need(&there, o, false));
     need->process = (int64_t)orr_memory_resident();
     orri_memory_total(need);
     return status;

@@ -93,6 +93,9 @@ static int task_submit(struct orr_model *model, struct starpu_codelet *codelet, 
     if (worker == ORRI_ON_CPU)
         task->where = STARPU_CPU;
     ORR_TRY(submit(model, task, buffers, codelet, layer, microbatch));
+    for (int i = 0; i < buffers; i++)
+        if (buffer[i].mode & STARPU_W)
+            orri_tile_written(buffer[i].tile);
     /* The hint reads the tile: among commuting tasks it would keep those behind it from going first. */
     for (int i = 0; i < buffers; i++)
         if (worker >= 0 && buffer[i].tile->streamed && !(buffer[i].mode & STARPU_COMMUTE))

@@ -162,6 +162,7 @@ static int receive_submit(struct orr_model *model, struct orr_tile *tile, int fr
     model->messages++;
     if (model->mesh.pretended)
         return pretend_submit(model, tile, STARPU_W);
+    orri_tile_written(tile);
     return mpi_receive(tile->handle, from, tag, orri_watch_transfer(true, from, name_of(model, tag / RUNS), tag));
 }
 
@@ -188,6 +189,7 @@ int orri_copy_submit(struct orr_tile *source, struct orr_tile *target)
 {
     int status = starpu_data_cpy(target->handle, source->handle, 1, NULL, NULL);
 
+    orri_tile_written(target);
     return status == 0 ? ORR_OK : orri_fail(ORR_EDEVICE, "StarPU", "a copy was refused: %s", strerror(-status));
 }
 

@@ -190,6 +190,9 @@ struct orr_block_class {
     /* Bytes of scratch that the hungriest pass takes in a worker, of the whole block or of shards and chunks of it: in main
      * memory, or o->cuda->scratch. Pure. */
     size_t (*scratch_bytes)(const void *config, const struct orr_shape *shape);
+    /* Bytes of the copies that passes in training keep of the parameters of the block, or of its first shard, from an update to
+     * the next (inside the library orri_kept(), with o->version[g]), in main memory. NULL: none. Pure. */
+    size_t (*kept_bytes)(const void *config, const struct orr_shape *shape);
     /* Floating-point operations of a pass of the whole block: ORR_FORWARD .. ORR_PREDICT. */
     double (*flops)(const void *config, int batch, int seq, enum orr_pass pass);
     /* Values that a shard of the block keeps of every position of a sequence that is continued; NULL: none. Pure. */
@@ -229,6 +232,8 @@ struct orr_operands {
     const float *dy;
     float *dx[ORR_MAX_INPUTS];
     const float *param[ORR_MAX_GROUPS][ORR_MAX_VIEWS];  /* NULL: another shard's, or shared by all shards */
+    uint64_t version[ORR_MAX_GROUPS];   /* of the values of param[g], for copies that are kept of them: other values have
+                                           another one, and no two tiles the same; 0: none is to be kept  */
     float *grad[ORR_MAX_GROUPS][ORR_MAX_VIEWS];
     float *saved;                       /* floats of struct orr_saved_size                          */
     float *saved_values;                /* its values                                               */

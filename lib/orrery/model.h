@@ -127,10 +127,11 @@ void orr_slots_destroy(struct orr_slots *slots);
 
 /* Bytes that rank `rank` of the model's mesh needs with these options: parameters + gradients + optimizer state
  * (state_tiles times the parameters that it updates) + slots + scratch of the workers, with that of their BLAS and their
- * copies in fp32 of what is in another dtype, + what this process has already (libraries, data, the runtime), which stands for
- * that rank's. Of a built model, before it is allocated. ORR_ENOMEM. */
+ * copies in fp32 of what is in another dtype, + what passes in training keep copies of parameters in (struct orr_block_class)
+ * + what this process has already (libraries, data, the runtime), which stands for that rank's. Of a built model, before it is
+ * allocated. ORR_ENOMEM. */
 struct orr_memory_need {
-    int64_t parameters, gradients, state, slots, scratch, process, total;
+    int64_t parameters, gradients, state, slots, scratch, kept, process, total;
     int64_t device;         /* with CUDA devices, of `total` nothing: what tiles take there, as far as there is room */
 };
 int orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *options, int state_tiles, int rank,

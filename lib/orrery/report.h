@@ -91,8 +91,8 @@ double orr_median(double *values, int64_t count);
  * which gives its own, are together more than its memory. */
 int orr_memory_check(const struct orr_memory_need *need);
 
-/* "125 MiB = parameters 4 + gradients 4 + optimizer 7 + activations 71 + scratch 11 + process 28" into text[size]; with CUDA devices "of"
- * instead of "=", since gradients and activations are there, and behind it how much. Returns text. */
+/* "129 MiB = parameters 4 + gradients 4 + optimizer 7 + activations 71 + scratch 11 + copies 4 + process 28" into text[size]; with
+ * CUDA devices "of" instead of "=", since gradients and activations are there, and behind it how much. Returns text. */
 char *orr_memory_describe(const struct orr_memory_need *need, char *text, size_t size);
 
 #ifdef __cplusplus

@@ -33,6 +33,8 @@ struct orr_tile {
     int64_t count;                      /* elements                                               */
     int rank;                           /* where it is written                                    */
     int64_t tag;                        /* its number in messages between ranks                   */
+    uint64_t version;                   /* of the values that a task submitted now would read: another one behind every task,
+                                           message or access that writes them, and never another tile's; 0: none did */
     bool streamed;                      /* it does not stay on a device: evicted first, once used          */
     void *home;                         /* host memory that the tile owns; NULL: none of its own  */
 };

@@ -17,9 +17,10 @@ char *orr_memory_describe(const struct orr_memory_need *n, char *text, size_t si
 {
     int length =
         snprintf(text, size,
-                 "%lld MiB %s parameters %lld + gradients %lld + optimizer %lld + activations %lld + scratch %lld + process %lld",
+                 "%lld MiB %s parameters %lld + gradients %lld + optimizer %lld + activations %lld + scratch %lld + copies %lld + "
+                 "process %lld",
                  mib(n->total), n->device ? "of" : "=", mib(n->parameters), mib(n->gradients), mib(n->state), mib(n->slots),
-                 mib(n->scratch), mib(n->process));
+                 mib(n->scratch), mib(n->kept), mib(n->process));
     if (n->device && length < (int)size)
         snprintf(text + length, size - (size_t)length, "; on CUDA devices %lld MiB", mib(n->device));
     return text;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <orrery/tile.h>
+#include "tile/tile.h"
 
 #include <starpu.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/core.h"
+#include "core/kept.h"
 
 static void *home_memory(size_t bytes)
 {
@@ -44,6 +45,8 @@ void orr_tile_destroy(struct orr_tile *tile)
         starpu_data_unregister(tile->handle);
     else
         starpu_data_unregister_no_coherency(tile->handle);
+    if (tile->home)
+        orri_kept_forget(tile->home, orr_tile_bytes(tile));
     free(tile->home);
     *tile = (struct orr_tile){0};
 }
@@ -53,8 +56,17 @@ size_t orr_tile_bytes(const struct orr_tile *tile)
     return (size_t)tile->count * orr_dtype_size(tile->dtype);
 }
 
+void orri_tile_written(struct orr_tile *tile)
+{
+    static uint64_t versions;       /* atomic */
+
+    tile->version = __atomic_add_fetch(&versions, 1, __ATOMIC_RELAXED);
+}
+
 void *orr_tile_acquire(struct orr_tile *tile, bool write)
 {
+    if (write)
+        orri_tile_written(tile);
     if (starpu_data_acquire(tile->handle, write ? STARPU_RW : STARPU_R) != 0)
         return NULL;
     return starpu_data_get_local_ptr(tile->handle);

@@ -129,10 +129,16 @@ static void add_pools(const struct orr_model *model, const struct orr_training_o
 static void add_own(const struct orr_model *model, const struct orr_training_options *o, int rank,
                     struct orr_memory_need *need)
 {
+    const struct orr_slots_options slots = slots_options(o);
     bool apart = o->sync == ORR_SYNC_PARAMETERS, mixed = model->dtype != ORR_F32;
     int dp = model->mesh.dp, states = orr_optimizer_state_count(o->optimizer.kind);
+    struct orr_model there = *model;
 
-    for (int i = 0; dp > 1 && (apart || o->staleness > 0) && i < model->parameters * dp; i++) {
+    if (dp == 1 || !(apart || o->staleness > 0))
+        return;
+    there.rank = rank;
+    orri_memory_add(&need->kept, orri_kept_need(&there, &slots, true) - orri_kept_need(&there, &slots, false));
+    for (int i = 0; i < model->parameters * dp; i++) {
         const struct orri_parameter *parameter = model->parameter[i / dp];
         double bytes = (double)parameter->count * sizeof(float);
         bool owner = orri_place_of(parameter, rank) == 0;

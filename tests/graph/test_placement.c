@@ -543,7 +543,8 @@ static void check_memory(struct orr_mesh mesh)
         if (mesh.ranks == 1)
             ck_assert_int_eq(need.gradients, gradients);
         ck_assert_int_eq(need.slots, bytes_of_slots(training->slots));
-        ck_assert_int_eq(need.total, need.parameters + need.gradients + need.state + need.slots + need.scratch + need.process);
+        ck_assert_int_eq(need.total, need.parameters + need.gradients + need.state + need.slots + need.scratch + need.kept +
+                                         need.process);
         ck_assert_int_eq(orr_training_memory(model, &options, rank, &again), 0);
         again.total += need.process - again.process;
         again.process = need.process;

@@ -361,7 +361,8 @@ static void check_memory(const char *slots, struct orr_mesh mesh, enum orr_optim
     const struct orr_shape shape = {.batch = 1, .seq = SEQ};
     ck_assert_int_eq(need.scratch,
                      ((int64_t)toy_scratch(NULL, &shape) + ORRI_KERNEL_BYTES + (32 << 20)) * orr_worker_count());
-    ck_assert_int_eq(need.total, need.parameters + need.gradients + need.state + need.slots + need.scratch + need.process);
+    ck_assert_int_eq(need.total, need.parameters + need.gradients + need.state + need.slots + need.scratch + need.kept +
+                                     need.process);
     orr_training_destroy(training);
     orr_model_destroy(model);
 }
