@@ -199,6 +199,7 @@ static const struct orr_block_class attention_class = {
     .specify = specify,
     .saved = saved,
     .scratch_bytes = scratch_bytes,
+    .kept_bytes = kept_bytes,
     .flops = flops,
     .cached = cached,
     .sharding = &sharding,

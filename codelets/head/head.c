@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "codelets/math/operands.h"
+#include "codelets/math/product_cpu.h"
 #include "core/core.h"
 
 enum { NORM, OUTPUT };      /* groups */
@@ -150,6 +151,15 @@ static size_t scratch_bytes(const void *config, const struct orr_shape *shape)
     return w.rest.used + orri_norm_scratch(shape, h->width, rows);
 }
 
+/* Of W for logits, and for the gradient of norm(x). */
+static size_t kept_bytes(const void *config, const struct orr_shape *shape)
+{
+    const struct orr_head *h = &((const struct config *)config)->head;
+    int vocab = (int)orr_split(h->vocab, 1, shape->shards, 0).count;
+
+    return orri_onednn_kept(shape->dtype, h->width, vocab) + orri_onednn_kept(shape->dtype, vocab, h->width);
+}
+
 static struct work work_of(const struct orr_operands *o)
 {
     return work_at(orri_rooms_of(o, scratch_bytes), head_of(o), o->cuda, o->dtype, o->batch * o->seq,
@@ -163,8 +173,8 @@ static void logits_of(const struct orr_operands *o, int n, int vocab, const void
 {
     int c = head_of(o)->width;
     const struct orri_product p = {.trans_b = true, .m = n, .n = vocab, .k = c, .dtype = o->dtype, .a = x, .lda = c,
-                                        .b = o->param[OUTPUT][0], .ldb = c, .c = logits, .ldc = padded(vocab),
-                                        .c_dtype = o->dtype};
+                                        .b = o->param[OUTPUT][0], .ldb = c, .b_version = o->version[OUTPUT], .c = logits,
+                                        .ldc = padded(vocab), .c_dtype = o->dtype};
 
     ORRI_KERNEL(o, gemm, &p);
 }
@@ -174,8 +184,8 @@ static void input_gradient(const struct orr_operands *o, int n, int vocab, const
 {
     int c = head_of(o)->width;
     const struct orri_product p = {.m = n, .n = c, .k = vocab, .dtype = o->dtype, .a = dlogits, .lda = padded(vocab),
-                                        .b = o->param[OUTPUT][0], .ldb = c, .c = dnorm, .ldc = c,
-                                        .c_dtype = o->dtype};
+                                        .b = o->param[OUTPUT][0], .ldb = c, .b_version = o->version[OUTPUT], .c = dnorm,
+                                        .ldc = c, .c_dtype = o->dtype};
 
     ORRI_KERNEL(o, gemm, &p);
 }
@@ -462,6 +472,7 @@ static const struct orr_block_class head_class = {
     .specify = specify,
     .saved = saved_size,
     .scratch_bytes = scratch_bytes,
+    .kept_bytes = kept_bytes,
     .flops = flops,
     .is_loss = true,
     .sharding = &sharding,

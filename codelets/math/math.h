@@ -34,6 +34,7 @@ struct orri_product {
     enum orr_dtype dtype;           /* of A, B, bias and aux                                           */
     const void *a, *b;
     int lda, ldb;
+    uint64_t b_version;             /* of the parameters that B is (struct orr_operands), for copies of it that are kept; 0: none is */
     const void *bias;               /* NULL: none; only with c_dtype = dtype                           */
     const void *add;                /* of c_dtype, row stride ldc; may be C; NULL: nothing is added    */
     void *c;

@@ -4,6 +4,7 @@
 #define ORRI_PRODUCT_CPU_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "codelets/math/math.h"
 
@@ -11,6 +12,10 @@
  * it, or bf16 and fp16 widened to fp32 as they are copied (orri_bf16_products()). Primitives are made once per thread, size of its
  * team, and shape. */
 bool orri_onednn_product(const struct orri_product *product);
+
+/* Bytes of the copies that it keeps of parameters [k,n], or [n,k] transposed, from one version to the next; at most, of one number
+ * of rows of A. */
+size_t orri_onednn_kept(enum orr_dtype dtype, int k, int n);
 
 /* The next two: the product, with bias, to c, which holds the addend already, if there is one; no epilogue. */
 

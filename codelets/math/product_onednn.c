@@ -4,6 +4,7 @@
 
 #include "core/core.h"
 #include "core/instructions.h"
+#include "core/kept.h"
 #include "core/team.h"
 
 #include <dnnl.h>
@@ -315,6 +316,7 @@ static struct entry *entry_for(struct cache *cache, const struct key *key)
 struct way {
     enum orr_dtype computed;        /* what the factors are multiplied as                                                   */
     bool copy_a, copy_b;
+    bool keep;                      /* copies of parameters                                                                 */
     bool finish;                    /* a piece is summed up in fp32 aside, and finish_rows() makes the result from that     */
     int m, n, k;
 };
@@ -342,17 +344,26 @@ static struct way way_in_f32(const struct orri_product *p)
                         .k = narrow ? COPIED_ELEMENTS / 1024 : p->k};
 }
 
-/* By instructions for bf16. A gradient of weights copies B, as the product likes it best, and where that pays A, with rows where its
- * columns were: with AMX always, which takes tiles. */
+static bool is_by_bf16(enum orr_dtype dtype)
+{
+    return dtype == ORR_BF16 && orri_bf16_products() != ORRI_BF16_WIDENED;
+}
+
+/* By instructions for bf16, which take B, copied, as they like it best. In a gradient of weights B is used once, and where it pays A is
+ * copied, too, with rows where its columns were: with AMX always, which takes tiles. */
 static struct way way_in_bf16(const struct orri_product *p)
 {
     enum { DEEP = 512 };
-    struct way way = {.computed = ORR_BF16, .copy_b = p->trans_a, .m = p->m, .n = MOST_COLUMNS, .k = p->k};
+    struct way way = {.computed = ORR_BF16, .copy_b = true, .keep = !p->trans_a, .m = p->m};
 
     if (p->trans_a) {
-        way.copy_a = p->k >= DEEP || orri_bf16_products() == ORRI_BF16_BY_AMX;
+        way.n = MOST_COLUMNS;
         way.k = least(p->k, 2 * COPIED_ELEMENTS / (least(p->n, way.n) + 64) / 64 * 64);
         way.m = 2 * COPIED_ELEMENTS / way.k / 64 * 64;
+        way.copy_a = p->k >= DEEP || orri_bf16_products() == ORRI_BF16_BY_AMX;
+    } else {
+        way.k = MOST_COLUMNS;
+        way.n = least(MOST_COLUMNS, 2 * COPIED_ELEMENTS / (least(p->k, way.k) + 64) / 64 * 64);
     }
     way.finish = p->c_dtype != ORR_F32 && way.k < p->k;     /* it is to be rounded once */
     return way;
@@ -360,7 +371,7 @@ static struct way way_in_bf16(const struct orri_product *p)
 
 static struct way way_of(const struct orri_product *p)
 {
-    struct way way = p->dtype == ORR_BF16 && orri_bf16_products() != ORRI_BF16_WIDENED ? way_in_bf16(p) : way_in_f32(p);
+    struct way way = is_by_bf16(p->dtype) ? way_in_bf16(p) : way_in_f32(p);
 
     way.finish = way.finish || p->epilogue != ORRI_EPILOGUE_NONE || (p->add && p->add != p->c);
     if (way.finish) {
@@ -422,6 +433,32 @@ static bool copy_factor(const struct entry *e, const struct cache *cache, int fa
     return dnnl_primitive_execute(e->copy[factor], cache->stream, 2, arguments) == dnnl_success;
 }
 
+/* Where the copy of B that the primitive takes is made. */
+struct filling {
+    const struct entry *e;
+    const struct cache *cache;
+    const void *b;
+    bool done;
+};
+
+static void fill_copy(void *argument, void *copy)
+{
+    struct filling *filling = argument;
+
+    filling->done = copy_factor(filling->e, filling->cache, B, filling->b, copy);
+}
+
+/* The copy of B: kept, where it may be and there is room; else made in `room`. NULL: it could not be made. */
+static const void *copy_of_b(const struct entry *e, const struct cache *cache, const struct part *part, void *room)
+{
+    struct filling filling = {e, cache, part->p.b, true};
+    const void *kept = orri_kept(part->p.b, part->way->keep ? part->p.b_version : 0, &e->key, sizeof(e->key), e->copied[B], fill_copy, &filling);
+
+    if (!kept)
+        fill_copy(&filling, room);
+    return !filling.done ? NULL : kept ? kept : room;
+}
+
 /* Rows from `first` on of a piece of the result, from their sums. */
 static void finish_rows(const struct part *part, int first, int rows)
 {
@@ -458,12 +495,11 @@ static bool run_part(struct part *part)
 
     if (!e)
         return false;
-    char *copy_of_b = part->room + e->copied[A];
-    void *const data[MEMORIES] = {e->copy[A] ? part->room : (void *)p->a, e->copy[B] ? copy_of_b : (void *)p->b, (void *)p->bias, p->c,
-                                  copy_of_b + e->copied[B]};
-    if ((e->copy[A] && part->copied_a != p->a && !copy_factor(e, cache, A, p->a, data[A])) ||
-        (e->copy[B] && !copy_factor(e, cache, B, p->b, data[B])))
+    char *room_of_b = part->room + e->copied[A];
+    const void *const b = e->copy[B] ? copy_of_b(e, cache, part, room_of_b) : p->b;
+    if (!b || (e->copy[A] && part->copied_a != p->a && !copy_factor(e, cache, A, p->a, part->room)))
         return false;
+    void *const data[MEMORIES] = {e->copy[A] ? part->room : (void *)p->a, (void *)b, (void *)p->bias, p->c, room_of_b + e->copied[B]};
     part->copied_a = p->a;
     for (int i = 0; i < MEMORIES; i++)
         if (e->memory[i]) {
@@ -510,6 +546,15 @@ static bool each_part(struct part *part, float *sums, bool (*visit)(struct part 
         }
     }
     return true;
+}
+
+size_t orri_onednn_kept(enum orr_dtype dtype, int k, int n)
+{
+    enum { TILE = 64 };
+
+    return orri_onednn_vector_bits() == 512 && is_by_bf16(dtype)
+               ? (size_t)((k + TILE - 1) / TILE * TILE) * (size_t)((n + TILE - 1) / TILE * TILE) * orr_dtype_size(dtype)
+               : 0;
 }
 
 bool orri_onednn_product(const struct orri_product *p)

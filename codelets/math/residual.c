@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "codelets/math/residual.h"
 
+#include "codelets/math/product_cpu.h"
+
 static size_t rows_of(const struct orr_operands *o)
 {
     return (size_t)o->batch * (size_t)o->seq;
@@ -35,6 +37,7 @@ struct orri_product orri_row_product(const struct orr_operands *o, int n, int k,
         .lda = k,
         .b = w,
         .ldb = transposed ? k : n,
+        .b_version = o->version[0],
         .c = y,
         .ldc = n,
         .c_dtype = o->dtype,
@@ -104,6 +107,13 @@ static size_t shard_scratch(const struct orri_residual *r, const struct orr_shap
     orri_room(&chunk, ORRI_SCRATCH(shape->cuda, bias_backward, (int)rows, r->width));
     orri_room(&chunk, orri_norm_scratch(shape, r->width, (int)rows));
     return shard.used > chunk.used ? shard.used : chunk.used;
+}
+
+/* Of each matrix one for the product and one for the gradient of its input. */
+size_t orri_residual_kept(const struct orri_residual *r, const struct orr_shape *shape)
+{
+    return orri_onednn_kept(shape->dtype, r->width, r->in) + orri_onednn_kept(shape->dtype, r->in, r->width) +
+           orri_onednn_kept(shape->dtype, r->out, r->width) + orri_onednn_kept(shape->dtype, r->width, r->out);
 }
 
 size_t orri_residual_scratch(const struct orri_residual *r, const struct orr_shape *shape)

@@ -43,6 +43,9 @@ struct orr_saved_size orri_residual_shard_saved(const struct orri_residual *r, i
 /* What the passes take of their rooms; r is of the first shard, which is the largest. */
 size_t orri_residual_scratch(const struct orri_residual *r, const struct orr_shape *shape);
 
+/* Bytes of the copies that they keep of the matrices of r. */
+size_t orri_residual_kept(const struct orri_residual *r, const struct orr_shape *shape);
+
 /* ---- the whole block -------------------------------------------------------------------------------- */
 
 void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);

@@ -38,6 +38,13 @@ static struct orr_saved_size chunk_saved(const void *config, int batch, int posi
     return (struct orr_saved_size){orri_norm_saved_floats(batch, positions), 0};
 }
 
+static size_t kept_bytes(const void *config, const struct orr_shape *shape)
+{
+    const struct orri_residual r = residual(config, shape, 0);
+
+    return orri_residual_kept(&r, shape);
+}
+
 /* The first shard is the largest. */
 static size_t scratch_bytes(const void *config, const struct orr_shape *shape)
 {

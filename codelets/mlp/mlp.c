@@ -102,6 +102,7 @@ static const struct orr_block_class mlp_class = {
     .specify = specify,
     .saved = saved,
     .scratch_bytes = scratch_bytes,
+    .kept_bytes = kept_bytes,
     .flops = flops,
     .sharding = &sharding,
     .cpu = ORRI_RESIDUAL_PASSES,

@@ -7,8 +7,10 @@
 #include <string.h>
 
 #include "codelets/math/math_cpu.h"
+#include "codelets/math/product_cpu.h"
 #include "core/core.h"
 #include "core/instructions.h"
+#include "core/kept.h"
 
 static const enum orr_dtype dtypes[] = {ORR_F32, ORR_BF16, ORR_F16};
 
@@ -164,6 +166,53 @@ START_TEST(ways_of_bf16)
 
     if (_i != (int)chosen && orri_bf16_products_choose((enum orri_bf16_products)_i))
         check_products(ORR_BF16);
+    ck_assert(orri_bf16_products_choose(chosen));
+}
+END_TEST
+
+/* The result of a product of weights of some version, which stays the caller's. */
+static float *product_of(int version, const struct array *x, const struct array *w, int m, int n, int k)
+{
+    float *y = malloc((size_t)m * (size_t)n * sizeof(*y));
+    const struct orri_product p = {.m = m, .n = n, .k = k, .dtype = ORR_BF16, .a = x->data, .lda = k, .b = w->data, .ldb = n,
+                                   .b_version = (uint64_t)version, .c = y, .ldc = n, .c_dtype = ORR_F32};
+
+    orri_cpu_gemm(&p);
+    return y;
+}
+
+/* Where bf16 goes by instructions for it, a copy of weights is used until their version changes; in several pieces. */
+START_TEST(kept_weights)
+{
+    enum { M = 9, N = 6200, K = 70, OLD = 41, NEW };
+    enum orr_dtype dtype = ORR_BF16;
+    enum orri_bf16_products chosen = orri_bf16_products();
+    bool by_bf16 = orri_bf16_products_choose((enum orri_bf16_products)_i) && _i != ORRI_BF16_WIDENED;
+    struct array x = array_of(dtype, M * K, 1, 1), w = array_of(dtype, K * N, 1, 2), other = array_of(dtype, K * N, 1, 3);
+    float *fresh[2], *kept[3];
+
+    fresh[0] = product_of(0, &x, &w, M, N, K);
+    ck_assert_uint_eq(orri_kept_bytes(), 0);
+    kept[0] = product_of(OLD, &x, &w, M, N, K);
+    ck_assert_uint_eq(orri_kept_bytes() > 0, by_bf16);
+    ck_assert_uint_le(orri_kept_bytes(), orri_onednn_kept(dtype, K, N));
+    memcpy(w.data, other.data, K * N * orr_dtype_size(dtype));
+    fresh[1] = product_of(0, &x, &w, M, N, K);
+    kept[1] = product_of(OLD, &x, &w, M, N, K);
+    kept[2] = product_of(NEW, &x, &w, M, N, K);
+    ck_assert_mem_eq(kept[0], fresh[0], M * N * sizeof(float));
+    ck_assert_mem_eq(kept[1], fresh[!by_bf16], M * N * sizeof(float));
+    ck_assert_mem_eq(kept[2], fresh[1], M * N * sizeof(float));
+    ck_assert_int_ne(memcmp(fresh[0], fresh[1], M * N * sizeof(float)), 0);
+    orri_kept_forget(w.data, K * N * orr_dtype_size(dtype));
+    ck_assert_uint_eq(orri_kept_bytes(), 0);
+    for (int i = 0; i < 2; i++)
+        free(fresh[i]);
+    for (int i = 0; i < 3; i++)
+        free(kept[i]);
+    drop(&x);
+    drop(&w);
+    drop(&other);
     ck_assert(orri_bf16_products_choose(chosen));
 }
 END_TEST
@@ -395,6 +444,7 @@ Suite *suite(void)
 
     tcase_add_loop_test(c, products, 0, (int)ORRI_COUNT(dtypes));
     tcase_add_loop_test(c, ways_of_bf16, ORRI_BF16_WIDENED, ORRI_BF16_BY_AMX + 1);
+    tcase_add_loop_test(c, kept_weights, ORRI_BF16_WIDENED, ORRI_BF16_BY_AMX + 1);
     tcase_add_loop_test(c, norms, 0, all);
     tcase_add_loop_test(c, rows_and_elements, 0, all);
     tcase_add_loop_test(c, losses, 0, (int)ORRI_COUNT(dtypes));
