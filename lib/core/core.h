@@ -23,12 +23,16 @@ int orri_remedy(int code, const char *format, ...) __attribute__((format(printf,
 
 /* malloc'ed, or NULL with the error recorded (ORR_ENOMEM). Freed with free(). */
 void *orri_alloc(size_t bytes);
-/* The same without an error, aligned to cache lines; of 8 MiB and more to huge pages, which the system is asked for: they spare
- * passes over much memory most of their walks through page tables. */
-void *orri_alloc_aligned(size_t bytes);
 void *orri_calloc(size_t count, size_t size);
 char *orri_strdup(const char *text);
 char *orri_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* malloc'ed, too, or NULL without an error, aligned to cache lines; of 8 MiB and more to huge pages, which the system is asked
+ * for: they spare passes over much memory most of their walks through page tables. */
+void *orri_alloc_aligned(size_t bytes);
+/* The same, zeroed; large ones by the system, when they are first written: a page is on the NUMA node of the thread that does. */
+void *orri_pages_alloc(size_t bytes);
+void orri_pages_free(void *pages, size_t bytes);
 
 /* A buffer of at least `bytes` bytes, aligned to 64, that belongs to the calling thread (a StarPU
  * worker in a codelet). Its contents last until the thread's next call; it only grows and is freed

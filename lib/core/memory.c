@@ -17,16 +17,56 @@ void *orri_alloc(size_t bytes)
     return p;
 }
 
+enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20 };
+
+static bool has_huge_pages(size_t bytes)
+{
+    return bytes >= 4 * (size_t)HUGE_PAGE;
+}
+
+static size_t round_up(size_t bytes, size_t unit)
+{
+    return (bytes + unit - 1) / unit * unit;
+}
+
 void *orri_alloc_aligned(size_t bytes)
 {
-    enum { CACHE_LINE = 64, HUGE_PAGE = 2 << 20 };
-    size_t alignment = bytes >= 4 * (size_t)HUGE_PAGE ? HUGE_PAGE : CACHE_LINE;
-    size_t size = (bytes + alignment - 1) & ~(alignment - 1);
-    void *p = aligned_alloc(alignment, size ? size : alignment);
+    bool huge = has_huge_pages(bytes);
+    size_t alignment = huge ? HUGE_PAGE : CACHE_LINE, size = round_up(bytes ? bytes : 1, alignment);
+    void *p = aligned_alloc(alignment, size);
 
-    if (p && alignment == HUGE_PAGE)
+    if (p && huge)
         madvise(p, size, MADV_HUGEPAGE);
     return p;
+}
+
+void *orri_pages_alloc(size_t bytes)
+{
+    if (!has_huge_pages(bytes)) {
+        void *p = orri_alloc_aligned(bytes);
+        if (p)
+            memset(p, 0, bytes);
+        return p;
+    }
+    size_t size = round_up(bytes, HUGE_PAGE);
+    char *whole = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (whole == MAP_FAILED)
+        return NULL;
+    size_t before = -(uintptr_t)whole % HUGE_PAGE;
+    if (before)
+        munmap(whole, before);
+    if (before < HUGE_PAGE)
+        munmap(whole + before + size, HUGE_PAGE - before);
+    madvise(whole + before, size, MADV_HUGEPAGE);
+    return whole + before;
+}
+
+void orri_pages_free(void *pages, size_t bytes)
+{
+    if (has_huge_pages(bytes))
+        munmap(pages, round_up(bytes, HUGE_PAGE));
+    else
+        free(pages);
 }
 
 void *orri_calloc(size_t count, size_t size)

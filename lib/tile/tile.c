@@ -2,22 +2,9 @@
 #include "tile/tile.h"
 
 #include <starpu.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "core/core.h"
 #include "core/kept.h"
-
-static void *home_memory(size_t bytes)
-{
-    void *p = orri_alloc_aligned(bytes);
-
-    if (p)
-        memset(p, 0, bytes);
-    else
-        orri_fail(ORR_ENOMEM, "memory", "no room for a tile of %zu bytes", bytes);
-    return p;
-}
 
 int orr_tile_create(struct orr_tile *tile, enum orr_role role, enum orr_dtype dtype, int64_t count, int rank,
                     bool home)
@@ -28,9 +15,9 @@ int orr_tile_create(struct orr_tile *tile, enum orr_role role, enum orr_dtype dt
     if (count < 1 || count > UINT32_MAX)
         return orri_fail(ORR_EINVAL, "tile", "%lld elements: a tile has 1 to 2^32 - 1", (long long)count);
     if (home) {
-        tile->home = home_memory((size_t)count * element);
+        tile->home = orri_pages_alloc((size_t)count * element);
         if (!tile->home)
-            return ORR_ENOMEM;
+            return orri_fail(ORR_ENOMEM, "memory", "no room for a tile of %zu bytes", (size_t)count * element);
     }
     starpu_vector_data_register(&tile->handle, home ? STARPU_MAIN_RAM : -1, (uintptr_t)tile->home, (uint32_t)count,
                                 element);
@@ -45,9 +32,10 @@ void orr_tile_destroy(struct orr_tile *tile)
         starpu_data_unregister(tile->handle);
     else
         starpu_data_unregister_no_coherency(tile->handle);
-    if (tile->home)
+    if (tile->home) {
         orri_kept_forget(tile->home, orr_tile_bytes(tile));
-    free(tile->home);
+        orri_pages_free(tile->home, orr_tile_bytes(tile));
+    }
     *tile = (struct orr_tile){0};
 }
 
