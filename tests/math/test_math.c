@@ -26,6 +26,8 @@ START_TEST(exponential)
         float f = (float)x;
 
         assert_close(orri_expf(f), exp(f), 1.5 * FLT_EPSILON * exp(f), "exp(%.9g)", f);
+        if (f < 88)
+            assert_that(orri_exp_bounded(f) == orri_expf(f));
     }
     ck_assert(orri_expf(0) == 1);
     ck_assert(orri_expf(-INFINITY) == 0);
@@ -35,6 +37,10 @@ START_TEST(exponential)
     ck_assert(orri_expf(88.8f) == INFINITY);
     ck_assert(orri_expf(1e30f) == INFINITY);
     ck_assert(isnan(orri_expf(NAN)));
+    ck_assert(orri_exp_bounded(-INFINITY) == 0);
+    ck_assert(orri_exp_bounded(-FLT_MAX) == 0);
+    ck_assert(orri_exp_bounded(-87) == 0);
+    ck_assert(isnan(orri_exp_bounded(NAN)));
 }
 END_TEST
 
