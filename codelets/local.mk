@@ -35,6 +35,9 @@ liborri_la_SOURCES += \
 	codelets/math/residual_passes.h \
 	codelets/math/rows.c \
 	codelets/math/simd_math.h \
+	codelets/math/small_product.c \
+	codelets/math/small_product.h \
+	codelets/math/small_product_level.h \
 	codelets/mlp/mlp.c
 
 # Kernels on a CUDA device.

@@ -90,9 +90,8 @@ struct orri_dropout {
 void orri_dropout_apply(const struct orri_dropout *d, uint64_t first, size_t count, float *x);
 
 /* ---- causal attention (Vaswani et al. 2017; online softmax: Milakov, Gimelshein 2018; backward by
- * recomputation: Dao et al. 2022). Never holds a T x T matrix: works on tiles of at most
- * ORRI_ATTENTION_TILE rows and columns; tiles above the diagonal are skipped. ------------------- */
-#define ORRI_ATTENTION_TILE 64
+ * recomputation: Dao et al. 2022). Never holds a T x T matrix: works on blocks of 64 queries and at most 256
+ * keys; what lies above the diagonal is left out, but for parts of blocks on it. ------------------ */
 
 struct orri_attention {
     int batch, seq, heads, head_dim;    /* B, T, H, D                                        */

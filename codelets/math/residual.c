@@ -116,11 +116,13 @@ size_t orri_residual_kept(const struct orri_residual *r, const struct orr_shape 
            orri_onednn_kept(shape->dtype, r->out, r->width) + orri_onednn_kept(shape->dtype, r->width, r->out);
 }
 
+/* A block of one shard has the passes of both. */
 size_t orri_residual_scratch(const struct orri_residual *r, const struct orr_shape *shape)
 {
     size_t rows = (size_t)shape->batch * (size_t)shape->seq, value = bytes_of(shape->dtype, rows, r->width);
+    size_t shard = shard_scratch(r, shape, rows, value), whole = shape->shards == 1 ? whole_scratch(r, shape, rows, value) : 0;
 
-    return shape->shards == 1 ? whole_scratch(r, shape, rows, value) : shard_scratch(r, shape, rows, value);
+    return whole > shard ? whole : shard;
 }
 
 /* ---- the products, of a whole block or a shard --------------------------------------------------------------- */

@@ -6,6 +6,7 @@
 #include "codelets/math/math.h"
 #include "core/core.h"
 #include "codelets/math/simd_math.h"
+#include "codelets/math/small_product.h"
 
 #include <string.h>
 
@@ -25,6 +26,8 @@ START_TEST(exponential)
         float f = (float)x;
 
         assert_close(orri_expf(f), exp(f), 1.5 * FLT_EPSILON * exp(f), "exp(%.9g)", f);
+        if (f < 88)
+            assert_that(orri_exp_bounded(f) == orri_expf(f));
     }
     ck_assert(orri_expf(0) == 1);
     ck_assert(orri_expf(-INFINITY) == 0);
@@ -34,6 +37,10 @@ START_TEST(exponential)
     ck_assert(orri_expf(88.8f) == INFINITY);
     ck_assert(orri_expf(1e30f) == INFINITY);
     ck_assert(isnan(orri_expf(NAN)));
+    ck_assert(orri_exp_bounded(-INFINITY) == 0);
+    ck_assert(orri_exp_bounded(-FLT_MAX) == 0);
+    ck_assert(orri_exp_bounded(-87) == 0);
+    ck_assert(isnan(orri_exp_bounded(NAN)));
 }
 END_TEST
 
@@ -380,6 +387,71 @@ START_TEST(gelu_far)
 }
 END_TEST
 
+/* ---- products of tiles ---- */
+
+/* Each count of rows of a panel, alone and behind others, all widths and some depths. What lies beside C stays as it is. */
+START_TEST(small_product)
+{
+    enum { MOST_ROWS = 30, LD = 83, FLOATS = MOST_ROWS * ORRI_SMALL_WIDE };
+    static const enum orri_small_order orders[] = { ORRI_SMALL_ROWS, ORRI_SMALL_WIDE_ROWS, ORRI_SMALL_TRANSPOSED };
+    static const int depths[] = { 1, 2, 31, 64 };
+    enum orri_small_order order = orders[_i / 2];
+    bool add = _i % 2;
+    float *a = random_floats(FLOATS, 1, 1), *b = random_floats(FLOATS, 1, 2), *c = random_floats(FLOATS, 1, 3);
+    int row = order == ORRI_SMALL_ROWS ? ORRI_SMALL : order == ORRI_SMALL_WIDE_ROWS ? ORRI_SMALL_WIDE : 1;
+    int column = order == ORRI_SMALL_TRANSPOSED ? LD : 1;
+
+    for (int m = 1; m <= MOST_ROWS; m++)
+        for (int n = ORRI_SMALL_LANES; n <= 5 * ORRI_SMALL_LANES; n += ORRI_SMALL_LANES)
+            for (size_t i = 0; i < ORRI_COUNT(depths); i++) {
+                int depth = depths[i];
+                float *got = copy_floats(FLOATS, c);
+
+                orri_small_product(order, m, n, depth, a, LD, b, LD, add, got, LD);
+                for (int r = 0; r < MOST_ROWS; r++)
+                    for (int j = 0; j < LD; j++) {
+                        double sum = add ? c[r * LD + j] : 0, size = fabs(sum);
+
+                        for (int k = 0; k < depth && r < m && j < n; k++) {
+                            double term = (double)a[r * row + k * column] * b[k * LD + j];
+
+                            sum += term;
+                            size += fabs(term);
+                        }
+                        if (r < m && j < n)
+                            assert_close(got[r * LD + j], sum, SUM_BOUND(depth) * size, "%d x %d x %d, row %d column %d", m, n, depth,
+                                         r, j);
+                        else
+                            assert_that(got[r * LD + j] == c[r * LD + j]);
+                    }
+                free(got);
+            }
+    free(a);
+    free(b);
+    free(c);
+}
+END_TEST
+
+START_TEST(small_transpose)
+{
+    enum { MOST = 20, LDX = 23, LDY = 29 };
+    float *x = random_floats(MOST * LDX, 1, 1), *y = random_floats(MOST * LDY, 1, 2);
+
+    for (int rows = 0; rows <= MOST; rows++)
+        for (int columns = 0; columns <= MOST; columns++) {
+            float *got = copy_floats(MOST * LDY, y);
+
+            orri_small_transpose(rows, columns, 0.5f, x, LDX, got, LDY);
+            for (int j = 0; j < MOST; j++)
+                for (int r = 0; r < LDY; r++)
+                    assert_that(got[j * LDY + r] == (j < columns && r < rows ? 0.5f * x[r * LDX + j] : y[j * LDY + r]));
+            free(got);
+        }
+    free(x);
+    free(y);
+}
+END_TEST
+
 /* ---- dropout ---- */
 
 START_TEST(dropout)
@@ -431,6 +503,8 @@ Suite *suite(void)
     tcase_add_loop_test(c, bias_gelu, 0, PAIRS);
     tcase_add_loop_test(c, gelu_backward, 0, PAIRS);
     tcase_add_test(c, gelu_far);
+    tcase_add_loop_test(c, small_product, 0, 6);
+    tcase_add_test(c, small_transpose);
     tcase_add_loop_test(c, dropout, 0, 5);
     suite_add_tcase(s, c);
     return s;

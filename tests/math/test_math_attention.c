@@ -10,6 +10,10 @@
 static const int shapes[][4] = {
     { 1, 5, 1, 1 },  { 1, 64, 2, 3 },  { 17, 5, 2, 3 },  { 17, 8, 1, 1 },  { 64, 8, 1, 2 },  { 65, 64, 1, 1 },
     { 129, 5, 1, 2 }, { 129, 64, 2, 1 }, { 200, 8, 2, 2 }, { 200, 64, 1, 1 }, { 200, 1, 1, 1 },
+    /* Around blocks of queries, chunks of keys, vectors and panels of rows. */
+    { 15, 13, 1, 1 }, { 16, 16, 1, 1 }, { 31, 14, 1, 2 }, { 32, 15, 1, 1 }, { 33, 28, 1, 1 }, { 48, 29, 1, 1 }, { 63, 33, 1, 1 },
+    { 95, 80, 1, 1 }, { 96, 96, 1, 1 }, { 128, 128, 1, 1 }, { 255, 17, 1, 1 }, { 256, 16, 1, 1 }, { 257, 32, 1, 1 }, { 300, 40, 1, 1 },
+    { 70, 256, 1, 1 }, { 530, 20, 1, 1 },
 };
 #define CASES (2 * (int)(sizeof(shapes) / sizeof(shapes[0])))   /* each without and with dropout */
 
@@ -43,6 +47,7 @@ static void make(struct problem *p, int number)
     p->lse = random_floats(p->lse_size, 1, 4);
     p->scratch = malloc(orri_attention_scratch(&p->a));
     ck_assert_ptr_nonnull(p->scratch);
+    memset(p->scratch, -1, orri_attention_scratch(&p->a));      /* NaN */
 }
 
 static void destroy(struct problem *p)
