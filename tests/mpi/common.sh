@@ -18,7 +18,7 @@ ranks()
     shift
     ran="mpiexec -n $count $*"
     if [ "$count" -gt 0 ]; then set -- -n "$count" "$@"; fi
-    timeout -k 10 50 mpiexec --oversubscribe "$@" > "$work/out" 2> "$work/all" < /dev/null
+    timeout -k 10 "${limit:-50}" mpiexec --oversubscribe "$@" > "$work/out" 2> "$work/all" < /dev/null
     status=$?
     grep '^orrery' "$work/all" > "$work/err"
 }
