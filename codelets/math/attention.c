@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention on a CPU: a head of one sequence after the other, by blocks of queries, products by small_product.h. Elements of any dtype are
- * widened where they are laid out for them. */
+/* Attention on a CPU: a head of one sequence after the other, by blocks of queries, products by small_product.h. Elements of any dtype
+ * are widened where they are laid out for them. */
 #include <math.h>
 #include <string.h>
 
@@ -12,9 +12,9 @@
 #include "core/team.h"
 
 enum {
-    TILE = ORRI_SMALL,           /* queries of a block, keys of a tile                                              */
-    CHUNK = ORRI_SMALL_WIDE,     /* keys of a step of the online softmax                                            */
-    LANES = ORRI_SMALL_LANES     /* queries or keys of a tile on the diagonal that are taken together: a triangle of
+    TILE = ORRI_SMALL,          /* queries of a block, keys of a tile                                              */
+    CHUNK = ORRI_SMALL_WIDE,    /* keys of a step of the online softmax                                            */
+    LANES = ORRI_SMALL_LANES    /* queries or keys of a tile on the diagonal that are taken together: a triangle of
                                    as many is computed too much, and hidden                                        */
 };
 
@@ -369,7 +369,8 @@ static void softmax_backward(const struct head *h, const float *lse, const struc
 static void backward_tile(const struct head *h, const float *lse, const struct backward *w, int i0, int j0)
 {
     bool diagonal = i0 == j0;
-    int dim = h->dim, width = lanes(dim), rows = least(h->seq - i0, TILE), keys = diagonal ? rows : TILE, step = diagonal ? LANES : TILE;
+    int dim = h->dim, width = lanes(dim), rows = least(h->seq - i0, TILE);
+    int keys = diagonal ? rows : TILE, step = diagonal ? LANES : TILE;
     const float *q = w->q + (size_t)i0 * (size_t)dim, *d_o = w->d_o + (size_t)i0 * (size_t)dim;
 
     for (int r = 0; r < rows; r += step) {

@@ -71,7 +71,9 @@ ORRI_INLINE void STRIP(enum orri_small_order order, int vectors, int m, int dept
         rows = (m - i + panels - p - 1) / (panels - p);
         switch (order) {
         case ORRI_SMALL_ROWS: PANEL(rows, vectors, ORRI_SMALL, 1, depth, a + i * ORRI_SMALL, b, ldb, add, to, ldc); break;
-        case ORRI_SMALL_WIDE_ROWS: PANEL(rows, vectors, ORRI_SMALL_WIDE, 1, depth, a + i * ORRI_SMALL_WIDE, b, ldb, add, to, ldc); break;
+        case ORRI_SMALL_WIDE_ROWS:
+            PANEL(rows, vectors, ORRI_SMALL_WIDE, 1, depth, a + i * ORRI_SMALL_WIDE, b, ldb, add, to, ldc);
+            break;
         case ORRI_SMALL_TRANSPOSED: PANEL(rows, vectors, 1, lda, depth, a + i, b, ldb, add, to, ldc); break;
         }
     }
