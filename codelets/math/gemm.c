@@ -34,23 +34,47 @@ static void copy_addend(const struct orri_product *p, void *c)
         orri_cpu_copy_rows((size_t)p->m, (size_t)p->n * size, p->add, stride, c, stride);
 }
 
-enum { PIECE = 4096 };      /* elements that are widened at a time */
+struct orri_product orri_product_piece(const struct orri_product *whole, int i, int m, int j, int n, int r, int k)
+{
+    struct orri_product p = *whole;
 
+    p.m = m;
+    p.n = n;
+    p.k = k;
+    p.a = orri_in_matrix(p.dtype, p.a, p.lda, p.trans_a ? r : i, p.trans_a ? i : r);
+    p.b = orri_in_matrix(p.dtype, p.b, p.ldb, p.trans_b ? j : r, p.trans_b ? r : j);
+    p.bias = p.bias ? orri_element(p.dtype, p.bias, (size_t)j) : NULL;
+    return p;
+}
+
+void orri_product_finish(const struct orri_product *p, size_t at, size_t n, float *x)
+{
+    float room[ORRI_MOST_COLUMNS];
+
+    if (p->epilogue != ORRI_EPILOGUE_NONE) {
+        void *aux = orri_element(p->dtype, p->aux, at);
+        if (p->epilogue == ORRI_EPILOGUE_GELU) {
+            orri_round(p->dtype, n, x, aux);
+            orri_bias_gelu(1, (int)n, (float *)orri_wide(p->dtype, n, aux, room), NULL, x);
+        } else {
+            orri_gelu_backward(n, x, orri_wide(p->dtype, n, aux, room), x);
+        }
+    }
+    orri_round(p->c_dtype, n, x, orri_element(p->c_dtype, p->c, at));
+}
+
+/* Of rows whose product lies in aux or C, rounded. */
 static void apply_epilogue(const struct orri_product *p, int first, int rows)
 {
-    float aux_room[PIECE], c_room[PIECE];
+    const void *product = p->epilogue == ORRI_EPILOGUE_GELU ? p->aux : p->c;
+    float x[ORRI_MOST_COLUMNS];
 
     for (int r = first; r < first + rows; r++)
-        for (int j = 0; j < p->n; j += PIECE) {
-            size_t n = p->n - j < PIECE ? (size_t)(p->n - j) : PIECE;
-            void *to = orri_in_matrix(p->dtype, p->c, p->ldc, r, j);
-            float *aux = orri_begin_with(p->dtype, n, orri_in_matrix(p->dtype, p->aux, p->ldc, r, j), aux_room);
-            float *c = orri_begin(p->dtype, to, c_room);
-            if (p->epilogue == ORRI_EPILOGUE_GELU)
-                orri_bias_gelu(1, (int)n, aux, NULL, c);
-            else
-                orri_gelu_backward(n, orri_wide(p->dtype, n, to, c_room), aux, c);
-            orri_end(p->dtype, n, c, to);
+        for (int j = 0; j < p->n; j += ORRI_MOST_COLUMNS) {
+            size_t n = p->n - j < ORRI_MOST_COLUMNS ? (size_t)(p->n - j) : ORRI_MOST_COLUMNS;
+            size_t at = (size_t)r * (size_t)p->ldc + (size_t)j;
+            orri_widen(p->dtype, n, orri_element(p->dtype, product, at), x);
+            orri_product_finish(p, at, n, x);
         }
 }
 
@@ -112,13 +136,8 @@ void orri_widened_product(const struct orri_product *p, void *c)
 /* Rows and columns of the result from i and j on, and what belongs to them. c is where they are computed. */
 static void product_part(const struct orri_product *whole, void *c, int i, int m, int j, int n)
 {
-    struct orri_product p = *whole;
+    const struct orri_product p = orri_product_piece(whole, i, m, j, n, 0, whole->k);
 
-    p.m = m;
-    p.n = n;
-    p.a = orri_in_matrix(p.dtype, p.a, p.lda, p.trans_a ? 0 : i, p.trans_a ? i : 0);
-    p.b = orri_in_matrix(p.dtype, p.b, p.ldb, p.trans_b ? j : 0, p.trans_b ? 0 : j);
-    p.bias = p.bias ? orri_element(p.dtype, p.bias, (size_t)j) : NULL;
     c = orri_in_matrix(p.c_dtype, c, p.ldc, i, j);
     if (p.dtype == ORR_F32)
         product_f32(&p, c);
@@ -166,5 +185,5 @@ void orri_cpu_gemm(const struct orri_product *p)
     if (!few || !orri_few_rows_product(p, c))
         product_by_parts(p, c);
     if (p->epilogue != ORRI_EPILOGUE_NONE)
-        ORRI_TEAM_FOR(p->m, 1 + PIECE / p->n, r, n, apply_epilogue(p, r, n));
+        ORRI_TEAM_FOR(p->m, 1 + ORRI_MOST_COLUMNS / p->n, r, n, apply_epilogue(p, r, n));
 }

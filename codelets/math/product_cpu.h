@@ -26,4 +26,12 @@ void orri_widened_product(const struct orri_product *product, void *c);
 enum { ORRI_FEW_ROWS = 4 };
 bool orri_few_rows_product(const struct orri_product *product, void *c);
 
+/* What the ways share: A, B and bias of rows i .. i + m - 1 and columns j .. j + n - 1 of the result, of terms r .. r + k - 1. */
+struct orri_product orri_product_piece(const struct orri_product *product, int i, int m, int j, int n, int r, int k);
+
+/* x[n], elements of the product with bias and addend from element `at` of C on, become C there: by the epilogue, with aux, rounded. x
+ * is overwritten. */
+enum { ORRI_MOST_COLUMNS = 6144 };      /* n at most */
+void orri_product_finish(const struct orri_product *product, size_t at, size_t n, float *x);
+
 #endif

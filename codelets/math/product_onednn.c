@@ -322,7 +322,7 @@ struct way {
 };
 
 /* Elements of fp32 that a copy of a factor may have, both taking three quarters of a kernel's memory; and sums aside. */
-enum { COPIED_ELEMENTS = ORRI_KERNEL_BYTES / 4 * 3 / 2 / 4, SUMS = 1 << 19, MOST_COLUMNS = 6144 };
+enum { COPIED_ELEMENTS = ORRI_KERNEL_BYTES / 4 * 3 / 2 / 4, SUMS = 1 << 19 };
 
 static int least(int a, int b)
 {
@@ -357,13 +357,13 @@ static struct way way_in_bf16(const struct orri_product *p)
     struct way way = {.computed = ORR_BF16, .copy_b = true, .keep = !p->trans_a, .m = p->m};
 
     if (p->trans_a) {
-        way.n = MOST_COLUMNS;
+        way.n = ORRI_MOST_COLUMNS;
         way.k = least(p->k, 2 * COPIED_ELEMENTS / (least(p->n, way.n) + 64) / 64 * 64);
         way.m = 2 * COPIED_ELEMENTS / way.k / 64 * 64;
         way.copy_a = p->k >= DEEP || orri_bf16_products() == ORRI_BF16_BY_AMX;
     } else {
-        way.k = MOST_COLUMNS;
-        way.n = least(MOST_COLUMNS, 2 * COPIED_ELEMENTS / (least(p->k, way.k) + 64) / 64 * 64);
+        way.k = ORRI_MOST_COLUMNS;
+        way.n = least(ORRI_MOST_COLUMNS, 2 * COPIED_ELEMENTS / (least(p->k, way.k) + 64) / 64 * 64);
     }
     way.finish = p->c_dtype != ORR_F32 && way.k < p->k;     /* it is to be rounded once */
     return way;
@@ -452,7 +452,8 @@ static void fill_copy(void *argument, void *copy)
 static const void *copy_of_b(const struct entry *e, const struct cache *cache, const struct part *part, void *room)
 {
     struct filling filling = {e, cache, part->p.b, true};
-    const void *kept = orri_kept(part->p.b, part->way->keep ? part->p.b_version : 0, &e->key, sizeof(e->key), e->copied[B], fill_copy, &filling);
+    uint64_t version = part->way->keep ? part->p.b_version : 0;
+    const void *kept = orri_kept(part->p.b, version, &e->key, sizeof(e->key), e->copied[B], fill_copy, &filling);
 
     if (!kept)
         fill_copy(&filling, room);
@@ -464,7 +465,7 @@ static void finish_rows(const struct part *part, int first, int rows)
 {
     const struct orri_product *p = part->whole;
     size_t n = (size_t)part->p.n;
-    float *sum = (float *)part->p.c + (size_t)first * n, room[MOST_COLUMNS];
+    float *sum = (float *)part->p.c + (size_t)first * n, room[ORRI_MOST_COLUMNS];
 
     for (int r = first; r < first + rows; r++, sum += n) {
         size_t at = (size_t)(part->i + r) * (size_t)p->ldc + (size_t)part->j;
@@ -472,15 +473,7 @@ static void finish_rows(const struct part *part, int first, int rows)
             orri_add(n, orri_wide(p->dtype, n, orri_element(p->dtype, p->bias, (size_t)part->j), room), sum);
         if (p->add)
             orri_add(n, orri_wide(p->c_dtype, n, orri_element(p->c_dtype, p->add, at), room), sum);
-        if (p->epilogue == ORRI_EPILOGUE_GELU) {
-            float *aux = orri_begin(p->dtype, orri_element(p->dtype, p->aux, at), room);
-            orri_round(p->dtype, n, sum, orri_element(p->dtype, p->aux, at));
-            orri_wide(p->dtype, n, orri_element(p->dtype, p->aux, at), aux);
-            orri_bias_gelu(1, (int)n, aux, NULL, sum);
-        } else if (p->epilogue == ORRI_EPILOGUE_GELU_BACKWARD) {
-            orri_gelu_backward(n, sum, orri_wide(p->dtype, n, orri_element(p->dtype, p->aux, at), room), sum);
-        }
-        orri_round(p->c_dtype, n, sum, orri_element(p->c_dtype, p->c, at));
+        orri_product_finish(p, at, n, sum);
     }
 }
 
@@ -526,13 +519,8 @@ static bool each_part(struct part *part, float *sums, bool (*visit)(struct part 
             for (int r = 0, k; r < whole->k; r += k) {
                 struct orri_product *p = &part->p;
                 k = piece(whole->k, way->k, r);
-                *p = *whole;
-                p->m = m;
-                p->n = n;
-                p->k = k;
-                p->a = orri_in_matrix(p->dtype, p->a, p->lda, p->trans_a ? r : i, p->trans_a ? i : r);
-                p->b = orri_in_matrix(p->dtype, p->b, p->ldb, p->trans_b ? j : r, p->trans_b ? r : j);
-                p->bias = whole->bias && !way->finish && r == 0 ? orri_element(p->dtype, p->bias, (size_t)j) : NULL;
+                *p = orri_product_piece(whole, i, m, j, n, r, k);
+                p->bias = way->finish || r > 0 ? NULL : p->bias;
                 p->c = way->finish ? sums : orri_in_matrix(p->c_dtype, p->c, p->ldc, i, j);
                 p->ldc = way->finish ? n : p->ldc;
                 p->c_dtype = way->finish ? ORR_F32 : p->c_dtype;

@@ -80,7 +80,6 @@ void orr_instructions_describe(char *text, size_t size)
         [ORRI_BF16_BY_DOT] = "by oneDNN with AVX-512 bf16",
         [ORRI_BF16_BY_AMX] = "by oneDNN with AMX",
     };
-
     int bits = orri_onednn_vector_bits();
 
     snprintf(text, size, "%s; products by %s, those of bf16 %s", clone_name(),
