@@ -18,11 +18,6 @@ enum {
                                    as many is computed too much, and hidden                                        */
 };
 
-ORRI_INLINE int least(int a, int b)
-{
-    return a < b ? a : b;
-}
-
 ORRI_INLINE int lanes(int count)
 {
     return (count + LANES - 1) / LANES * LANES;
@@ -187,7 +182,7 @@ static size_t cut_forward(enum orr_dtype dtype, const struct orri_attention *a, 
 /* Of the keys of a chunk, from j0 on, query i may see so many. */
 ORRI_INLINE int visible(int i, int j0)
 {
-    return least(i - j0 + 1, CHUNK);
+    return orri_least(i - j0 + 1, CHUNK);
 }
 
 /* Those behind them are hidden up to a whole vector. */
@@ -237,12 +232,12 @@ static ORRI_SIMD void softmax_step(int rows, int i0, int j0, int width, float *s
 /* o of queries i0 .. i0 + rows - 1 takes in those keys of a chunk, from j0 on, that they may see. */
 static void forward_chunk(const struct head *h, const struct forward *w, int i0, int rows, int j0)
 {
-    int dim = h->dim, width = lanes(dim), keys = least(i0 + rows - j0, CHUNK);
+    int dim = h->dim, width = lanes(dim), keys = orri_least(i0 + rows - j0, CHUNK);
 
     for (int j = 0; j < keys; j += TILE)
         for (int r = 0, n; r < rows; r += n) {
             bool diagonal = j0 + j == i0;
-            n = least(rows - r, diagonal ? LANES : TILE);
+            n = orri_least(rows - r, diagonal ? LANES : TILE);
             orri_small_product(ORRI_SMALL_TRANSPOSED, n, diagonal ? r + LANES : TILE, dim, w->q + r, TILE,
                               w->k + (size_t)(j0 + j) * (size_t)dim, TILE, false, w->s + r * CHUNK + j, CHUNK);
         }
@@ -251,7 +246,7 @@ static void forward_chunk(const struct head *h, const struct forward *w, int i0,
         for (int r = 0; r < rows; r++)
             orri_dropout_apply(&h->dropout, element_of(h, i0 + r, j0), (size_t)visible(i0 + r, j0), w->s + r * CHUNK);
     for (int r = 0, n; r < rows; r += n) {
-        n = least(rows - r, i0 < j0 + keys ? LANES : TILE);
+        n = orri_least(rows - r, i0 < j0 + keys ? LANES : TILE);
         orri_small_product(ORRI_SMALL_WIDE_ROWS, n, width, visible(i0 + r + n - 1, j0), w->s + r * CHUNK, 0,
                           w->v + (size_t)j0 * (size_t)width, width, j0 > 0, w->o + r * width, width);
     }
@@ -262,10 +257,10 @@ static void forward_head(const struct head *h, const struct matrix *o, float *ls
     int dim = h->dim, width = lanes(dim);
 
     for (int j0 = 0; j0 < h->seq; j0 += TILE)
-        take_transposed(&h->k, j0, least(h->seq - j0, TILE), dim, 1, w->room, w->k + (size_t)j0 * (size_t)dim);
+        take_transposed(&h->k, j0, orri_least(h->seq - j0, TILE), dim, 1, w->room, w->k + (size_t)j0 * (size_t)dim);
     take(&h->v, 0, h->seq, dim, width, w->v);
     for (int i0 = 0; i0 < h->seq; i0 += TILE) {
-        int rows = least(h->seq - i0, TILE);
+        int rows = orri_least(h->seq - i0, TILE);
 
         take_transposed(&h->q, i0, rows, dim, h->scale, w->room, w->q);
         for (int j0 = 0; j0 < i0 + rows; j0 += CHUNK)
@@ -351,7 +346,7 @@ static void softmax_backward(const struct head *h, const float *lse, const struc
     for (int j = 0; j < TILE; j++)
         keep[j] = 1;
     for (int r = 0; r < rows; r++) {
-        int i = i0 + r, seen = least(i - j0 + 1, TILE);
+        int i = i0 + r, seen = orri_least(i - j0 + 1, TILE);
         float *p = w->p + r * TILE, *ds = w->ds + r * TILE;
 
         if (h->dropout.p > 0) {
@@ -369,12 +364,12 @@ static void softmax_backward(const struct head *h, const float *lse, const struc
 static void backward_tile(const struct head *h, const float *lse, const struct backward *w, int i0, int j0)
 {
     bool diagonal = i0 == j0;
-    int dim = h->dim, width = lanes(dim), rows = least(h->seq - i0, TILE);
+    int dim = h->dim, width = lanes(dim), rows = orri_least(h->seq - i0, TILE);
     int keys = diagonal ? rows : TILE, step = diagonal ? LANES : TILE;
     const float *q = w->q + (size_t)i0 * (size_t)dim, *d_o = w->d_o + (size_t)i0 * (size_t)dim;
 
     for (int r = 0; r < rows; r += step) {
-        int n = least(rows - r, step), cols = diagonal ? r + step : TILE;
+        int n = orri_least(rows - r, step), cols = diagonal ? r + step : TILE;
         orri_small_product(ORRI_SMALL_TRANSPOSED, n, cols, dim, q + r, TILE, w->k, TILE, false, w->p + r * TILE, TILE);
         orri_small_product(ORRI_SMALL_TRANSPOSED, n, cols, dim, d_o + r, TILE, w->v, TILE, false, w->ds + r * TILE, TILE);
     }
@@ -385,7 +380,7 @@ static void backward_tile(const struct head *h, const float *lse, const struct b
         orri_small_product(ORRI_SMALL_ROWS, dim, step, rows - r, q + r, 0, w->ds + r * TILE + j, TILE, !diagonal, w->dk + j, TILE);
     }
     for (int r = 0; r < rows; r += step) {
-        int n = least(rows - r, step);
+        int n = orri_least(rows - r, step);
         orri_small_product(ORRI_SMALL_ROWS, n, width, diagonal ? r + n : TILE, w->ds + r * TILE, 0, w->k_rows, width, j0 > 0,
                           w->dq + (size_t)(i0 + r) * (size_t)width, width);
     }
@@ -397,14 +392,14 @@ static void backward_head(const struct head *h, const struct matrix *o, const st
     int dim = h->dim, width = lanes(dim);
 
     for (int i0 = 0; i0 < h->seq; i0 += TILE) {
-        int rows = least(h->seq - i0, TILE);
+        int rows = orri_least(h->seq - i0, TILE);
 
         take_transposed(&h->q, i0, rows, dim, h->scale, w->room, w->q + (size_t)i0 * (size_t)dim);
         take_transposed(d_o, i0, rows, dim, 1, w->room, w->d_o + (size_t)i0 * (size_t)dim);
     }
     row_products(o, d_o, h->seq, dim, w->room, w->delta);
     for (int j0 = 0; j0 < h->seq; j0 += TILE) {
-        int keys = least(h->seq - j0, TILE);
+        int keys = orri_least(h->seq - j0, TILE);
 
         take_transposed(&h->k, j0, keys, dim, 1, w->room, w->k);
         take_transposed(&h->v, j0, keys, dim, 1, w->room, w->v);
@@ -438,13 +433,6 @@ static size_t backward_scratch(enum orr_dtype dtype, const struct orri_attention
     struct backward w;
 
     return cut_backward(dtype, a, NULL, &w) + LINE;
-}
-
-size_t orri_attention_scratch(const struct orri_attention *a)
-{
-    size_t forward = forward_scratch(ORR_F32, a), backward = backward_scratch(ORR_F32, a);
-
-    return forward > backward ? forward : backward;
 }
 
 size_t orri_cpu_attention_forward_scratch(const struct orri_attention *a, enum orr_dtype dtype)
@@ -486,18 +474,6 @@ static void backward_heads(enum orr_dtype dtype, const struct orri_attention *a,
         const struct matrix out = outputs_of(dtype, a, i, o), d_out = outputs_of(dtype, a, i, d_o);
         backward_head(&head, &out, &d_out, lse + (size_t)i * (size_t)a->seq, &w);
     }
-}
-
-void orri_attention_forward(const struct orri_attention *a, const float *q, const float *k, const float *v, float *o,
-                            float *lse, void *scratch)
-{
-    forward_heads(ORR_F32, a, 0, a->batch * a->heads, q, k, v, o, lse, scratch);
-}
-
-void orri_attention_backward(const struct orri_attention *a, float *q, float *k, float *v, const float *o,
-                             const float *d_o, const float *lse, void *scratch)
-{
-    backward_heads(ORR_F32, a, 0, a->batch * a->heads, q, k, v, o, d_o, lse, scratch);
 }
 
 void orri_cpu_attention_forward(enum orr_dtype dtype, const struct orri_attention *a, const void *q, const void *k, const void *v,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How a kernel on a CPU computes in fp32 whatever the dtype: on fp32 where it lies, on other elements in a room, which they are widened
- * to and rounded from. */
+/* How a kernel on a CPU computes in fp32 whatever the dtype: on fp32 where it lies, on other elements in a room, which they are
+ * widened to and rounded from. */
 #ifndef ORRI_ELEMENTS_H
 #define ORRI_ELEMENTS_H
 
@@ -9,6 +9,11 @@
 #include <orrery/dtype.h>
 
 #include "core/core.h"
+
+static inline int orri_least(int a, int b)
+{
+    return a < b ? a : b;
+}
 
 /* The address of element k. */
 static inline void *orri_element(enum orr_dtype dtype, const void *x, size_t k)

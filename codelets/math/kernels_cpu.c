@@ -30,11 +30,6 @@ static struct rooms rooms_for(int width)
     return (struct rooms){{base, base + size, base + 2 * size, base + 3 * size}};
 }
 
-static int least(int a, int b)
-{
-    return a < b ? a : b;
-}
-
 /* Row r of an array. */
 static void *row_of(enum orr_dtype dtype, const void *x, int r, int width)
 {
@@ -62,7 +57,7 @@ static void layernorm_rows(enum orr_dtype dtype, int rows, int width, const void
     struct affine a = affine_of(dtype, width, gamma, beta, w.room[0], w.room[1]);
 
     for (int r = 0, n; r < rows; r += n) {
-        n = least(rows - r, strip_rows(width));
+        n = orri_least(rows - r, strip_rows(width));
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
         float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
         orri_layernorm(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, eps, out,
@@ -86,7 +81,7 @@ static void layernorm_again_rows(enum orr_dtype dtype, int rows, int width, cons
     struct affine a = affine_of(dtype, width, gamma, beta, w.room[0], w.room[1]);
 
     for (int r = 0, n; r < rows; r += n) {
-        n = least(rows - r, strip_rows(width));
+        n = orri_least(rows - r, strip_rows(width));
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
         float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
         orri_layernorm_again(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, mean + r,
@@ -126,7 +121,7 @@ static void layernorm_backward_rows(enum orr_dtype dtype, int rows, int width, c
     const float *g = orri_wide(dtype, (size_t)width, gamma, w.room[0]);
 
     for (int r = 0, n; r < rows; r += n) {
-        n = least(rows - r, strip_rows(width));
+        n = orri_least(rows - r, strip_rows(width));
         size_t count = (size_t)n * (size_t)width;
         float *out = orri_begin(dtype, row_of(dtype, dx, r, width), w.room[3]);
         const float *before = residual ? orri_wide(dtype, count, row_of(dtype, residual, r, width), w.room[3]) : NULL;
@@ -169,7 +164,7 @@ static void bias_rows(enum orr_dtype dtype, int rows, int width, const void *x, 
     }
     for (int r = 0; r < rows; r++)
         for (int j = 0, n; j < width; j += n) {
-            n = least(width - j, STRIP);
+            n = orri_least(width - j, STRIP);
             size_t k = (size_t)r * (size_t)width + (size_t)j;
             orri_bias_rows(1, n, x ? orri_wide(dtype, (size_t)n, orri_element(dtype, x, k), w.room[0]) : NULL,
                            bias ? orri_wide(dtype, (size_t)n, orri_element(dtype, bias, (size_t)j), w.room[1]) : NULL, w.room[2]);
@@ -193,7 +188,7 @@ static void bias_columns(enum orr_dtype dtype, int rows, int width, int j, int n
         return;
     }
     for (int r = 0, m; r < rows; r += m, beta = 1) {
-        m = least(rows - r, strip_rows(width));
+        m = orri_least(rows - r, strip_rows(width));
         for (int i = 0; i < m; i++)
             orri_widen(dtype, (size_t)n, orri_element(dtype, row_of(dtype, dy, r + i, ld), (size_t)j),
                        w.room[0] + (size_t)i * (size_t)n);

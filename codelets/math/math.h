@@ -105,17 +105,6 @@ struct orri_attention {
     int total_heads, first_head;
 };
 
-/* Bytes of scratch that the next two functions need. */
-size_t orri_attention_scratch(const struct orri_attention *a);
-
-/* o = dropout(softmax(scale q k^T + causal mask)) v; lse[(b*H + h)*T + t] = log-sum-exp of the scaled row. */
-void orri_attention_forward(const struct orri_attention *a, const float *q, const float *k, const float *v, float *o,
-                            float *lse, void *scratch);
-
-/* Replaces q, k, v by dq, dk, dv (of the loss, given d_o). o, lse as the forward pass left them. */
-void orri_attention_backward(const struct orri_attention *a, float *q, float *k, float *v, const float *o,
-                             const float *d_o, const float *lse, void *scratch);
-
 /* What is kept of a sequence: row first + t % page of page number t / page has the keys of position t, of all heads, and behind them
  * the values. Rows have 2 H D elements. */
 struct orri_kept {

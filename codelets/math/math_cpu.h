@@ -78,12 +78,18 @@ void orri_cpu_position_backward(enum orr_dtype dtype, int batch, struct orr_part
 
 /* ---- attention ------------------------------------------------------------------------------------------------------ */
 
+/* Bytes of scratch that the next two take, for all threads of a team. */
 size_t orri_cpu_attention_forward_scratch(const struct orri_attention *a, enum orr_dtype dtype);
 size_t orri_cpu_attention_backward_scratch(const struct orri_attention *a, enum orr_dtype dtype);
+
+/* o = dropout(softmax(scale q k^T + causal mask)) v; lse[(b*H + h)*T + t] = log-sum-exp of the scaled row. */
 void orri_cpu_attention_forward(enum orr_dtype dtype, const struct orri_attention *a, const void *q, const void *k, const void *v,
                                 void *o, float *lse, void *scratch);
+
+/* Replaces q, k, v by dq, dk, dv (of the loss, given d_o). o, lse as the forward pass left them. */
 void orri_cpu_attention_backward(enum orr_dtype dtype, const struct orri_attention *a, void *q, void *k, void *v, const void *o,
                                  const void *d_o, const float *lse, void *scratch);
+
 void orri_cpu_attention_next(enum orr_dtype dtype, const struct orri_attention *a, const void *q, const struct orri_kept *kept,
                              void *o);
 #endif

@@ -130,7 +130,7 @@ enum orri_attention_path orri_cuda_attention_path(bool cudnn, enum orr_dtype dty
                                                   const void *q, const void *k, const void *v, const void *o,
                                                   const void *d_o);
 
-/* As orri_attention_forward() and _backward(), for element type dtype: q, k, v with row stride a->ld, o and d_o with
+/* As orri_cpu_attention_forward() and _backward(): q, k, v with row stride a->ld, o and d_o with
  * a->ld_out, lse fp32; scratch at a multiple of 16 bytes, which grows with T alone. Tensor cores take probabilities and the
  * gradients of scores rounded to dtype. */
 size_t orri_cuda_attention_forward_scratch(const struct orri_attention *a, enum orr_dtype dtype);

@@ -8,9 +8,9 @@
 
 #include "codelets/math/math.h"
 
-/* All of it, by oneDNN, where that has a fast implementation for the processor, the dtype and the shape: fp32, bf16 by instructions for
- * it, or bf16 and fp16 widened to fp32 as they are copied (orri_bf16_products()). Primitives are made once per thread, size of its
- * team, and shape. */
+/* All of it, by oneDNN, where that has a fast implementation for the processor, the dtype and the shape: fp32, bf16 by instructions
+ * for it, or bf16 and fp16 widened to fp32 as they are copied (orri_bf16_products()). Primitives are made once per thread, size of
+ * its team, and shape. */
 bool orri_onednn_product(const struct orri_product *product);
 
 /* Bytes of the copies that it keeps of parameters [k,n], or [n,k] transposed, from one version to the next; at most, of one number

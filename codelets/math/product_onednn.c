@@ -324,11 +324,6 @@ struct way {
 /* Elements of fp32 that a copy of a factor may have, both taking three quarters of a kernel's memory; and sums aside. */
 enum { COPIED_ELEMENTS = ORRI_KERNEL_BYTES / 4 * 3 / 2 / 4, SUMS = 1 << 19 };
 
-static int least(int a, int b)
-{
-    return a < b ? a : b;
-}
-
 /* Multiplied in fp32, which narrower factors are widened to as they are copied. Columns are few, since rows of B that are multiples of
  * 4 KiB apart share sets of the caches. */
 static struct way way_in_f32(const struct orri_product *p)
@@ -349,8 +344,8 @@ static bool is_by_bf16(enum orr_dtype dtype)
     return dtype == ORR_BF16 && orri_bf16_products() != ORRI_BF16_WIDENED;
 }
 
-/* By instructions for bf16, which take B, copied, as they like it best. In a gradient of weights B is used once, and where it pays A is
- * copied, too, with rows where its columns were: with AMX always, which takes tiles. */
+/* By instructions for bf16, which take B, copied, as they like it best. In a gradient of weights B is used once, and where it pays A
+ * is copied, too, with rows where its columns were: with AMX always, which takes tiles. */
 static struct way way_in_bf16(const struct orri_product *p)
 {
     enum { DEEP = 512 };
@@ -358,12 +353,12 @@ static struct way way_in_bf16(const struct orri_product *p)
 
     if (p->trans_a) {
         way.n = ORRI_MOST_COLUMNS;
-        way.k = least(p->k, 2 * COPIED_ELEMENTS / (least(p->n, way.n) + 64) / 64 * 64);
+        way.k = orri_least(p->k, 2 * COPIED_ELEMENTS / (orri_least(p->n, way.n) + 64) / 64 * 64);
         way.m = 2 * COPIED_ELEMENTS / way.k / 64 * 64;
         way.copy_a = p->k >= DEEP || orri_bf16_products() == ORRI_BF16_BY_AMX;
     } else {
         way.k = ORRI_MOST_COLUMNS;
-        way.n = least(ORRI_MOST_COLUMNS, 2 * COPIED_ELEMENTS / (least(p->k, way.k) + 64) / 64 * 64);
+        way.n = orri_least(ORRI_MOST_COLUMNS, 2 * COPIED_ELEMENTS / (orri_least(p->k, way.k) + 64) / 64 * 64);
     }
     way.finish = p->c_dtype != ORR_F32 && way.k < p->k;     /* it is to be rounded once */
     return way;
@@ -375,8 +370,8 @@ static struct way way_of(const struct orri_product *p)
 
     way.finish = way.finish || p->epilogue != ORRI_EPILOGUE_NONE || (p->add && p->add != p->c);
     if (way.finish) {
-        way.m = least(way.m, 1024);
-        way.n = least(way.n, SUMS / ((least(way.m, p->m) + 63) / 64 * 64) / 64 * 64);
+        way.m = orri_least(way.m, 1024);
+        way.n = orri_least(way.n, SUMS / ((orri_least(way.m, p->m) + 63) / 64 * 64) / 64 * 64);
     }
     return way;
 }
@@ -386,7 +381,7 @@ static int piece(int total, int most, int first)
 {
     int pieces = (total + most - 1) / most, size = ((total + pieces - 1) / pieces + 63) / 64 * 64;
 
-    return least(total - first, size);
+    return orri_least(total - first, size);
 }
 
 /* A piece on its way. */

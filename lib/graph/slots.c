@@ -610,7 +610,7 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
     }
     if (orri_blocks_on_cpu())
         orri_memory_add(&need->scratch, most_scratch * (orr_worker_count() - orr_device_count()) +
-                                            (double)(ORRI_KERNEL_BYTES + (orri_onednn_vector_bits() ? 0 : BLAS_BYTES)) * orr_thread_count());
+                                            (ORRI_KERNEL_BYTES + (orri_onednn_vector_bits() ? 0.0 : BLAS_BYTES)) * orr_thread_count());
     orri_memory_add(&need->kept, orri_kept_need(&there, o, false));
     need->process = (int64_t)orr_memory_resident();
     orri_memory_total(need);

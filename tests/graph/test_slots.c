@@ -360,8 +360,8 @@ static void check_memory(const char *slots, struct orr_mesh mesh, enum orr_optim
     ck_assert_int_eq(need.state, found.state);
     ck_assert_int_eq(need.slots, found.slots);
     const struct orr_shape shape = {.batch = 1, .seq = SEQ};
-    ck_assert_int_eq(need.scratch,
-                     ((int64_t)toy_scratch(NULL, &shape) + ORRI_KERNEL_BYTES + (orri_onednn_vector_bits() ? 0 : 32 << 20)) * orr_worker_count());
+    int64_t kernels = ORRI_KERNEL_BYTES + (orri_onednn_vector_bits() ? 0 : 32 << 20);
+    ck_assert_int_eq(need.scratch, ((int64_t)toy_scratch(NULL, &shape) + kernels) * orr_worker_count());
     ck_assert_int_eq(need.total, need.parameters + need.gradients + need.state + need.slots + need.scratch + need.kept +
                                      need.process);
     orr_training_destroy(training);

@@ -367,12 +367,12 @@ START_TEST(attention)
     char *q = qkv.data;
 
     orri_cpu_attention_forward(dtype, &a, q, q + LD_OUT * size, q + 2 * LD_OUT * size, o.data, lse[0], room);
-    orri_attention_forward(&a, qkv.wide, qkv.wide + LD_OUT, qkv.wide + 2 * LD_OUT, o.wide, lse[1], room);
+    orri_cpu_attention_forward(ORR_F32, &a, qkv.wide, qkv.wide + LD_OUT, qkv.wide + 2 * LD_OUT, o.wide, lse[1], room);
     expect_same("output", &o, o.wide);
     ck_assert_mem_eq(lse[0], lse[1], sizeof(lse[0]));
     orri_widen(dtype, o.count, o.data, o.wide);
     orri_cpu_attention_backward(dtype, &a, q, q + LD_OUT * size, q + 2 * LD_OUT * size, o.data, d_o.data, lse[0], room);
-    orri_attention_backward(&a, qkv.wide, qkv.wide + LD_OUT, qkv.wide + 2 * LD_OUT, o.wide, d_o.wide, lse[1], room);
+    orri_cpu_attention_backward(ORR_F32, &a, qkv.wide, qkv.wide + LD_OUT, qkv.wide + 2 * LD_OUT, o.wide, d_o.wide, lse[1], room);
     expect_same("gradients", &qkv, qkv.wide);
     free(room);
     drop(&qkv);

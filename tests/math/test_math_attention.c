@@ -2,7 +2,7 @@
 #include "tests/check_main.h"
 #include "tests/math/reference.h"
 
-#include "codelets/math/math.h"
+#include "codelets/math/math_cpu.h"
 
 #include <string.h>
 
@@ -45,9 +45,11 @@ static void make(struct problem *p, int number)
     p->o = random_floats(p->out_size, 1, 2);
     p->d_o = random_floats(p->out_size, 1, 3);
     p->lse = random_floats(p->lse_size, 1, 4);
-    p->scratch = malloc(orri_attention_scratch(&p->a));
+    size_t forward = orri_cpu_attention_forward_scratch(&p->a, ORR_F32);
+    size_t backward = orri_cpu_attention_backward_scratch(&p->a, ORR_F32), most = forward > backward ? forward : backward;
+    p->scratch = malloc(most);
     ck_assert_ptr_nonnull(p->scratch);
-    memset(p->scratch, -1, orri_attention_scratch(&p->a));      /* NaN */
+    memset(p->scratch, -1, most);       /* NaN */
 }
 
 static void destroy(struct problem *p)
@@ -61,12 +63,12 @@ static void destroy(struct problem *p)
 
 static void forward(struct problem *p)
 {
-    orri_attention_forward(&p->a, p->qkv, p->qkv + p->width, p->qkv + 2 * p->width, p->o, p->lse, p->scratch);
+    orri_cpu_attention_forward(ORR_F32, &p->a, p->qkv, p->qkv + p->width, p->qkv + 2 * p->width, p->o, p->lse, p->scratch);
 }
 
 static void backward(struct problem *p, float *qkv)
 {
-    orri_attention_backward(&p->a, qkv, qkv + p->width, qkv + 2 * p->width, p->o, p->d_o, p->lse, p->scratch);
+    orri_cpu_attention_backward(ORR_F32, &p->a, qkv, qkv + p->width, qkv + 2 * p->width, p->o, p->d_o, p->lse, p->scratch);
 }
 
 /* One head in double, packed [T,D], with the dropped probabilities' factors keep[T,T]. */

@@ -215,7 +215,8 @@ static void bound_head(const struct problem *p, const struct want *w, int b, int
 static void want(const struct problem *p, struct want *w)
 {
     const struct orri_attention *a = &p->a;
-    void *scratch = malloc(orri_attention_scratch(a));
+    size_t forward = orri_cpu_attention_forward_scratch(a, ORR_F32), backward = orri_cpu_attention_backward_scratch(a, ORR_F32);
+    void *scratch = malloc(forward > backward ? forward : backward);
 
     ck_assert_ptr_nonnull(scratch);
     w->o = copy_floats(p->o.count, p->out);
@@ -224,8 +225,8 @@ static void want(const struct problem *p, struct want *w)
     w->o_off = zeros(p->o.count);
     w->grad_off = zeros(p->qkv.count);
     w->lse_off = 2 * (SUM_BOUND(a->head_dim) * 4 * (double)a->scale * a->head_dim / 2 + SUM_BOUND(a->seq));
-    orri_attention_forward(a, p->in, p->in + p->width, p->in + 2 * p->width, w->o, w->lse, scratch);
-    orri_attention_backward(a, w->grad, w->grad + p->width, w->grad + 2 * p->width, w->o, p->d_out, w->lse, scratch);
+    orri_cpu_attention_forward(ORR_F32, a, p->in, p->in + p->width, p->in + 2 * p->width, w->o, w->lse, scratch);
+    orri_cpu_attention_backward(ORR_F32, a, w->grad, w->grad + p->width, w->grad + 2 * p->width, w->o, p->d_out, w->lse, scratch);
     for (int b = 0; b < a->batch; b++)
         for (int h = 0; h < a->heads; h++)
             bound_head(p, w, b, h);
