@@ -139,10 +139,10 @@ check_PROGRAMS += tests/test_exchange
 tests_test_exchange_SOURCES = tests/train/test_exchange.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_memory
-tests_test_memory_SOURCES = tests/train/test_memory.c tests/graph/toys.h tests/check_main.h
+tests_test_memory_SOURCES = tests/train/test_memory.c tests/train/counting.h tests/graph/toys.h tests/check_main.h
 
 check_PROGRAMS += tests/test_copies
-tests_test_copies_SOURCES = tests/train/test_copies.c tests/check_main.h tests/meshes.h
+tests_test_copies_SOURCES = tests/train/test_copies.c tests/train/counting.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h

@@ -10,6 +10,7 @@
 
 #include "check_main.h"
 #include "graph/toys.h"
+#include "train/counting.h"
 #include "train/train.h"
 
 /* No two states are as large as another gradient: they would share a pool. */
@@ -184,16 +185,8 @@ static size_t foretold(const struct orr_model *model, const struct orr_training_
     return (size_t)(need.scratch / orr_worker_count());
 }
 
-static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
-{
-    (void)self;
-    for (int i = 0; i < count * seq; i++) {
-        tokens[i] = (int32_t)((first + 7 * (uint64_t)i) % V);
-        labels[i] = (int32_t)((first + 7 * (uint64_t)i + 1) % V);
-    }
-}
-
-static const struct orr_source source = {read_tokens, NULL};
+static int vocab = V;
+static const struct orr_source source = {read_counting, &vocab};
 
 /* Sequences long enough for a pass to take some pages. */
 START_TEST(test_scratch)
