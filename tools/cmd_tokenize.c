@@ -73,7 +73,7 @@ int cmd_tokenize(int argc, char **argv)
     struct orr_tokenizer *tokenizer = NULL;
     int status = options_parse("tokenize", "Turns text lines into ids, one line per line, or back.", tables, argc, argv);
 
-    if (status == 0 && !(tokenizer = orr_tokenizer_create(name)))
+    if (status == 0 && !(tokenizer = orr_tokenizer_open(name)))
         status = orr_error_code();
     if (status == 0 && files.count == 0)
         status = each_line(tokenizer, stdin, "standard input");

@@ -237,7 +237,7 @@ int read_model(struct opened *o, int (*change)(struct orr_config *config))
     ORR_TRY(check_type(o->config));
     ORR_TRY(orr_gpt2_read(o->config, &o->gpt));
     o->gpt.dtype = o->dtype;
-    o->tokenizer = orr_tokenizer_create(model_options.tokenizer ? model_options.tokenizer : "bytes");
+    o->tokenizer = orr_tokenizer_open(model_options.tokenizer ? model_options.tokenizer : "bytes");
     return o->tokenizer ? ORR_OK : orr_error_code();
 }
 

@@ -12,10 +12,10 @@ extern "C" {
 
 struct orr_tokenizer;
 
-/* The tokenizer called `name`:
+/* Opens a tokenizer. `name` is
  *   "bytes"   the id of a byte is its value; vocabulary 256; any text, valid UTF-8 or not.
  * NULL with ORR_EINVAL for another name (the remedy lists those that exist), ORR_ENOMEM. */
-struct orr_tokenizer *orr_tokenizer_create(const char *name);
+struct orr_tokenizer *orr_tokenizer_open(const char *name);
 void orr_tokenizer_destroy(struct orr_tokenizer *tokenizer);
 
 /* Once created a tokenizer never changes: any thread may call the functions below. */
@@ -36,6 +36,47 @@ int orr_tokenizer_encode(const struct orr_tokenizer *tokenizer, const char *text
  * outside the vocabulary (the message names it and its position), ORR_ENOMEM. */
 int orr_tokenizer_decode(const struct orr_tokenizer *tokenizer, const int32_t *ids, size_t count, char **text,
                          size_t *size);
+
+/* ---- tokens with a meaning of their own --------------------------------------------------------------- */
+
+enum orr_special {
+    ORR_UNKNOWN,    /* what the vocabulary has no token for     */
+    ORR_BEGIN,      /* begins a text: <s>, bos                  */
+    ORR_END,        /* ends a text: </s>, eos                   */
+    ORR_PAD,
+    ORR_CLASS,      /* stands for a whole sequence: [CLS]       */
+    ORR_SEPARATOR,  /* between and behind sequences: [SEP]      */
+    ORR_MASK,       /* hides a token: [MASK]                    */
+    ORR_SPECIALS
+};
+
+/* Its id, or -1 where the tokenizer has none. */
+int32_t orr_tokenizer_special(const struct orr_tokenizer *tokenizer, enum orr_special special);
+
+/* The id of the token that the vocabulary spells `token`, or -1; and the other way, NULL for no such id. Borrowed. */
+int32_t orr_tokenizer_id(const struct orr_tokenizer *tokenizer, const char *token);
+const char *orr_tokenizer_token(const struct orr_tokenizer *tokenizer, int32_t id);
+
+/* ---- whole inputs, with the special tokens that the tokenizer's template puts around them ------------------ */
+
+/* What a model is fed with: arrays of `count`, malloc'ed, the caller's to orr_encoding_free(). */
+struct orr_encoding {
+    size_t count;
+    int32_t *ids;
+    int32_t *types;     /* 0: of the first sequence, 1: of the second                                  */
+    int32_t *words;     /* number of the word (of orr_tokenizer_encode_words()) that a token is part of; -1: of none */
+};
+void orr_encoding_free(struct orr_encoding *encoding);
+
+/* One text, or, where `second` is not NULL, a pair. Without a template it is as orr_tokenizer_encode() of the one, then the
+ * other. ORR_ENOMEM. */
+int orr_tokenizer_encode_input(const struct orr_tokenizer *tokenizer, const char *first, size_t first_size, const char *second,
+                               size_t second_size, struct orr_encoding *encoding);
+
+/* A sequence given as words: each is encoded for itself (as a text that begins with a blank, where the tokenizer marks the
+ * beginning of words), and keeps its number. ORR_ENOMEM. */
+int orr_tokenizer_encode_words(const struct orr_tokenizer *tokenizer, const char *const *words, size_t count,
+                               struct orr_encoding *encoding);
 
 #ifdef __cplusplus
 }

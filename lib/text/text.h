@@ -15,6 +15,10 @@ struct orri_tokenizer_class {
     int (*encode)(const struct orr_tokenizer *t, const char *text, size_t size, int32_t **ids, size_t *count);
     int (*decode)(const struct orr_tokenizer *t, const int32_t *ids, size_t count, char **text, size_t *size);
     void (*destroy)(struct orr_tokenizer *t);
+    /* NULL: it has no such tokens, or spells none. */
+    int32_t (*special)(const struct orr_tokenizer *t, enum orr_special special);
+    int32_t (*id)(const struct orr_tokenizer *t, const char *token);
+    const char *(*token)(const struct orr_tokenizer *t, int32_t id);
 };
 
 /* The first member of a kind's own struct, where it has tables to keep. */

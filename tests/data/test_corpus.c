@@ -15,7 +15,7 @@ static struct orr_tokenizer *bytes;
 static void setup(void)
 {
     files_setup();
-    bytes = orr_tokenizer_create("bytes");
+    bytes = orr_tokenizer_open("bytes");
 }
 
 static void teardown(void)

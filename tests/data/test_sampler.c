@@ -9,7 +9,7 @@
 /* A corpus whose token number i is i. */
 static struct orr_corpus *counting(int size)
 {
-    struct orr_tokenizer *bytes = orr_tokenizer_create("bytes");
+    struct orr_tokenizer *bytes = orr_tokenizer_open("bytes");
     uint16_t *tokens = malloc((size_t)size * sizeof(*tokens));
     const char *path = at("count.bin");
 

@@ -33,7 +33,7 @@ static int train(const char *path)
 
     ORR_TRY(orr_init(NULL));
     struct orr_model *model = orr_model_create(&(struct orr_mesh){.dp = 1, .pp = 1, .tp = 1, .ranks = 1});
-    struct orr_tokenizer *bytes = orr_tokenizer_create("bytes");
+    struct orr_tokenizer *bytes = orr_tokenizer_open("bytes");
     struct orr_corpus *corpus = orr_corpus_open(&path, 1, bytes, 0);
     if (!model || !corpus)
         return orr_error_code();

@@ -211,7 +211,7 @@ static void read_safetensors(const char *path, const struct sample *s, struct ta
 
 static void read_tokens(const char *path, const struct sample *s, struct tally *tally)
 {
-    struct orr_tokenizer *bytes = orr_tokenizer_create("bytes");
+    struct orr_tokenizer *bytes = orr_tokenizer_open("bytes");
     struct orr_corpus *c = orr_corpus_open(&path, 1, bytes, 0);
     int32_t ids[CAPACITY];
 

@@ -9,7 +9,7 @@
 
 START_TEST(bytes)
 {
-    struct orr_tokenizer *t = orr_tokenizer_create("bytes");
+    struct orr_tokenizer *t = orr_tokenizer_open("bytes");
     char all[512], *text;
     int32_t *ids;
     size_t count, size;
@@ -45,7 +45,7 @@ END_TEST
 START_TEST(refuses)
 {
     static const int32_t bad[] = {-1, 256, INT32_MAX, INT32_MIN};
-    struct orr_tokenizer *t = orr_tokenizer_create("bytes");
+    struct orr_tokenizer *t = orr_tokenizer_open("bytes");
     size_t size;
     char *text;
 
@@ -58,11 +58,11 @@ START_TEST(refuses)
     }
     orr_tokenizer_destroy(t);
 
-    ck_assert_ptr_null(orr_tokenizer_create("byte"));
+    ck_assert_ptr_null(orr_tokenizer_open("byte"));
     ck_assert_int_eq(orr_error_code(), ORR_EINVAL);
     ck_assert_ptr_nonnull(strstr(orr_error(), "\"byte\""));
     ck_assert_str_eq(orr_error_remedy(), "this version has: bytes");
-    ck_assert_ptr_null(orr_tokenizer_create(""));
+    ck_assert_ptr_null(orr_tokenizer_open(""));
 }
 END_TEST
 
