@@ -41,6 +41,9 @@ tests_test_math_SOURCES = tests/math/test_math.c tests/math/gelu.h tests/math/re
 check_PROGRAMS += tests/test_math_attention
 tests_test_math_attention_SOURCES = tests/math/test_math_attention.c tests/math/reference.h tests/check_main.h
 
+check_PROGRAMS += tests/test_math_sight
+tests_test_math_sight_SOURCES = tests/math/test_math_sight.c tests/math/reference.h tests/check_main.h
+
 check_PROGRAMS += tests/test_kernels_cpu
 tests_test_kernels_cpu_SOURCES = tests/math/test_kernels_cpu.c tests/math/gelu.h tests/math/reference.h tests/check_main.h
 

@@ -58,13 +58,13 @@ struct head {
     struct orri_dropout dropout;
     uint64_t first;             /* its first probability's element of the stream */
     struct matrix q, k, v;
+    const int32_t *from, *to;   /* [T]: query i sees keys from[i] .. to[i] - 1; neither ever falls */
 };
 
-/* Head i of all sequences. */
-static struct head head_of(enum orr_dtype dtype, const struct orri_attention *a, int i, const void *q, const void *k, const void *v)
+/* Query head h of sequence b, and the head of keys and values that it attends to. */
+static struct head head_of(enum orr_dtype dtype, const struct orri_attention *a, int b, int h, const void *q, const void *k, const void *v)
 {
-    int b = i / a->heads, h = i % a->heads;
-    int64_t at = (int64_t)b * a->seq * a->ld + (int64_t)h * a->head_dim;
+    int64_t at = (int64_t)b * a->seq * a->ld, keys = at + (int64_t)(h / orri_attention_group(a)) * a->head_dim;
     uint64_t number = (a->first_sample + (uint64_t)b) * (uint64_t)a->total_heads + (uint64_t)(a->first_head + h);
 
     return (struct head){
@@ -73,16 +73,52 @@ static struct head head_of(enum orr_dtype dtype, const struct orri_attention *a,
         .scale = a->scale,
         .dropout = a->dropout,
         .first = number * (uint64_t)a->seq * (uint64_t)a->seq,
-        .q = matrix_at(dtype, q, at, a->ld),
-        .k = matrix_at(dtype, k, at, a->ld),
-        .v = matrix_at(dtype, v, at, a->ld),
+        .q = matrix_at(dtype, q, at + (int64_t)h * a->head_dim, a->ld),
+        .k = matrix_at(dtype, k, keys, a->ld),
+        .v = matrix_at(dtype, v, keys, a->ld),
     };
 }
 
-/* The same head's rows of o or d_o. */
-static struct matrix outputs_of(enum orr_dtype dtype, const struct orri_attention *a, int i, const void *o)
+/* Its rows of o or d_o. */
+static struct matrix outputs_of(enum orr_dtype dtype, const struct orri_attention *a, int b, int h, const void *o)
 {
-    return matrix_at(dtype, o, (int64_t)(i / a->heads) * a->seq * a->ld_out + (int64_t)(i % a->heads) * a->head_dim, a->ld_out);
+    return matrix_at(dtype, o, (int64_t)b * a->seq * a->ld_out + (int64_t)h * a->head_dim, a->ld_out);
+}
+
+/* ---- who sees whom ------------------------------------------------------------------------------------------------------- */
+
+/* The keys that the queries of sequence b see. A sequence of the row begins where its place is 0. */
+static void see(const struct orri_attention *a, int b, int32_t *from, int32_t *to)
+{
+    const int32_t *place = a->places ? a->places + (size_t)b * (size_t)a->seq : NULL;
+    int end = a->seq;
+
+    for (int i = a->seq - 1; i >= 0; i--) {
+        int begin = place ? i - place[i] : 0, nearest = a->window ? i - a->window + 1 : begin;
+
+        from[i] = nearest > begin ? nearest : begin;
+        to[i] = a->bidirectional ? end : i + 1;
+        if (i == begin)
+            end = i;
+    }
+}
+
+/* What queries i .. i + n - 1 see between them of keys j .. j + count - 1, counted from j, in whole vectors. */
+struct span {
+    int first, end;
+};
+
+static struct span span_of(const struct head *h, int i, int n, int j, int count)
+{
+    int first = h->from[i] > j ? (h->from[i] - j) / LANES * LANES : 0, end = orri_least(h->to[i + n - 1] - j, count);
+
+    return (struct span){first, lanes(end > first ? end : first)};
+}
+
+/* Whether each of them sees all of these keys. */
+static bool see_all(const struct head *h, int i, int n, int j, int count)
+{
+    return h->from[i + n - 1] <= j && h->to[i] >= j + count;
 }
 
 /* The number in the stream of the probability that query i gives key j. */
@@ -179,98 +215,146 @@ static size_t cut_forward(enum orr_dtype dtype, const struct orri_attention *a, 
     return used;
 }
 
-/* Of the keys of a chunk, from j0 on, query i may see so many. */
-ORRI_INLINE int visible(int i, int j0)
+/* Where the keys that query i sees begin and end in a chunk from j0 on. */
+ORRI_INLINE int seen_from(const struct head *h, int i, int j0)
 {
-    return orri_least(i - j0 + 1, CHUNK);
+    int first = h->from[i] - j0;
+
+    return first < 0 ? 0 : orri_least(first, CHUNK);
 }
 
-/* Those behind them are hidden up to a whole vector. */
-static ORRI_SIMD void row_maxima(int rows, int i0, int j0, float *s, float *max)
+ORRI_INLINE int seen_to(const struct head *h, int i, int j0)
+{
+    int end = h->to[i] - j0;
+
+    return end < 0 ? 0 : orri_least(end, CHUNK);
+}
+
+/* What it does not see of its rows' span is hidden. */
+static ORRI_SIMD void row_maxima(const struct head *h, int i, int rows, struct span span, int j0, float *s, float *max)
 {
     for (int r = 0; r < rows; r++, s += CHUNK) {
-        int seen = visible(i0 + r, j0), count = lanes(seen);
-        float most = s[0];
+        int first = seen_from(h, i + r, j0), end = seen_to(h, i + r, j0);
+        float most = -INFINITY;
 
-        for (int j = seen; j < count; j++)
+        for (int j = span.first; j < orri_least(first, span.end); j++)
+            s[j] = -INFINITY;
+        for (int j = end > span.first ? end : span.first; j < span.end; j++)
             s[j] = -INFINITY;
 #pragma omp simd reduction(max : most)
-        for (int j = 0; j < count; j++)
+        for (int j = span.first; j < span.end; j++)
             most = s[j] > most ? s[j] : most;
         max[r] = most;
     }
 }
 
 /* One step of the online softmax: scores become exp(score - max), those of keys that a query may not see 0; what o holds of earlier
- * keys is brought to the new maximum. The maxima come first, for all rows: each is waited for then only once. */
-static ORRI_SIMD void softmax_step(int rows, int i0, int j0, int width, float *s, float *max, float *sum, float *o)
+ * keys, unless this is the first step, is brought to the new maximum. The maxima come first, for all rows: each is waited for then
+ * only once. */
+static ORRI_SIMD void softmax_step(const struct head *h, int i, int rows, struct span span, int j0, bool first, int width, float *s,
+                                   float *max, float *sum, float *o)
 {
     float most[TILE];
 
-    row_maxima(rows, i0, j0, s, most);
+    row_maxima(h, i, rows, span, j0, s, most);
     for (int r = 0; r < rows; r++, s += CHUNK, o += width) {
-        int count = lanes(visible(i0 + r, j0));
-        float new = j0 && max[r] > most[r] ? max[r] : most[r], part[LANES] = {0};
+        float new = !first && max[r] > most[r] ? max[r] : most[r], part[LANES] = {0};
 
-        for (int j = 0; j < count; j += LANES)
+        for (int j = span.first; j < span.end; j += LANES)
 #pragma omp simd
             for (int l = 0; l < LANES; l++) {
                 s[j + l] = orri_exp_bounded(s[j + l] - new);
                 part[l] += s[j + l];
             }
-        float old = j0 ? orri_exp_bounded(max[r] - new) : 0;
-        if (j0) {
+        float old = first ? 0 : orri_exp_bounded(max[r] - new);
+        if (!first) {
 #pragma omp simd
             for (int d = 0; d < width; d++)
                 o[d] *= old;
         }
-        sum[r] = j0 ? sum[r] * old + total(part) : total(part);
+        sum[r] = first ? total(part) : sum[r] * old + total(part);
         max[r] = new;
     }
 }
 
-/* o of queries i0 .. i0 + rows - 1 takes in those keys of a chunk, from j0 on, that they may see. */
-static void forward_chunk(const struct head *h, const struct forward *w, int i0, int rows, int j0)
+static void drop(const struct head *h, int i, int rows, int j0, float *s)
 {
-    int dim = h->dim, width = lanes(dim), keys = orri_least(i0 + rows - j0, CHUNK);
+    for (int r = 0; h->dropout.p > 0 && r < rows; r++, s += CHUNK) {
+        int begin = seen_from(h, i + r, j0), end = seen_to(h, i + r, j0);
 
-    for (int j = 0; j < keys; j += TILE)
-        for (int r = 0, n; r < rows; r += n) {
-            bool diagonal = j0 + j == i0;
-            n = orri_least(rows - r, diagonal ? LANES : TILE);
-            orri_small_product(ORRI_SMALL_TRANSPOSED, n, diagonal ? r + LANES : TILE, dim, w->q + r, TILE,
-                              w->k + (size_t)(j0 + j) * (size_t)dim, TILE, false, w->s + r * CHUNK + j, CHUNK);
-        }
-    softmax_step(rows, i0, j0, width, w->s, w->max, w->sum, w->o);
-    if (h->dropout.p > 0)
-        for (int r = 0; r < rows; r++)
-            orri_dropout_apply(&h->dropout, element_of(h, i0 + r, j0), (size_t)visible(i0 + r, j0), w->s + r * CHUNK);
-    for (int r = 0, n; r < rows; r += n) {
-        n = orri_least(rows - r, i0 < j0 + keys ? LANES : TILE);
-        orri_small_product(ORRI_SMALL_WIDE_ROWS, n, width, visible(i0 + r + n - 1, j0), w->s + r * CHUNK, 0,
-                          w->v + (size_t)j0 * (size_t)width, width, j0 > 0, w->o + r * width, width);
+        if (begin < end)
+            orri_dropout_apply(&h->dropout, element_of(h, i + r, j0 + begin), (size_t)(end - begin), s + begin);
     }
 }
 
-static void forward_head(const struct head *h, const struct matrix *o, float *lse, const struct forward *w)
+/* o of queries i0 .. i0 + rows - 1 takes in those of `keys` keys, from j0 on, that they may see; `first`: o holds nothing yet. */
+static void forward_chunk(const struct head *h, const struct forward *w, int i0, int rows, int j0, int keys, bool first)
 {
     int dim = h->dim, width = lanes(dim);
 
-    for (int j0 = 0; j0 < h->seq; j0 += TILE)
-        take_transposed(&h->k, j0, orri_least(h->seq - j0, TILE), dim, 1, w->room, w->k + (size_t)j0 * (size_t)dim);
-    take(&h->v, 0, h->seq, dim, width, w->v);
-    for (int i0 = 0; i0 < h->seq; i0 += TILE) {
-        int rows = orri_least(h->seq - i0, TILE);
-
-        take_transposed(&h->q, i0, rows, dim, h->scale, w->room, w->q);
-        for (int j0 = 0; j0 < i0 + rows; j0 += CHUNK)
-            forward_chunk(h, w, i0, rows, j0);
-        for (int r = 0; r < rows; r++) {
-            multiply(dim, 1 / w->sum[r], w->o + r * width);
-            orri_round(o->dtype, (size_t)dim, w->o + r * width, row_of(o, i0 + r));
-            lse[i0 + r] = w->max[r] + logf(w->sum[r]);
+    for (int j = 0; j < keys; j += TILE)
+        for (int r = 0, n; r < rows; r += n) {
+            n = orri_least(rows - r, see_all(h, i0, rows, j0 + j, TILE) ? TILE : LANES);
+            struct span span = span_of(h, i0 + r, n, j0 + j, TILE);
+            if (span.first < span.end)
+                orri_small_product(ORRI_SMALL_TRANSPOSED, n, span.end - span.first, dim, w->q + r, TILE,
+                                  w->k + (size_t)(j0 + j) * (size_t)dim + span.first, TILE, false, w->s + r * CHUNK + j + span.first,
+                                  CHUNK);
         }
+    for (int r = 0, n; r < rows; r += n) {
+        n = orri_least(rows - r, see_all(h, i0, rows, j0, keys) ? TILE : LANES);
+        struct span span = span_of(h, i0 + r, n, j0, keys);
+        float *s = w->s + r * CHUNK, *o = w->o + r * width;
+        if (span.first == span.end)
+            continue;
+        softmax_step(h, i0 + r, n, span, j0, first, width, s, w->max + r, w->sum + r, o);
+        drop(h, i0 + r, n, j0, s);
+        orri_small_product(ORRI_SMALL_WIDE_ROWS, n, width, orri_least(span.end, keys) - span.first, s + span.first, 0,
+                          w->v + (size_t)(j0 + span.first) * (size_t)width, width, !first, o, width);
     }
+}
+
+/* Finite, so that what is hidden differs from it by infinity. */
+#define LEAST (-1e30f)
+
+/* Where a query does not see any of the first keys, o begins as a sum of none. */
+static bool begin_block(const struct head *h, const struct forward *w, int i0, int rows, int j0, int keys)
+{
+    bool all = true;
+
+    for (int r = 0; r < rows; r++)
+        all = all && h->from[i0 + r] < orri_least(h->to[i0 + r], j0 + keys);
+    if (all)
+        return true;
+    memset(w->o, 0, (size_t)rows * (size_t)lanes(h->dim) * sizeof(*w->o));
+    for (int r = 0; r < rows; r++) {
+        w->max[r] = LEAST;
+        w->sum[r] = 0;
+    }
+    return false;
+}
+
+static void forward_block(const struct head *h, const struct matrix *o, float *lse, const struct forward *w, int i0)
+{
+    int dim = h->dim, width = lanes(dim), rows = orri_least(h->seq - i0, TILE);
+    int begin = h->from[i0] / TILE * TILE, end = h->to[i0 + rows - 1];
+    bool first = begin_block(h, w, i0, rows, begin, orri_least(end - begin, CHUNK));
+
+    take_transposed(&h->q, i0, rows, dim, h->scale, w->room, w->q);
+    for (int j0 = begin; j0 < end; j0 += CHUNK, first = false)
+        forward_chunk(h, w, i0, rows, j0, orri_least(end - j0, CHUNK), first);
+    for (int r = 0; r < rows; r++) {
+        multiply(dim, w->sum[r] > 0 ? 1 / w->sum[r] : 0, w->o + r * width);
+        orri_round(o->dtype, (size_t)dim, w->o + r * width, row_of(o, i0 + r));
+        lse[i0 + r] = w->sum[r] > 0 ? w->max[r] + logf(w->sum[r]) : INFINITY;
+    }
+}
+
+static void take_keys(const struct head *h, const struct forward *w)
+{
+    for (int j0 = 0; j0 < h->seq; j0 += TILE)
+        take_transposed(&h->k, j0, orri_least(h->seq - j0, TILE), h->dim, 1, w->room, w->k + (size_t)j0 * (size_t)h->dim);
+    take(&h->v, 0, h->seq, h->dim, lanes(h->dim), w->v);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------------------------- */
@@ -281,7 +365,7 @@ struct backward {
     float *delta;               /* [T]                                                                    */
     float *k, *v;               /* of a tile of keys: [D,TILE], transposed                                */
     float *k_rows;              /* [TILE,lanes(D)]                                                        */
-    float *dk, *dv;             /* [D,TILE], transposed                                                   */
+    float *dk, *dv;             /* [D,TILE], transposed; where several heads share keys, of all tiles     */
     float *p;                   /* [TILE,TILE], scores, then dropped probabilities                        */
     float *ds;                  /* [TILE,TILE], gradient of these, then of q k^T                          */
     float *room;                /* [TILE,D], of other elements than fp32                                  */
@@ -290,6 +374,7 @@ struct backward {
 static size_t cut_backward(enum orr_dtype dtype, const struct orri_attention *a, void *scratch, struct backward *w)
 {
     size_t dim = (size_t)a->head_dim, width = (size_t)lanes(a->head_dim), seq = (size_t)a->seq, used = 0;
+    size_t keys = orri_attention_group(a) > 1 ? whole_tiles(a->seq) : TILE;
 
     *w = (struct backward){
         .q = cut(scratch, &used, whole_tiles(a->seq) * dim),
@@ -299,8 +384,8 @@ static size_t cut_backward(enum orr_dtype dtype, const struct orri_attention *a,
         .k = cut(scratch, &used, dim * TILE),
         .v = cut(scratch, &used, dim * TILE),
         .k_rows = cut(scratch, &used, TILE * width),
-        .dk = cut(scratch, &used, dim * TILE),
-        .dv = cut(scratch, &used, dim * TILE),
+        .dk = cut(scratch, &used, dim * keys),
+        .dv = cut(scratch, &used, dim * keys),
         .p = cut(scratch, &used, TILE * TILE),
         .ds = cut(scratch, &used, TILE * TILE),
         .room = cut(scratch, &used, dtype == ORR_F32 ? 0 : TILE * dim),
@@ -338,55 +423,105 @@ static ORRI_SIMD void row_backward(int count, float lse, float delta, const floa
         }
 }
 
-/* p and ds of queries from i0 on and keys from j0 on become what they are last. */
-static void softmax_backward(const struct head *h, const float *lse, const struct backward *w, int i0, int rows, int j0)
+/* p and ds of queries from i on become what they are last in their span of keys from j0 on: 0 where a query does not see a key. */
+static void softmax_backward(const struct head *h, const float *lse, const struct backward *w, int i, int rows, struct span span, int j0,
+                             float *p, float *ds)
 {
     float keep[TILE];
 
     for (int j = 0; j < TILE; j++)
         keep[j] = 1;
-    for (int r = 0; r < rows; r++) {
-        int i = i0 + r, seen = orri_least(i - j0 + 1, TILE);
-        float *p = w->p + r * TILE, *ds = w->ds + r * TILE;
+    for (int end = i + rows; i < end; i++, p += TILE, ds += TILE) {
+        int first = orri_least(seen_from(h, i, j0), span.end), last = orri_least(seen_to(h, i, j0), span.end);
 
-        if (h->dropout.p > 0) {
-            for (int j = 0; j < seen; j++)
+        if (h->dropout.p > 0 && first < last) {
+            for (int j = first; j < last; j++)
                 keep[j] = 1;
-            orri_dropout_apply(&h->dropout, element_of(h, i, j0), (size_t)seen, keep);
+            orri_dropout_apply(&h->dropout, element_of(h, i, j0 + first), (size_t)(last - first), keep + first);
         }
-        row_backward(lanes(seen), lse[i], w->delta[i], keep, p, ds);
-        for (int j = seen; j < lanes(seen); j++)
+        row_backward(span.end - span.first, lse[i], w->delta[i], keep + span.first, p + span.first, ds + span.first);
+        for (int j = span.first; j < first; j++)
+            p[j] = ds[j] = 0;
+        for (int j = last > span.first ? last : span.first; j < span.end; j++)
             p[j] = ds[j] = 0;
     }
 }
 
-/* What a block of queries and a tile of keys add to dq, dk and dv. Only on the diagonal, the last of it, has a tile fewer keys. */
-static void backward_tile(const struct head *h, const float *lse, const struct backward *w, int i0, int j0)
+/* A block of queries and a tile of keys: p, ds and what they add to dq, and, for `step` queries each, the keys that they see. */
+static void backward_queries(const struct head *h, const float *lse, const struct backward *w, int i0, int rows, int j0, int step,
+                             struct span *seen)
 {
-    bool diagonal = i0 == j0;
-    int dim = h->dim, width = lanes(dim), rows = orri_least(h->seq - i0, TILE);
-    int keys = diagonal ? rows : TILE, step = diagonal ? LANES : TILE;
+    int dim = h->dim, width = lanes(dim);
     const float *q = w->q + (size_t)i0 * (size_t)dim, *d_o = w->d_o + (size_t)i0 * (size_t)dim;
 
-    for (int r = 0; r < rows; r += step) {
-        int n = orri_least(rows - r, step), cols = diagonal ? r + step : TILE;
-        orri_small_product(ORRI_SMALL_TRANSPOSED, n, cols, dim, q + r, TILE, w->k, TILE, false, w->p + r * TILE, TILE);
-        orri_small_product(ORRI_SMALL_TRANSPOSED, n, cols, dim, d_o + r, TILE, w->v, TILE, false, w->ds + r * TILE, TILE);
-    }
-    softmax_backward(h, lse, w, i0, rows, j0);
-    for (int j = 0; j < keys; j += step) {
-        int r = diagonal ? j : 0;
-        orri_small_product(ORRI_SMALL_ROWS, dim, step, rows - r, d_o + r, 0, w->p + r * TILE + j, TILE, !diagonal, w->dv + j, TILE);
-        orri_small_product(ORRI_SMALL_ROWS, dim, step, rows - r, q + r, 0, w->ds + r * TILE + j, TILE, !diagonal, w->dk + j, TILE);
-    }
-    for (int r = 0; r < rows; r += step) {
+    for (int r = 0; r < rows; r += step, seen++) {
         int n = orri_least(rows - r, step);
-        orri_small_product(ORRI_SMALL_ROWS, n, width, diagonal ? r + n : TILE, w->ds + r * TILE, 0, w->k_rows, width, j0 > 0,
-                          w->dq + (size_t)(i0 + r) * (size_t)width, width);
+        struct span span = *seen = span_of(h, i0 + r, n, j0, TILE);
+        float *p = w->p + r * TILE, *ds = w->ds + r * TILE;
+
+        if (span.first == span.end)
+            continue;
+        orri_small_product(ORRI_SMALL_TRANSPOSED, n, span.end - span.first, dim, q + r, TILE, w->k + span.first, TILE, false,
+                          p + span.first, TILE);
+        orri_small_product(ORRI_SMALL_TRANSPOSED, n, span.end - span.first, dim, d_o + r, TILE, w->v + span.first, TILE, false,
+                          ds + span.first, TILE);
+        softmax_backward(h, lse, w, i0 + r, n, span, j0, p, ds);
+        orri_small_product(ORRI_SMALL_ROWS, n, width, orri_least(span.end, h->seq - j0) - span.first, ds + span.first, 0,
+                          w->k_rows + span.first * width, width, true, w->dq + (size_t)(i0 + r) * (size_t)width, width);
     }
 }
 
-static void backward_head(const struct head *h, const struct matrix *o, const struct matrix *d_o, const float *lse,
+/* What they add to dk and dv: columns of keys, of those queries that see any of them. */
+static void backward_keys(const struct head *h, const struct backward *w, int i0, int rows, int step, const struct span *seen,
+                          float *dk, float *dv)
+{
+    int dim = h->dim, groups = (rows + step - 1) / step;
+    const float *q = w->q + (size_t)i0 * (size_t)dim, *d_o = w->d_o + (size_t)i0 * (size_t)dim;
+
+    for (int j = 0; j < TILE; j += step) {
+        int first = 0, end = groups;
+
+        while (first < end && (seen[first].end <= j || seen[first].first >= j + step))
+            first++;
+        while (first < end && (seen[end - 1].end <= j || seen[end - 1].first >= j + step))
+            end--;
+        if (first == end)
+            continue;
+        int r = first * step, n = orri_least(rows, end * step) - r;
+        orri_small_product(ORRI_SMALL_ROWS, dim, step, n, d_o + r, 0, w->p + r * TILE + j, TILE, true, dv + j, TILE);
+        orri_small_product(ORRI_SMALL_ROWS, dim, step, n, q + r, 0, w->ds + r * TILE + j, TILE, true, dk + j, TILE);
+    }
+}
+
+static void backward_tile(const struct head *h, const float *lse, const struct backward *w, int i0, int j0, float *dk, float *dv)
+{
+    int rows = orri_least(h->seq - i0, TILE), step = see_all(h, i0, rows, j0, TILE) ? TILE : LANES;
+    struct span seen[TILE / LANES];
+
+    backward_queries(h, lse, w, i0, rows, j0, step, seen);
+    backward_keys(h, w, i0, rows, step, seen, dk, dv);
+}
+
+/* What one query head adds, first or not, to dk and dv of a tile of keys. */
+static void backward_column(const struct head *h, const float *lse, const struct backward *w, int j0, bool first, float *dk, float *dv)
+{
+    int dim = h->dim, keys = orri_least(h->seq - j0, TILE), i0 = 0;
+
+    take_transposed(&h->k, j0, keys, dim, 1, w->room, w->k);
+    take_transposed(&h->v, j0, keys, dim, 1, w->room, w->v);
+    take(&h->k, j0, keys, dim, lanes(dim), w->k_rows);
+    if (first) {
+        memset(dk, 0, (size_t)dim * TILE * sizeof(*dk));
+        memset(dv, 0, (size_t)dim * TILE * sizeof(*dv));
+    }
+    while (i0 < h->seq && h->to[orri_least(i0 + TILE, h->seq) - 1] <= j0)
+        i0 += TILE;
+    for (; i0 < h->seq && h->from[i0] < j0 + keys; i0 += TILE)
+        backward_tile(h, lse, w, i0, j0, dk, dv);
+}
+
+/* Query head number `member` of those that share keys; the last gives dk and dv away. */
+static void backward_head(const struct head *h, int member, int group, const struct matrix *o, const struct matrix *d_o, const float *lse,
                           const struct backward *w)
 {
     int dim = h->dim, width = lanes(dim);
@@ -398,17 +533,17 @@ static void backward_head(const struct head *h, const struct matrix *o, const st
         take_transposed(d_o, i0, rows, dim, 1, w->room, w->d_o + (size_t)i0 * (size_t)dim);
     }
     row_products(o, d_o, h->seq, dim, w->room, w->delta);
+    memset(w->dq, 0, (size_t)h->seq * (size_t)width * sizeof(*w->dq));
     for (int j0 = 0; j0 < h->seq; j0 += TILE) {
+        size_t at = group > 1 ? (size_t)j0 * (size_t)dim : 0;
         int keys = orri_least(h->seq - j0, TILE);
 
-        take_transposed(&h->k, j0, keys, dim, 1, w->room, w->k);
-        take_transposed(&h->v, j0, keys, dim, 1, w->room, w->v);
-        take(&h->k, j0, keys, dim, width, w->k_rows);
-        for (int i0 = j0; i0 < h->seq; i0 += TILE)
-            backward_tile(h, lse, w, i0, j0);
+        backward_column(h, lse, w, j0, member == 0, w->dk + at, w->dv + at);
+        if (member < group - 1)
+            continue;
         /* These rows of k and v are not read again. */
-        give_transposed(&h->k, j0, keys, dim, w->dk, w->room);
-        give_transposed(&h->v, j0, keys, dim, w->dv, w->room);
+        give_transposed(&h->k, j0, keys, dim, w->dk + at, w->room);
+        give_transposed(&h->v, j0, keys, dim, w->dv + at, w->room);
     }
     for (int t = 0; t < h->seq; t++) {
         float *dq = w->dq + (size_t)t * (size_t)width;
@@ -420,19 +555,40 @@ static void backward_head(const struct head *h, const struct matrix *o, const st
 
 /* ---- all heads --------------------------------------------------------------------------------------------------------------- */
 
-/* Bytes for a thread: the pieces begin at a cache line, wherever the scratch does. */
+/* What a thread works on: a head of keys of one sequence, and the query heads that share it. Its scratch is who sees whom, then the
+ * pass's pieces, each from a cache line on, wherever the scratch begins. */
+struct sight {
+    int32_t *from, *to;
+};
+
+static size_t cut_sight(const struct orri_attention *a, void *scratch, struct sight *sight)
+{
+    size_t used = 0;
+
+    sight->from = (int32_t *)cut(scratch, &used, (size_t)a->seq);
+    sight->to = (int32_t *)cut(scratch, &used, (size_t)a->seq);
+    return used;
+}
+
+static size_t sight_bytes(const struct orri_attention *a)
+{
+    struct sight sight;
+
+    return cut_sight(a, NULL, &sight);
+}
+
 static size_t forward_scratch(enum orr_dtype dtype, const struct orri_attention *a)
 {
     struct forward w;
 
-    return cut_forward(dtype, a, NULL, &w) + LINE;
+    return sight_bytes(a) + cut_forward(dtype, a, NULL, &w) + LINE;
 }
 
 static size_t backward_scratch(enum orr_dtype dtype, const struct orri_attention *a)
 {
     struct backward w;
 
-    return cut_backward(dtype, a, NULL, &w) + LINE;
+    return sight_bytes(a) + cut_backward(dtype, a, NULL, &w) + LINE;
 }
 
 size_t orri_cpu_attention_forward_scratch(const struct orri_attention *a, enum orr_dtype dtype)
@@ -450,16 +606,33 @@ static void *own_scratch(void *scratch, size_t bytes)
     return (char *)scratch + (size_t)orri_team_place() * bytes;
 }
 
+static int key_heads(const struct orri_attention *a)
+{
+    return a->heads / orri_attention_group(a);
+}
+
 static void forward_heads(enum orr_dtype dtype, const struct orri_attention *a, int i, int n, const void *q, const void *k,
                           const void *v, void *o, float *lse, void *scratch)
 {
     struct forward w;
+    struct sight sight;
+    int group = orri_attention_group(a);
 
-    cut_forward(dtype, a, scratch, &w);
+    cut_forward(dtype, a, (char *)scratch + cut_sight(a, scratch, &sight), &w);
     for (int end = i + n; i < end; i++) {
-        const struct head head = head_of(dtype, a, i, q, k, v);
-        const struct matrix out = outputs_of(dtype, a, i, o);
-        forward_head(&head, &out, lse + (size_t)i * (size_t)a->seq, &w);
+        int b = i / key_heads(a), first = i % key_heads(a) * group;
+
+        see(a, b, sight.from, sight.to);
+        for (int h = first; h < first + group; h++) {
+            struct head head = head_of(dtype, a, b, h, q, k, v);
+            const struct matrix out = outputs_of(dtype, a, b, h, o);
+            head.from = sight.from;
+            head.to = sight.to;
+            if (h == first)
+                take_keys(&head, &w);
+            for (int i0 = 0; i0 < a->seq; i0 += TILE)
+                forward_block(&head, &out, lse + (size_t)(b * a->heads + h) * (size_t)a->seq, &w, i0);
+        }
     }
 }
 
@@ -467,25 +640,35 @@ static void backward_heads(enum orr_dtype dtype, const struct orri_attention *a,
                            const void *o, const void *d_o, const float *lse, void *scratch)
 {
     struct backward w;
+    struct sight sight;
+    int group = orri_attention_group(a);
 
-    cut_backward(dtype, a, scratch, &w);
+    cut_backward(dtype, a, (char *)scratch + cut_sight(a, scratch, &sight), &w);
     for (int end = i + n; i < end; i++) {
-        const struct head head = head_of(dtype, a, i, q, k, v);
-        const struct matrix out = outputs_of(dtype, a, i, o), d_out = outputs_of(dtype, a, i, d_o);
-        backward_head(&head, &out, &d_out, lse + (size_t)i * (size_t)a->seq, &w);
+        int b = i / key_heads(a), first = i % key_heads(a) * group;
+
+        see(a, b, sight.from, sight.to);
+        for (int member = 0; member < group; member++) {
+            int h = first + member;
+            struct head head = head_of(dtype, a, b, h, q, k, v);
+            const struct matrix out = outputs_of(dtype, a, b, h, o), d_out = outputs_of(dtype, a, b, h, d_o);
+            head.from = sight.from;
+            head.to = sight.to;
+            backward_head(&head, member, group, &out, &d_out, lse + (size_t)(b * a->heads + h) * (size_t)a->seq, &w);
+        }
     }
 }
 
 void orri_cpu_attention_forward(enum orr_dtype dtype, const struct orri_attention *a, const void *q, const void *k, const void *v,
                                 void *o, float *lse, void *scratch)
 {
-    ORRI_TEAM_FOR(a->batch * a->heads, 1, i, n,
+    ORRI_TEAM_FOR(a->batch * key_heads(a), 1, i, n,
                   forward_heads(dtype, a, i, n, q, k, v, o, lse, own_scratch(scratch, forward_scratch(dtype, a))));
 }
 
 void orri_cpu_attention_backward(enum orr_dtype dtype, const struct orri_attention *a, void *q, void *k, void *v, const void *o,
                                  const void *d_o, const float *lse, void *scratch)
 {
-    ORRI_TEAM_FOR(a->batch * a->heads, 1, i, n,
+    ORRI_TEAM_FOR(a->batch * key_heads(a), 1, i, n,
                   backward_heads(dtype, a, i, n, q, k, v, o, d_o, lse, own_scratch(scratch, backward_scratch(dtype, a))));
 }

@@ -89,9 +89,9 @@ struct orri_dropout {
 /* x[k] = keep(first + k) ? x[k] / (1 - p) : 0, keep(e) = uniform element e of the stream >= p. In place. */
 void orri_dropout_apply(const struct orri_dropout *d, uint64_t first, size_t count, float *x);
 
-/* ---- causal attention (Vaswani et al. 2017; online softmax: Milakov, Gimelshein 2018; backward by
- * recomputation: Dao et al. 2022). Never holds a T x T matrix: works on blocks of 64 queries and at most 256
- * keys; what lies above the diagonal is left out, but for parts of blocks on it. ------------------ */
+/* ---- attention (Vaswani et al. 2017; online softmax: Milakov, Gimelshein 2018; backward by recomputation: Dao et al. 2022; heads that
+ * share keys and values: Ainslie et al. 2023; sliding window: Beltagy et al. 2020). Never holds a T x T matrix: works on blocks of 64
+ * queries and at most 256 keys; blocks that nobody may see are left out, but for parts of blocks at the edge. ------------------ */
 
 struct orri_attention {
     int batch, seq, heads, head_dim;    /* B, T, H, D                                        */
@@ -103,10 +103,21 @@ struct orri_attention {
                                            ((first_sample + b)*total_heads + first_head + h)*T*T + i*T + j */
     uint64_t first_sample;
     int total_heads, first_head;
+    int kv_heads;                       /* of k and v, of which query head h has number h / (H / kv_heads); 0: H    */
+    bool bidirectional;                 /* a query sees the keys behind it, too: there is no causal mask            */
+    int window;                         /* of keys that lie before it it sees so many, itself counted; 0: all       */
+    const int32_t *places;              /* [B,T] of each token in its own sequence, where several share a row: none sees
+                                           another's; NULL: a row is one sequence                                   */
 };
 
+/* Query heads that share keys and values. */
+static inline int orri_attention_group(const struct orri_attention *a)
+{
+    return a->kv_heads ? a->heads / a->kv_heads : 1;
+}
+
 /* What is kept of a sequence: row first + t % page of page number t / page has the keys of position t, of all heads, and behind them
- * the values. Rows have 2 H D elements. */
+ * the values. Rows have 2 D elements for each of these heads. */
 struct orri_kept {
     int length;                         /* positions                                           */
     int page;                           /* of a page                                           */

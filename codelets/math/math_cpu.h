@@ -82,7 +82,7 @@ void orri_cpu_position_backward(enum orr_dtype dtype, int batch, struct orr_part
 size_t orri_cpu_attention_forward_scratch(const struct orri_attention *a, enum orr_dtype dtype);
 size_t orri_cpu_attention_backward_scratch(const struct orri_attention *a, enum orr_dtype dtype);
 
-/* o = dropout(softmax(scale q k^T + causal mask)) v; lse[(b*H + h)*T + t] = log-sum-exp of the scaled row. */
+/* o = dropout(softmax(scale q k^T + mask)) v; lse[(b*H + h)*T + t] = log-sum-exp of the scaled row, of the keys that it sees. */
 void orri_cpu_attention_forward(enum orr_dtype dtype, const struct orri_attention *a, const void *q, const void *k, const void *v,
                                 void *o, float *lse, void *scratch);
 
