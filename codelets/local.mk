@@ -1,4 +1,5 @@
 nobase_api_HEADERS += \
+	codelets/layer.h \
 	codelets/attention/attention.h \
 	codelets/embedding/embedding.h \
 	codelets/head/head.h \
@@ -14,7 +15,7 @@ liborri_la_SOURCES += \
 	codelets/math/cross_entropy.c \
 	codelets/math/dropout.c \
 	codelets/math/elements.h \
-	codelets/math/gelu.c \
+	codelets/math/activation.c \
 	codelets/math/gemm.c \
 	codelets/math/gemm_cuda.h \
 	codelets/math/kernels.h \
@@ -33,6 +34,7 @@ liborri_la_SOURCES += \
 	codelets/math/residual.c \
 	codelets/math/residual.h \
 	codelets/math/residual_passes.h \
+	codelets/math/rotary.c \
 	codelets/math/rows.c \
 	codelets/math/simd_math.h \
 	codelets/math/small_product.c \
@@ -42,6 +44,7 @@ liborri_la_SOURCES += \
 
 # Kernels on a CUDA device.
 CUDA_SOURCES += \
+	codelets/math/activation_cuda.cu \
 	codelets/math/attention_cuda.cu \
 	codelets/math/attention_cudnn_cuda.cu \
 	codelets/math/attention_next_cuda.cu \

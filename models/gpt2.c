@@ -42,10 +42,12 @@ static int wire(struct orr_model *m, const struct orr_gpt2 *g)
     /* Projections onto the residual stream start smaller, by 1/sqrt of their number (section 2.3). */
     float std = g->initializer_range, residual_std = std / sqrtf(2 * (float)g->n_layer);
     struct orr_embedding embedding = {g->vocab_size, g->n_positions, g->n_embd, g->embd_pdrop, std};
-    struct orr_attention attention = {g->n_embd,      g->n_head, g->layer_norm_epsilon, g->attn_pdrop,
-                                      g->resid_pdrop, std,       residual_std};
-    struct orr_mlp mlp = {g->n_embd, g->n_inner, g->layer_norm_epsilon, g->resid_pdrop, std, residual_std};
-    struct orr_head head = {g->vocab_size, g->n_embd, g->layer_norm_epsilon, std};
+    struct orr_attention attention = {.width = g->n_embd, .heads = g->n_head, .eps = g->layer_norm_epsilon,
+                                      .attention_dropout = g->attn_pdrop, .dropout = g->resid_pdrop, .std = std,
+                                      .projection_std = residual_std};
+    struct orr_mlp mlp = {.width = g->n_embd, .hidden = g->n_inner, .eps = g->layer_norm_epsilon, .dropout = g->resid_pdrop,
+                          .std = std, .projection_std = residual_std};
+    struct orr_head head = {.vocab = g->vocab_size, .width = g->n_embd, .eps = g->layer_norm_epsilon, .std = std};
 
     /* x is the residual stream [B,T,C]. */
     ORR_TRY(orr_embedding(m, &embedding));                  /* x  = wte[token] + wpe[position]               */

@@ -9,41 +9,59 @@
 
 enum { PROBABILITY_DROPOUT, ATTENTION_DROPOUT };      /* places */
 
-static void specify(const void *config, struct orr_block_spec *spec)
+static int kv_heads_of(const struct orr_attention *a)
 {
-    const struct orr_attention *a = config;
-    int c = a->width, head = a->width / a->heads;
-
-    *spec = (struct orr_block_spec){
-        .groups = 1,
-        .views = {ORRI_RESIDUAL_VIEWS},
-        .view = {{{"norm.weight", 1, {c, 0}, ORR_INITIAL_ONE, 0, -1, 1, 1, 0},
-                  {"norm.bias", 1, {c, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0},
-                  {"qkv.weight", 2, {c, 3 * c}, ORR_INITIAL_NORMAL, a->std, 1, 3, head, 0},
-                  {"qkv.bias", 1, {3 * c, 0}, ORR_INITIAL_ZERO, 0, 0, 3, head, 0},
-                  {"proj.weight", 2, {c, c}, ORR_INITIAL_NORMAL, a->projection_std, 0, 1, head, 0},
-                  {"proj.bias", 1, {c, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0}}},
-        .width = c,
-        .input_width = c,
-    };
+    return a->kv_heads ? a->kv_heads : a->heads;
 }
 
-static struct orri_attention kernel(const struct orr_attention *a, int batch, int seq, int shards,
-                                                          int shard)
+static int head_dim_of(const struct orr_attention *a)
 {
-    struct orr_part heads = orr_split(a->heads, 1, shards, shard);
-    int head = a->width / a->heads;
+    return a->head_dim ? a->head_dim : a->width / a->heads;
+}
+
+/* q, k and v as three parts of one matrix, or apart. A shard has a heads of keys and the queries that share it, or several. */
+static void specify(const void *config, struct orr_block_spec *spec)
+{
+    static const char *const weights[] = {"q.weight", "k.weight", "v.weight"}, *const biases[] = {"q.bias", "k.bias", "v.bias"};
+    const struct orr_attention *a = config;
+    int c = a->width, d = head_dim_of(a), q = a->heads * d, k = kv_heads_of(a) * d, n;
+    bool apart = a->style.matrices == ORR_OUT_IN;
+    int widths[] = {q, k, k}, unit = q / kv_heads_of(a), norms;
+    struct orr_view *view = spec->view[0];
+
+    *spec = (struct orr_block_spec){.groups = 1, .width = c, .input_width = c};
+    n = norms = orri_norm_specify(&a->style, c, view);
+    for (int i = 0; i < (apart ? 3 : 1); i++)
+        orri_add_view(view, &n, apart ? weights[i] : "qkv.weight",
+                      orri_matrix_view(apart, c, apart ? widths[i] : 3 * q, true, i ? d : unit, a->std));
+    for (int i = 0; a->style.biases != ORR_NO_BIASES && i < (apart ? 3 : 1); i++)
+        orri_add_view(view, &n, apart ? biases[i] : "qkv.bias", orri_bias_view(apart ? widths[i] : 3 * q, true, i ? d : unit));
+    for (int i = norms; !apart && i < n; i++)
+        view[i].groups = 3;
+    orri_add_view(view, &n, "proj.weight", orri_matrix_view(apart, q, c, false, unit, a->projection_std));
+    if (a->style.biases == ORR_BIASES)
+        orri_add_view(view, &n, "proj.bias", orri_bias_view(c, false, 1));
+    spec->views[0] = n;
+}
+
+static struct orri_attention kernel(const struct orr_attention *a, int batch, int seq, int shards, int shard)
+{
+    struct orr_part shared = orr_split(kv_heads_of(a), 1, shards, shard);
+    int group = a->heads / kv_heads_of(a), heads = (int)shared.count * group, d = head_dim_of(a);
 
     return (struct orri_attention){
         .batch = batch,
         .seq = seq,
-        .heads = (int)heads.count,
-        .head_dim = head,
-        .ld = 3 * heads.count * head,
-        .ld_out = heads.count * head,
-        .scale = 1 / sqrtf((float)head),
+        .heads = heads,
+        .kv_heads = (int)shared.count,
+        .head_dim = d,
+        .ld = (heads + 2 * shared.count) * d,
+        .ld_out = (int64_t)heads * d,
+        .scale = 1 / sqrtf((float)d),
         .total_heads = a->heads,
-        .first_head = (int)heads.first,
+        .first_head = (int)shared.first * group,
+        .bidirectional = a->bidirectional,
+        .window = a->window,
     };
 }
 
@@ -57,6 +75,52 @@ static struct orri_attention kernel_of(const struct orr_operands *o)
     return k;
 }
 
+/* ---- positions ------------------------------------------------------------------------------------------------------- */
+
+/* Of wavelengths that the trained positions hold many times nothing changes. */
+static double llama3_frequency(const struct orr_rotary *r, double frequency)
+{
+    double turns = r->positions * frequency / (2 * 3.14159265358979323846);
+    double smooth = (turns - (double)r->low) / ((double)r->high - (double)r->low);
+
+    smooth = smooth < 0 ? 0 : smooth > 1 ? 1 : smooth;
+    return (1 - smooth) * frequency / (double)r->factor + smooth * frequency;
+}
+
+static struct orri_rotary rotary_of(const struct orr_rotary *r, int head_dim, int seq)
+{
+    struct orri_rotary rotary = {.half = head_dim / 2};
+    double theta = (double)r->theta;
+
+    if (r->scaling == ORR_ROTARY_DYNAMIC && seq > r->positions)
+        theta *= pow((double)r->factor * seq / r->positions - (double)r->factor + 1, head_dim / (head_dim - 2.0));
+    for (int d = 0; d < rotary.half; d++) {
+        double frequency = pow(theta, -2.0 * d / head_dim);
+        rotary.frequency[d] = (float)(r->scaling == ORR_ROTARY_LINEAR   ? frequency / (double)r->factor
+                                      : r->scaling == ORR_ROTARY_LLAMA3 ? llama3_frequency(r, frequency)
+                                                                        : frequency);
+    }
+    return rotary;
+}
+
+/* q and k, which lie beside each other, or their gradients. Sequences that are continued begin each where it is. */
+static void turn(const struct orr_operands *o, const struct orri_attention *k, bool inverse, void *u)
+{
+    const struct orr_attention *a = o->config;
+    int heads = k->heads + k->kv_heads;
+
+    if (a->rotary.theta == 0)
+        return;
+    const struct orri_rotary rotary = rotary_of(&a->rotary, k->head_dim, o->past ? 0 : o->seq);
+    if (!o->past)
+        ORRI_KERNEL(o, rotate, o->dtype, &rotary, o->batch, o->seq, heads, 0, k->places, inverse, u, k->ld);
+    for (int b = 0; o->past && b < o->batch; b++)
+        ORRI_KERNEL(o, rotate, o->dtype, &rotary, 1, o->seq, heads, o->past->first[b], NULL, inverse,
+                    orri_at(o, u, (int64_t)b * o->seq * k->ld), k->ld);
+}
+
+/* ---- heads ------------------------------------------------------------------------------------------------------------ */
+
 /* u is q, k and v beside each other in a row, each by heads; h what the heads give; the rest lse [B,H,T], the log-sum-exp of the
  * scores. */
 struct heads {
@@ -65,14 +129,16 @@ struct heads {
 
 static struct heads heads_at(const struct orr_operands *o, const struct orri_attention *k, void *u)
 {
-    return (struct heads){u, orri_at(o, u, k->ld_out), orri_at(o, u, 2 * k->ld_out)};
+    int64_t keys = k->ld_out, values = keys + (int64_t)k->kv_heads * k->head_dim;
+
+    return (struct heads){u, orri_at(o, u, keys), orri_at(o, u, values)};
 }
 
 /* Keys and values of the sequence's new positions, which lie beside each other in u, to the pages. */
 static void keep(const struct orr_operands *o, const struct orri_attention *k, int b, void *keys)
 {
     const struct orr_past *past = o->past;
-    size_t size = orr_dtype_size(o->dtype), row = 2 * (size_t)k->ld_out * size, from = (size_t)k->ld * size;
+    size_t size = orr_dtype_size(o->dtype), row = 2 * (size_t)k->kv_heads * (size_t)k->head_dim * size, from = (size_t)k->ld * size;
     int first = past->first[b], end = first + past->count[b];
 
     for (int t = first, n; t < end; t += n) {
@@ -110,32 +176,25 @@ static void continue_forward(const struct orr_operands *o, const struct orri_att
     }
 }
 
-static void heads_forward(const struct orr_operands *o, const void *norm, const struct orri_inner *s, void *scratch)
+static void heads_forward(const struct orr_operands *o, const struct orri_inner *s, void *scratch)
 {
     const struct orri_attention k = kernel_of(o);
     const struct heads at = heads_at(o, &k, s->u);
-    struct orri_product p = orri_row_product(o, (int)k.ld, ((const struct orr_attention *)o->config)->width, norm,
-                                                  o->param[0][ORRI_IN_WEIGHT], false, s->u);
 
-    p.bias = o->param[0][ORRI_IN_BIAS];
-    ORRI_KERNEL(o, gemm, &p);
+    turn(o, &k, false, s->u);
     if (o->past)
         continue_forward(o, &k, &at, s, scratch);
     else
         ORRI_KERNEL(o, attention_forward, o->dtype, &k, at.q, at.k, at.v, s->h, s->rest, scratch);
 }
 
-static void heads_backward(const struct orr_operands *o, const void *dout, const struct orri_inner *s, void *dh,
-                           void *scratch)
+static void heads_backward(const struct orr_operands *o, const struct orri_inner *s, void *dh, void *scratch)
 {
     const struct orri_attention k = kernel_of(o);
     const struct heads at = heads_at(o, &k, s->u);
-    const struct orri_product p =
-        orri_row_product(o, (int)k.ld_out, ((const struct orr_attention *)o->config)->width, dout,
-                         o->param[0][ORRI_OUT_WEIGHT], true, dh);
 
-    ORRI_KERNEL(o, gemm, &p);
     ORRI_KERNEL(o, attention_backward, o->dtype, &k, at.q, at.k, at.v, s->h, dh, s->rest, scratch);
+    turn(o, &k, true, s->u);
 }
 
 static struct orri_residual residual(const void *config, const struct orr_shape *shape, int shard)
@@ -144,19 +203,17 @@ static struct orri_residual residual(const void *config, const struct orr_shape 
     const struct orri_attention k = kernel(config, shape->batch, shape->seq, shape->shards, shard);
     size_t forward = ORRI_SCRATCH(shape->cuda, attention_forward, &k, shape->dtype);
     size_t backward = ORRI_SCRATCH(shape->cuda, attention_backward, &k, shape->dtype);
+    struct orri_residual r = orri_residual_of(&a->style, a->style.matrices == ORR_OUT_IN ? 3 : 1, a->width, a->eps);
 
-    return (struct orri_residual){
-        .width = a->width,
-        .eps = a->eps,
-        .dropout = a->dropout,
-        .place = ATTENTION_DROPOUT,
-        .rest = k.heads,
-        .in = (int)k.ld,
-        .out = (int)k.ld_out,
-        .scratch = forward > backward ? forward : backward,
-        .forward = heads_forward,
-        .backward = heads_backward,
-    };
+    r.dropout = a->dropout;
+    r.place = ATTENTION_DROPOUT;
+    r.rest = k.heads;
+    r.in = (int)k.ld;
+    r.out = (int)k.ld_out;
+    r.scratch = forward > backward ? forward : backward;
+    r.forward = heads_forward;
+    r.backward = heads_backward;
+    return r;
 }
 
 #include "codelets/math/residual_passes.h"
@@ -164,9 +221,9 @@ static struct orri_residual residual(const void *config, const struct orr_shape 
 static double flops(const void *config, int batch, int seq, enum orr_pass pass)
 {
     const struct orr_attention *a = config;
-    double rows = (double)batch * seq, c = a->width;
-    double products = 8 * rows * c * c;
-    double scores = 2 * rows * seq * c;     /* q k^T and the product with v, half of them masked */
+    double rows = (double)batch * seq, c = a->width, q = (double)a->heads * head_dim_of(a), k = (double)kv_heads_of(a) * head_dim_of(a);
+    double products = 2 * rows * c * (2 * q + 2 * k), seen = a->window && a->window < seq ? a->window : a->bidirectional ? seq : seq / 2.0;
+    double scores = 4 * rows * seen * q;    /* q k^T and the product with v */
 
     switch (pass) {
     case ORR_FORWARD: return products + scores;
@@ -178,12 +235,14 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
 /* Keys and values of the shard's heads. */
 static int64_t cached(const void *config, int shards, int shard)
 {
-    return 2 * kernel(config, 1, 1, shards, shard).ld_out;
+    const struct orri_attention k = kernel(config, 1, 1, shards, shard);
+
+    return 2 * (int64_t)k.kv_heads * k.head_dim;
 }
 
 static int most_shards(const void *config)
 {
-    return ((const struct orr_attention *)config)->heads;
+    return kv_heads_of(config);
 }
 
 static const struct orr_sharding sharding = {
@@ -209,11 +268,25 @@ static const struct orr_block_class attention_class = {
     .operands = ORRI_RESIDUAL_OPERANDS,
 };
 
+static int check(const struct orr_attention *a)
+{
+    if (a->heads < 1 || a->width < 1 || (!a->head_dim && a->width % a->heads != 0))
+        return orri_fail(ORR_EINVAL, "attention", "%d heads do not divide a width of %d", a->heads, a->width);
+    if (a->kv_heads < 0 || a->heads % kv_heads_of(a) != 0)
+        return orri_fail(ORR_EINVAL, "attention", "%d heads of keys do not divide %d heads", a->kv_heads, a->heads);
+    if (a->kv_heads != 0 && a->kv_heads != a->heads && a->style.matrices != ORR_OUT_IN)
+        return orri_fail(ORR_EINVAL, "attention", "heads that share keys go with [out,in] matrices");
+    if (a->rotary.theta > 0 && (head_dim_of(a) % 2 != 0 || head_dim_of(a) > 2 * ORRI_MOST_FREQUENCIES))
+        return orri_fail(ORR_EINVAL, "attention", "rotary positions turn pairs of up to %d elements of a head, not %d",
+                         2 * ORRI_MOST_FREQUENCIES, head_dim_of(a));
+    if (a->window < 0 || (a->window > 0 && a->bidirectional))
+        return orri_fail(ORR_EINVAL, "attention", "a window of %d keys needs a causal mask", a->window);
+    return ORR_OK;
+}
+
 int orr_attention(struct orr_model *model, int layer, const struct orr_attention *config)
 {
-    if (config->heads < 1 || config->width < 1 || config->width % config->heads != 0)
-        return orri_fail(ORR_EINVAL, "attention", "%d heads do not divide a width of %d", config->heads,
-                         config->width);
+    ORR_TRY(check(config));
     ORR_TRY(orri_check_dropout("attention", config->attention_dropout));
     ORR_TRY(orri_check_dropout("attention", config->dropout));
     return orr_block_append(model, &attention_class, layer, config) ? ORR_OK : orr_error_code();

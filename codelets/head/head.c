@@ -20,6 +20,11 @@ static const struct orr_head *head_of(const struct orr_operands *o)
     return &((const struct config *)o->config)->head;
 }
 
+static struct orri_norm norm_of(const struct orr_operands *o)
+{
+    return (struct orri_norm){head_of(o)->norm == ORR_RMSNORM, head_of(o)->eps};
+}
+
 /* The rows of W, that is columns of the logits, that shard t has. */
 static struct orr_part tokens_of(const struct orr_operands *o, int t)
 {
@@ -68,7 +73,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
 
     *spec = (struct orr_block_spec){
         .groups = 2,
-        .views = {2, h->tied ? 0 : 1},
+        .views = {h->head.norm == ORR_RMSNORM ? 1 : 2, h->tied ? 0 : 1},
         .view = {{{"norm.weight", 1, {c, 0}, ORR_INITIAL_ONE, 0, -1, 1, 1, 0},
                   {"norm.bias", 1, {c, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0}},
                  {{"output.weight", 2, {h->head.vocab, c}, ORR_INITIAL_NORMAL, h->head.std, 0, 1, 1, 0}}},
@@ -247,44 +252,48 @@ static struct saved saved_of(const struct orr_operands *o, const struct work *w)
 static void forward(const struct orr_operands *o)
 {
     const struct orr_head *h = head_of(o);
+    const struct orri_norm norm = norm_of(o);
     struct work w = work_of(o);
     struct saved s = saved_of(o, &w);
 
-    orri_norm(o, h->width, h->eps, w.norm, s.mean, s.rstd);
+    orri_norm(o, &norm, h->width, w.norm, s.mean, s.rstd);
     strips(o, &w, o->saved ? s.dnorm : NULL, false);
     add_result(o, &w);
 }
 
 static void backward(const struct orr_operands *o)
 {
+    const struct orri_norm norm = norm_of(o);
     struct work w = work_of(o);
     struct saved s = saved_of(o, &w);
 
-    orri_norm_input_gradient(o, head_of(o)->width, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, &w.rest);
+    orri_norm_input_gradient(o, &norm, head_of(o)->width, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, &w.rest);
 }
 
 static void weights(const struct orr_operands *o)
 {
     const struct orr_head *h = head_of(o);
+    const struct orri_norm norm = norm_of(o);
     struct work w = work_of(o);
     struct saved s = saved_of(o, &w);
 
-    orri_norm_again(o, h->width, s.mean, s.rstd, w.norm);
+    orri_norm_again(o, &norm, h->width, s.mean, s.rstd, w.norm);
     strips(o, &w, NULL, true);
-    orri_norm_weights(o, h->width, s.dgamma, s.dbeta);
+    orri_norm_weights(o, &norm, h->width, s.dgamma, s.dbeta);
 }
 
 static void whole(const struct orr_operands *o)
 {
     const struct orr_head *h = head_of(o);
+    const struct orri_norm norm = norm_of(o);
     struct work w = work_of(o);
     struct saved s = saved_of(o, &w);
 
-    orri_norm(o, h->width, h->eps, w.norm, s.mean, s.rstd);
+    orri_norm(o, &norm, h->width, w.norm, s.mean, s.rstd);
     strips(o, &w, s.dnorm, true);
     add_result(o, &w);
-    orri_norm_input_gradient(o, h->width, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, &w.rest);
-    orri_norm_weights(o, h->width, s.dgamma, s.dbeta);
+    orri_norm_input_gradient(o, &norm, h->width, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, &w.rest);
+    orri_norm_weights(o, &norm, h->width, s.dgamma, s.dbeta);
 }
 
 /* The rows asked for, of x or of norm(x): to [n,C] in w->dnorm. Their numbers are the host's. */
@@ -314,12 +323,12 @@ static void prediction_of(const struct orr_operands *o, int v, const void *x, fl
 static void predict(const struct orr_operands *o)
 {
     const struct orr_head *h = head_of(o);
+    const struct orri_norm norm = norm_of(o);
     struct work w = work_of(o);
     int n = o->rows.count, c = h->width, v = h->vocab;
 
     pick(o, &w);
-    ORRI_KERNEL(o, layernorm, o->dtype, n, c, w.dnorm, o->param[NORM][ORRI_NORM_WEIGHT],
-                        o->param[NORM][ORRI_NORM_BIAS], h->eps, w.norm, w.floats, w.floats + n);
+    orri_norm_rows(o, &norm, n, c, w.dnorm, w.norm, w.floats, w.floats + n);
     prediction_of(o, v, w.norm, o->prediction, v + c);
     for (int i = 0; i < n; i++)
         ORRI_KERNEL(o, convert, (size_t)c, o->dtype, orri_at(o, w.norm, (int64_t)i * c), ORR_F32,
@@ -357,8 +366,9 @@ static const struct orr_sharding sharding = {
 static void chunk_forward(const struct orr_operands *o)
 {
     struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes);
+    const struct orri_norm norm = norm_of(o);
 
-    orri_norm_chunk_forward(o, head_of(o)->width, head_of(o)->eps, &rooms);
+    orri_norm_chunk_forward(o, &norm, head_of(o)->width, &rooms);
 }
 
 static const void *all_norm(const struct orr_operands *o, const struct work *w)
@@ -426,8 +436,9 @@ static void shard_backward(const struct orr_operands *o)
 static void chunk_backward(const struct orr_operands *o)
 {
     struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes);
+    const struct orri_norm norm = norm_of(o);
 
-    orri_norm_chunk_backward(o, head_of(o)->width, NULL, &rooms);
+    orri_norm_chunk_backward(o, &norm, head_of(o)->width, NULL, NULL, &rooms);
 }
 
 static void shard_predict(const struct orr_operands *o)

@@ -53,11 +53,11 @@ void orri_product_finish(const struct orri_product *p, size_t at, size_t n, floa
 
     if (p->epilogue != ORRI_EPILOGUE_NONE) {
         void *aux = orri_element(p->dtype, p->aux, at);
-        if (p->epilogue == ORRI_EPILOGUE_GELU) {
+        if (p->epilogue == ORRI_EPILOGUE_ACTIVATION) {
             orri_round(p->dtype, n, x, aux);
-            orri_bias_gelu(1, (int)n, (float *)orri_wide(p->dtype, n, aux, room), NULL, x);
+            orri_activate(p->activation, n, orri_wide(p->dtype, n, aux, room), x);
         } else {
-            orri_gelu_backward(n, x, orri_wide(p->dtype, n, aux, room), x);
+            orri_activate_backward(p->activation, n, x, orri_wide(p->dtype, n, aux, room), x);
         }
     }
     orri_round(p->c_dtype, n, x, orri_element(p->c_dtype, p->c, at));
@@ -66,7 +66,7 @@ void orri_product_finish(const struct orri_product *p, size_t at, size_t n, floa
 /* Of rows whose product lies in aux or C, rounded. */
 static void apply_epilogue(const struct orri_product *p, int first, int rows)
 {
-    const void *product = p->epilogue == ORRI_EPILOGUE_GELU ? p->aux : p->c;
+    const void *product = p->epilogue == ORRI_EPILOGUE_ACTIVATION ? p->aux : p->c;
     float x[ORRI_MOST_COLUMNS];
 
     for (int r = first; r < first + rows; r++)
@@ -177,7 +177,7 @@ static void product_by_parts(const struct orri_product *p, void *c)
 void orri_cpu_gemm(const struct orri_product *p)
 {
     bool few = p->m <= ORRI_FEW_ROWS && !p->trans_a;
-    void *c = p->epilogue == ORRI_EPILOGUE_GELU ? p->aux : p->c;
+    void *c = p->epilogue == ORRI_EPILOGUE_ACTIVATION ? p->aux : p->c;
 
     if (!few && orri_onednn_product(p))
         return;

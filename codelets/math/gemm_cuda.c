@@ -28,7 +28,7 @@ static int alignment(const void *pointer)
 
 struct orri_product_way orri_product_way(const struct orri_product *p)
 {
-    bool epilogue = p->epilogue != ORRI_EPILOGUE_NONE;
+    bool epilogue = p->epilogue != ORRI_EPILOGUE_NONE, other = epilogue && p->activation != ORR_GELU_TANH;
     struct orri_product_way way = {
         .a = alignment(p->a),
         .b = alignment(p->b),
@@ -38,9 +38,9 @@ struct orri_product_way orri_product_way(const struct orri_product *p)
         .aux = alignment(epilogue ? p->aux : NULL),
     };
 
-    way.fused = (p->bias || epilogue) && way.bias >= VECTOR_ALIGNED &&
+    way.fused = (p->bias || epilogue) && !other && way.bias >= VECTOR_ALIGNED &&
                 (!epilogue || (p->ldc % AUX_UNIT == 0 && way.aux >= VECTOR_ALIGNED)) &&
-                !(p->bias && p->epilogue == ORRI_EPILOGUE_GELU_BACKWARD);
+                !(p->bias && p->epilogue == ORRI_EPILOGUE_ACTIVATION_BACKWARD);
     return way;
 }
 
@@ -150,8 +150,8 @@ static cudaDataType_t type_of(int dtype)
 static cublasLtEpilogue_t epilogue_of(const struct orri_product *p)
 {
     switch (p->epilogue) {
-    case ORRI_EPILOGUE_GELU: return p->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
-    case ORRI_EPILOGUE_GELU_BACKWARD: return CUBLASLT_EPILOGUE_DGELU;
+    case ORRI_EPILOGUE_ACTIVATION: return p->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+    case ORRI_EPILOGUE_ACTIVATION_BACKWARD: return CUBLASLT_EPILOGUE_DGELU;
     default: return p->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
     }
 }
@@ -321,7 +321,7 @@ static bool multiply(struct orr_cuda *cuda, const struct orri_product *p, bool a
 static void multiply_in_steps(struct orr_cuda *cuda, const struct orri_product *p)
 {
     struct orri_product plain = *p;
-    char *u = p->epilogue == ORRI_EPILOGUE_GELU ? p->aux : p->c;
+    char *u = p->epilogue == ORRI_EPILOGUE_ACTIVATION ? p->aux : p->c;
     bool whole = p->ldc == p->n;            /* or each row is a matrix */
     int rows = whole ? p->m : 1;
     size_t end = (size_t)p->m, step = whole ? end : 1, stride = (size_t)p->ldc * orr_dtype_size(p->dtype);
@@ -336,11 +336,11 @@ static void multiply_in_steps(struct orr_cuda *cuda, const struct orri_product *
     multiply(cuda, &plain, false);
     for (size_t r = 0; p->bias && p->add && r < end; r += step)
         orri_cuda_bias_rows(cuda, p->dtype, rows, p->n, u + r * stride, p->bias, u + r * stride);
-    for (size_t r = 0; p->epilogue == ORRI_EPILOGUE_GELU && r < end; r += step)
-        orri_cuda_bias_gelu(cuda, p->dtype, rows, p->n, u + r * stride, NULL, (char *)p->c + r * stride);
-    for (size_t r = 0; p->epilogue == ORRI_EPILOGUE_GELU_BACKWARD && r < end; r += step)
-        orri_cuda_gelu_backward(cuda, p->dtype, (size_t)rows * (size_t)p->n, u + r * stride, (char *)p->aux + r * stride,
-                                u + r * stride);
+    for (size_t r = 0; p->epilogue == ORRI_EPILOGUE_ACTIVATION && r < end; r += step)
+        orri_cuda_activate(cuda, p->dtype, p->activation, (size_t)rows * (size_t)p->n, u + r * stride, (char *)p->c + r * stride);
+    for (size_t r = 0; p->epilogue == ORRI_EPILOGUE_ACTIVATION_BACKWARD && r < end; r += step)
+        orri_cuda_activate_backward(cuda, p->dtype, p->activation, (size_t)rows * (size_t)p->n, u + r * stride,
+                                    (char *)p->aux + r * stride, u + r * stride);
 }
 
 void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_product *product)

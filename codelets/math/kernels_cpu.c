@@ -47,7 +47,7 @@ static struct affine affine_of(enum orr_dtype dtype, int width, const void *gamm
                                float *beta_room)
 {
     return (struct affine){orri_wide(dtype, (size_t)width, gamma, gamma_room),
-                           orri_wide(dtype, (size_t)width, beta, beta_room)};
+                           beta ? orri_wide(dtype, (size_t)width, beta, beta_room) : NULL};
 }
 
 static void layernorm_rows(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta, float eps,
@@ -61,7 +61,7 @@ static void layernorm_rows(enum orr_dtype dtype, int rows, int width, const void
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
         float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
         orri_layernorm(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, eps, out,
-                       mean + r, rstd + r);
+                       mean ? mean + r : NULL, rstd + r);
         orri_end(dtype, count, out, orri_element(dtype, y, k));
     }
 }
@@ -71,7 +71,7 @@ void orri_cpu_layernorm(enum orr_dtype dtype, int rows, int width, const void *x
 {
     ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
                   layernorm_rows(dtype, n, width, row_of(dtype, x, r, width), gamma, beta, eps,
-                                 row_of(dtype, y, r, width), mean + r, rstd + r));
+                                 row_of(dtype, y, r, width), mean ? mean + r : NULL, rstd + r));
 }
 
 static void layernorm_again_rows(enum orr_dtype dtype, int rows, int width, const void *x, const void *gamma, const void *beta,
@@ -84,8 +84,8 @@ static void layernorm_again_rows(enum orr_dtype dtype, int rows, int width, cons
         n = orri_least(rows - r, strip_rows(width));
         size_t k = (size_t)r * (size_t)width, count = (size_t)n * (size_t)width;
         float *out = orri_begin(dtype, orri_element(dtype, y, k), w.room[3]);
-        orri_layernorm_again(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta, mean + r,
-                             rstd + r, out);
+        orri_layernorm_again(n, width, orri_wide(dtype, count, orri_element(dtype, x, k), w.room[2]), a.gamma, a.beta,
+                             mean ? mean + r : NULL, rstd + r, out);
         orri_end(dtype, count, out, orri_element(dtype, y, k));
     }
 }
@@ -94,8 +94,8 @@ void orri_cpu_layernorm_again(enum orr_dtype dtype, int rows, int width, const v
                               const float *mean, const float *rstd, void *y)
 {
     ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
-                  layernorm_again_rows(dtype, n, width, row_of(dtype, x, r, width), gamma, beta, mean + r, rstd + r,
-                                       row_of(dtype, y, r, width)));
+                  layernorm_again_rows(dtype, n, width, row_of(dtype, x, r, width), gamma, beta, mean ? mean + r : NULL,
+                                       rstd + r, row_of(dtype, y, r, width)));
 }
 
 /* dgamma and dbeta of n columns from j on. */
@@ -105,11 +105,12 @@ static void layernorm_columns(enum orr_dtype dtype, int rows, int width, int j, 
     struct rooms w = rooms_for(n);
 
     memset(dgamma + j, 0, (size_t)n * sizeof(*dgamma));
-    memset(dbeta + j, 0, (size_t)n * sizeof(*dbeta));
+    if (dbeta)
+        memset(dbeta + j, 0, (size_t)n * sizeof(*dbeta));
     for (int r = 0; r < rows; r++)
         orri_layernorm_weights(n, orri_wide(dtype, (size_t)n, orri_element(dtype, row_of(dtype, dy, r, width), (size_t)j), w.room[0]),
                                orri_wide(dtype, (size_t)n, orri_element(dtype, row_of(dtype, x, r, width), (size_t)j), w.room[1]),
-                               mean[r], rstd[r], dgamma + j, dbeta + j);
+                               mean ? mean[r] : 0, rstd[r], dgamma + j, dbeta ? dbeta + j : NULL);
 }
 
 /* dx of rows, and their part of dgamma and dbeta, unless NULL. */
@@ -126,8 +127,8 @@ static void layernorm_backward_rows(enum orr_dtype dtype, int rows, int width, c
         float *out = orri_begin(dtype, row_of(dtype, dx, r, width), w.room[3]);
         const float *before = residual ? orri_wide(dtype, count, row_of(dtype, residual, r, width), w.room[3]) : NULL;
         orri_layernorm_backward(n, width, orri_wide(dtype, count, row_of(dtype, dy, r, width), w.room[1]),
-                                    orri_wide(dtype, count, row_of(dtype, x, r, width), w.room[2]), g, mean + r, rstd + r, before,
-                                    out, dgamma, dbeta);
+                                    orri_wide(dtype, count, row_of(dtype, x, r, width), w.room[2]), g, mean ? mean + r : NULL, rstd + r,
+                                    before, out, dgamma, dbeta);
         orri_end(dtype, count, out, row_of(dtype, dx, r, width));
     }
 }
@@ -140,14 +141,15 @@ void orri_cpu_layernorm_backward(enum orr_dtype dtype, int rows, int width, cons
     (void)scratch;
     if (orri_team_size() == 1) {
         memset(dgamma, 0, (size_t)width * sizeof(*dgamma));
-        memset(dbeta, 0, (size_t)width * sizeof(*dbeta));
+        if (dbeta)
+            memset(dbeta, 0, (size_t)width * sizeof(*dbeta));
         layernorm_backward_rows(dtype, rows, width, dy, x, gamma, mean, rstd, residual, dx, dgamma, dbeta);
         return;
     }
     ORRI_TEAM_FOR(width, ORRI_TEAM_COLUMNS, j, n, layernorm_columns(dtype, rows, width, j, n, dy, x, mean, rstd, dgamma, dbeta));
     ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
-                  layernorm_backward_rows(dtype, n, width, row_of(dtype, dy, r, width), row_of(dtype, x, r, width), gamma, mean + r,
-                                          rstd + r, residual ? row_of(dtype, residual, r, width) : NULL,
+                  layernorm_backward_rows(dtype, n, width, row_of(dtype, dy, r, width), row_of(dtype, x, r, width), gamma,
+                                          mean ? mean + r : NULL, rstd + r, residual ? row_of(dtype, residual, r, width) : NULL,
                                           row_of(dtype, dx, r, width), NULL, NULL));
 }
 
@@ -291,6 +293,76 @@ void orri_cpu_copy_rows(size_t rows, size_t row_bytes, const void *from, size_t 
 void orri_cpu_zero(size_t bytes, void *to)
 {
     ORRI_TEAM_FOR(bytes, STRIP_BYTES, k, n, memset((char *)to + k, 0, n));
+}
+
+/* ---- gates and rotary positions ---------------------------------------------------------------------------------------------- */
+
+/* u is gate and up beside each other in a row. By pieces of rows, which fit into the rooms. */
+static void gated(enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u, void *h)
+{
+    struct rooms w = rooms_for(STRIP);
+
+    for (int r = 0; r < rows; r++)
+        for (int j = 0, n; j < width; j += n) {
+            n = orri_least(width - j, STRIP);
+            const void *gate = orri_in_matrix(dtype, u, 2 * width, r, j), *up = orri_in_matrix(dtype, u, 2 * width, r, width + j);
+            void *to = orri_in_matrix(dtype, h, width, r, j);
+            float *out = orri_begin(dtype, to, w.room[2]);
+            orri_gated(kind, (size_t)n, orri_wide(dtype, (size_t)n, gate, w.room[0]), orri_wide(dtype, (size_t)n, up, w.room[1]), out);
+            orri_end(dtype, (size_t)n, out, to);
+        }
+}
+
+void orri_cpu_gated(enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u, void *h)
+{
+    ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
+                  gated(dtype, kind, n, width, row_of(dtype, u, r, 2 * width), row_of(dtype, h, r, width)));
+}
+
+static void gated_backward(enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *dh, void *u)
+{
+    struct rooms w = rooms_for(STRIP);
+
+    for (int r = 0; r < rows; r++)
+        for (int j = 0, n; j < width; j += n) {
+            n = orri_least(width - j, STRIP);
+            void *gate = orri_in_matrix(dtype, u, 2 * width, r, j), *up = orri_in_matrix(dtype, u, 2 * width, r, width + j);
+            float *dgate = orri_begin_with(dtype, (size_t)n, gate, w.room[0]), *dup = orri_begin_with(dtype, (size_t)n, up, w.room[1]);
+            orri_gated_backward(kind, (size_t)n, orri_wide(dtype, (size_t)n, orri_in_matrix(dtype, dh, width, r, j), w.room[2]), dgate,
+                                dup);
+            orri_end(dtype, (size_t)n, dgate, gate);
+            orri_end(dtype, (size_t)n, dup, up);
+        }
+}
+
+void orri_cpu_gated_backward(enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *dh, void *u)
+{
+    ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
+                  gated_backward(dtype, kind, n, width, row_of(dtype, dh, r, width), row_of(dtype, u, r, 2 * width)));
+}
+
+/* Rows i .. i + rows - 1 of those of all sequences. */
+static void rotate(enum orr_dtype dtype, const struct orri_rotary *rotary, int i, int rows, int seq, int heads, int first,
+                   const int32_t *places, bool inverse, void *x, int64_t ld)
+{
+    float cosine[ORRI_MOST_FREQUENCIES], sine[ORRI_MOST_FREQUENCIES];
+    size_t width = 2 * (size_t)heads * (size_t)rotary->half;
+    struct rooms w = rooms_for((int)width);
+
+    for (int end = i + rows; i < end; i++) {
+        void *row = orri_element(dtype, x, (size_t)i * (size_t)ld);
+        float *y = orri_begin_with(dtype, width, row, w.room[0]);
+        orri_rotary_angles(rotary, places ? places[i] : first + i % seq, cosine, sine);
+        orri_rotate(heads, rotary->half, cosine, sine, inverse, y);
+        orri_end(dtype, width, y, row);
+    }
+}
+
+void orri_cpu_rotate(enum orr_dtype dtype, const struct orri_rotary *rotary, int batch, int seq, int heads, int first,
+                     const int32_t *places, bool inverse, void *x, int64_t ld)
+{
+    ORRI_TEAM_FOR(batch * seq, strip_rows(2 * heads * rotary->half), i, n,
+                  rotate(dtype, rotary, i, n, seq, heads, first, places, inverse, x, ld));
 }
 
 /* ---- losses, row by row --------------------------------------------------------------------------------------------------- */

@@ -14,6 +14,8 @@
 #include <orrery/dtype.h>
 #include <orrery/rng.h>
 
+#include <codelets/layer.h>
+
 /* C[m,n] = op(A)[m,k] op(B)[k,n] + beta C, op(X) = X or X^T (trans_a, trans_b).
  * beta = 0 overwrites C whatever it held. By oneDNN or, where that has no code for the processor, OpenBLAS; one thread. */
 void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, int lda, const float *b, int ldb,
@@ -23,8 +25,8 @@ void orri_gemm(bool trans_a, bool trans_b, int m, int n, int k, const float *a, 
 
 enum orri_epilogue {
     ORRI_EPILOGUE_NONE,
-    ORRI_EPILOGUE_GELU,             /* aux = the product with bias and all; C = gelu(aux)              */
-    ORRI_EPILOGUE_GELU_BACKWARD     /* C = the product times gelu'(aux)                                 */
+    ORRI_EPILOGUE_ACTIVATION,           /* aux = the product with bias and all; C = activation(aux)          */
+    ORRI_EPILOGUE_ACTIVATION_BACKWARD   /* C = the product times activation'(aux)                             */
 };
 
 /* C[m,n] = op(A)[m,k] op(B)[k,n] + beta add[m,n] + bias[n], then the epilogue; op(X) = X or X^T. */
@@ -41,12 +43,14 @@ struct orri_product {
     int ldc;
     enum orr_dtype c_dtype;         /* dtype or ORR_F32                                                */
     enum orri_epilogue epilogue;    /* only with c_dtype = dtype and without add                       */
+    enum orr_activation activation;
     void *aux;                      /* [m,n], row stride ldc                                           */
 };
 
 /* ---- LayerNorm (Ba, Kiros, Hinton 2016), per row of `width` ----------------------------------
  * y = (x - mean) rstd gamma + beta, rstd = 1 / sqrt(var + eps), var the biased variance.
- * Writes mean[rows], rstd[rows]. y may equal x. */
+ * Writes mean[rows], rstd[rows]. y may equal x. Without beta, which may be NULL, nothing is added. Where mean[] is NULL, here
+ * and below, it is RMSNorm (Zhang, Sennrich 2019): mean = 0, and var the mean of the squares. */
 void orri_layernorm(int rows, int width, const float *x, const float *gamma, const float *beta, float eps, float *y,
                     float *mean, float *rstd);
 
@@ -56,7 +60,8 @@ void orri_layernorm_again(int rows, int width, const float *x, const float *gamm
 
 /* dx = [residual +] rstd (g - mean_row(g) - xhat mean_row(g xhat)),  g = dy gamma,  xhat = (x - mean) rstd.
  * residual may be NULL (term left out) and may equal dx or dy; dx may equal dy.
- * dgamma[width] += sum over rows of dy xhat, dbeta[width] += sum over rows of dy; both may be NULL. */
+ * dgamma[width] += sum over rows of dy xhat, dbeta[width] += sum over rows of dy; either or both may be NULL.
+ * Of RMSNorm mean_row(g) is left out. */
 void orri_layernorm_backward(int rows, int width, const float *dy, const float *x, const float *gamma,
                              const float *mean, const float *rstd, const float *residual, float *dx, float *dgamma,
                              float *dbeta);
@@ -79,6 +84,31 @@ void orri_bias_gelu(int rows, int width, float *u, const float *bias, float *h);
 
 /* du[k] = dh[k] gelu'(u[k]). du may equal dh or u. */
 void orri_gelu_backward(size_t count, const float *dh, const float *u, float *du);
+
+/* ---- other activations, and gates ----------------------------------------------------------------- */
+
+/* h[k] = activation(u[k]), and du[k] = dh[k] activation'(u[k]); of ReLU activation'(0) = 0. du may equal dh or u. */
+void orri_activate(enum orr_activation kind, size_t count, const float *u, float *h);
+void orri_activate_backward(enum orr_activation kind, size_t count, const float *dh, const float *u, float *du);
+
+/* h[k] = activation(gate[k]) up[k] (Shazeer 2020), and gate, up become their gradients. */
+void orri_gated(enum orr_activation kind, size_t count, const float *gate, const float *up, float *h);
+void orri_gated_backward(enum orr_activation kind, size_t count, const float *dh, float *gate, float *up);
+
+/* ---- rotary positions (Su et al. 2021) -------------------------------------------------------------- */
+
+enum { ORRI_MOST_FREQUENCIES = 128 };   /* half of the largest head size */
+
+/* Of a head's D = 2 `half` elements x, number d and d + half are turned by the angle a = position x frequency[d], rounded to fp32:
+ * x[d] cos a - x[d + half] sin a and x[d + half] cos a + x[d] sin a. */
+struct orri_rotary {
+    int half;
+    float frequency[ORRI_MOST_FREQUENCIES];
+};
+
+/* The cosines and sines of a position, [half] each; and `heads` heads, one behind the other, turned by them, back where `inverse`. */
+void orri_rotary_angles(const struct orri_rotary *rotary, int position, float *cosine, float *sine);
+void orri_rotate(int heads, int half, const float *cosine, const float *sine, bool inverse, float *x);
 
 /* ---- dropout by counter: one stream per use, so it does not depend on layout or recomputation ---- */
 struct orri_dropout {

@@ -52,6 +52,13 @@ void orri_cpu_copy(size_t bytes, const void *from, void *to);
 void orri_cpu_copy_rows(size_t rows, size_t row_bytes, const void *from, size_t from_stride, void *to, size_t to_stride);
 void orri_cpu_zero(size_t bytes, void *to);
 
+/* ---- gates and rotary positions ----------------------------------------------------------------------------------- */
+
+void orri_cpu_gated(enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u, void *h);
+void orri_cpu_gated_backward(enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *dh, void *u);
+void orri_cpu_rotate(enum orr_dtype dtype, const struct orri_rotary *rotary, int batch, int seq, int heads, int first,
+                     const int32_t *places, bool inverse, void *x, int64_t ld);
+
 /* ---- losses ----------------------------------------------------------------------------------------------------- */
 
 void orri_cpu_softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,

@@ -63,6 +63,21 @@ void orri_cuda_bias_gelu(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, 
 void orri_cuda_gelu_backward(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, const void *dh, const void *u,
                              void *du);
 
+/* The same of any activation: h[k] = activation(u[k]), and du[k] = dh[k] activation'(u[k]); du may equal dh or u. */
+void orri_cuda_activate(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *u, void *h);
+void orri_cuda_activate_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *dh,
+                                 const void *u, void *du);
+
+/* A row of u is gate, then up, [width] each: h[r][j] = activation(gate) up, and u becomes its gradient. */
+void orri_cuda_gated(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u, void *h);
+void orri_cuda_gated_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *dh,
+                              void *u);
+
+/* In each of batch x seq rows, `ld` elements apart, `heads` heads are turned by the angles of their position: places[row], or, where
+ * that is NULL, `first` and their number in the sequence; back where `inverse`. *rotary is the host's, read before it returns. */
+void orri_cuda_rotate(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_rotary *rotary, int batch, int seq, int heads,
+                      int first, const int32_t *places, bool inverse, void *x, int64_t ld);
+
 /* y = part[0] + part[1] + ..., in this order, the sum in fp32; part[] is a host array of `parts` <= ORR_MAX_SHARDS device
  * pointers, read before the function returns. */
 void orri_cuda_sum(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, int parts, const void *const part[], void *y);

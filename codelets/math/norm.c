@@ -9,17 +9,17 @@
 static ORRI_SIMD void statistics(int rows, int width, const float *x, float eps, float *mean, float *rstd)
 {
     for (int r = 0; r < rows; r++, x += width) {
-        float sum = 0, squares = 0;
+        float sum = 0, squares = 0, m = 0;
 
+        if (mean) {
 #pragma omp simd reduction(+ : sum)
-        for (int j = 0; j < width; j++)
-            sum += x[j];
-        float m = sum / (float)width;
-
+            for (int j = 0; j < width; j++)
+                sum += x[j];
+            mean[r] = m = sum / (float)width;
+        }
 #pragma omp simd reduction(+ : squares)
         for (int j = 0; j < width; j++)
             squares += (x[j] - m) * (x[j] - m);
-        mean[r] = m;
         rstd[r] = 1.0f / sqrtf(squares / (float)width + eps);
     }
 }
@@ -28,11 +28,17 @@ ORRI_SIMD void orri_layernorm_again(int rows, int width, const float *x, const f
                                     const float *mean, const float *rstd, float *y)
 {
     for (int r = 0; r < rows; r++, x += width, y += width) {
-        float m = mean[r], s = rstd[r];
+        float m = mean ? mean[r] : 0, s = rstd[r];
 
+        if (beta) {
 #pragma omp simd
-        for (int j = 0; j < width; j++)
-            y[j] = (x[j] - m) * s * gamma[j] + beta[j];
+            for (int j = 0; j < width; j++)
+                y[j] = (x[j] - m) * s * gamma[j] + beta[j];
+        } else {
+#pragma omp simd
+            for (int j = 0; j < width; j++)
+                y[j] = (x[j] - m) * s * gamma[j];
+        }
     }
 }
 
@@ -43,17 +49,22 @@ void orri_layernorm(int rows, int width, const float *x, const float *gamma, con
         int n = rows - r < ROWS ? rows - r : ROWS;
         size_t at = (size_t)r * (size_t)width;
 
-        statistics(n, width, x + at, eps, mean + r, rstd + r);
-        orri_layernorm_again(n, width, x + at, gamma, beta, mean + r, rstd + r, y + at);
+        float *m = mean ? mean + r : NULL;
+
+        statistics(n, width, x + at, eps, m, rstd + r);
+        orri_layernorm_again(n, width, x + at, gamma, beta, m, rstd + r, y + at);
     }
 }
 
 ORRI_SIMD void orri_layernorm_weights(int width, const float *dy, const float *x, float mean, float rstd, float *dgamma, float *dbeta)
 {
 #pragma omp simd
-    for (int j = 0; j < width; j++) {
+    for (int j = 0; j < width; j++)
         dgamma[j] += dy[j] * ((x[j] - mean) * rstd);
-        dbeta[j] += dy[j];
+    if (dbeta) {
+#pragma omp simd
+        for (int j = 0; j < width; j++)
+            dbeta[j] += dy[j];
     }
 }
 
@@ -62,7 +73,7 @@ ORRI_SIMD void orri_layernorm_backward(int rows, int width, const float *dy, con
                                        float *dbeta)
 {
     for (int r = 0; r < rows; r++, dy += width, x += width, dx += width) {
-        float m = mean[r], s = rstd[r];
+        float m = mean ? mean[r] : 0, s = rstd[r];
         float sum_g = 0, sum_gx = 0;
 
         if (dgamma)
@@ -75,7 +86,7 @@ ORRI_SIMD void orri_layernorm_backward(int rows, int width, const float *dy, con
             sum_g += g;
             sum_gx += g * xhat;
         }
-        float mean_g = sum_g / (float)width, mean_gx = sum_gx / (float)width;
+        float mean_g = mean ? sum_g / (float)width : 0, mean_gx = sum_gx / (float)width;
 
         if (residual) {
 #pragma omp simd

@@ -136,16 +136,28 @@ size_t orri_norm_scratch(const struct orr_shape *shape, int width, int rows)
     return rooms.used;
 }
 
-void orri_norm(const struct orr_operands *o, int width, float eps, void *y, float *mean, float *rstd)
+static const void *bias_of(const struct orr_operands *o, const struct orri_norm *norm)
 {
-    ORRI_KERNEL(o, layernorm, o->dtype, rows_of(o), width, o->x[0], o->param[0][ORRI_NORM_WEIGHT],
-                o->param[0][ORRI_NORM_BIAS], eps, y, mean, rstd);
+    return norm->rms ? NULL : o->param[0][ORRI_NORM_BIAS];
 }
 
-void orri_norm_again(const struct orr_operands *o, int width, const float *mean, const float *rstd, void *y)
+void orri_norm_rows(const struct orr_operands *o, const struct orri_norm *norm, int rows, int width, const void *x, void *y, float *mean,
+                    float *rstd)
 {
-    ORRI_KERNEL(o, layernorm_again, o->dtype, rows_of(o), width, o->x[0], o->param[0][ORRI_NORM_WEIGHT],
-                o->param[0][ORRI_NORM_BIAS], mean, rstd, y);
+    ORRI_KERNEL(o, layernorm, o->dtype, rows, width, x, o->param[0][ORRI_NORM_WEIGHT], bias_of(o, norm), norm->eps, y,
+                norm->rms ? NULL : mean, rstd);
+}
+
+void orri_norm(const struct orr_operands *o, const struct orri_norm *norm, int width, void *y, float *mean, float *rstd)
+{
+    orri_norm_rows(o, norm, rows_of(o), width, o->x[0], y, mean, rstd);
+}
+
+void orri_norm_again(const struct orr_operands *o, const struct orri_norm *norm, int width, const float *mean, const float *rstd,
+                     void *y)
+{
+    ORRI_KERNEL(o, layernorm_again, o->dtype, rows_of(o), width, o->x[0], o->param[0][ORRI_NORM_WEIGHT], bias_of(o, norm),
+                norm->rms ? NULL : mean, rstd, y);
 }
 
 int64_t orri_norm_saved_floats(int batch, int positions)
@@ -153,15 +165,16 @@ int64_t orri_norm_saved_floats(int batch, int positions)
     return 2 * (int64_t)batch * positions;
 }
 
-void orri_norm_chunk_forward(const struct orr_operands *o, int width, float eps, struct orri_rooms *rooms)
+void orri_norm_chunk_forward(const struct orr_operands *o, const struct orri_norm *norm, int width, struct orri_rooms *rooms)
 {
     int rows = rows_of(o);
     float *mean = o->saved ? o->saved : orri_room(rooms, 2 * (size_t)rows * sizeof(*mean));
 
-    orri_norm(o, width, eps, o->branch[0], mean, mean + rows);
+    orri_norm(o, norm, width, o->branch[0], mean, mean + rows);
 }
 
-void orri_norm_chunk_backward(const struct orr_operands *o, int width, const void *dy, struct orri_rooms *rooms)
+void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, int width, const void *inner, const void *dy,
+                              struct orri_rooms *rooms)
 {
     struct orr_part at = orri_positions(o);
     size_t count = count_of(o, width, at);
@@ -170,19 +183,21 @@ void orri_norm_chunk_backward(const struct orr_operands *o, int width, const voi
     const float *mean = o->saved, *rstd = mean + rows_of(o);
 
     orri_sum_shards(o, count, o->dpartial, dnorm);
-    orri_norm_input_gradient(o, width, dy, dnorm, mean, rstd, dgamma, dbeta, rooms);
-    orri_norm_weights(o, width, dgamma, dbeta);
+    if (inner)
+        ORRI_KERNEL(o, add, o->dtype, count, inner, dnorm);
+    orri_norm_input_gradient(o, norm, width, dy, dnorm, mean, rstd, dgamma, dbeta, rooms);
+    orri_norm_weights(o, norm, width, dgamma, dbeta);
 }
 
-void orri_norm_input_gradient(const struct orr_operands *o, int width, const void *dy, void *dnorm, const float *mean,
-                              const float *rstd, float *dgamma, float *dbeta, struct orri_rooms *rooms)
+void orri_norm_input_gradient(const struct orr_operands *o, const struct orri_norm *norm, int width, const void *dy, void *dnorm,
+                              const float *mean, const float *rstd, float *dgamma, float *dbeta, struct orri_rooms *rooms)
 {
     bool add = o->add_input_gradient[0], twice = add && dy;
     const void *before = dy ? dy : add ? o->dx[0] : NULL;
     void *scratch = orri_room(rooms, ORRI_SCRATCH(o->cuda, layernorm_backward, rows_of(o), width));
 
-    ORRI_KERNEL(o, layernorm_backward, o->dtype, rows_of(o), width, dnorm, o->x[0], o->param[0][ORRI_NORM_WEIGHT], mean,
-                rstd, before, twice ? dnorm : o->dx[0], dgamma, dbeta, scratch);
+    ORRI_KERNEL(o, layernorm_backward, o->dtype, rows_of(o), width, dnorm, o->x[0], o->param[0][ORRI_NORM_WEIGHT],
+                norm->rms ? NULL : mean, rstd, before, twice ? dnorm : o->dx[0], dgamma, norm->rms ? NULL : dbeta, scratch);
     if (twice)
         ORRI_KERNEL(o, add, o->dtype, count_of(o, width, orri_positions(o)), dnorm, o->dx[0]);
 }
@@ -195,8 +210,9 @@ static void add_gradient(const struct orr_operands *o, int width, const float *f
         ORRI_KERNEL(o, add, ORR_F32, (size_t)width, from, to);
 }
 
-void orri_norm_weights(const struct orr_operands *o, int width, const float *dgamma, const float *dbeta)
+void orri_norm_weights(const struct orr_operands *o, const struct orri_norm *norm, int width, const float *dgamma, const float *dbeta)
 {
     add_gradient(o, width, dgamma, o->grad[0][ORRI_NORM_WEIGHT]);
-    add_gradient(o, width, dbeta, o->grad[0][ORRI_NORM_BIAS]);
+    if (!norm->rms)
+        add_gradient(o, width, dbeta, o->grad[0][ORRI_NORM_BIAS]);
 }

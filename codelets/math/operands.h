@@ -59,30 +59,43 @@ void orri_sum_shards(const struct orr_operands *o, size_t count, float *const pa
 
 /* ---- the norm ------------------------------------------------------------------------------------------------ */
 
-/* Where group 0 has its gain and bias. */
+/* A norm, whose gain and, of LayerNorm, bias are the first views of group 0. Of RMSNorm there is no mean, and what is called mean and
+ * dbeta below is left alone. */
+struct orri_norm {
+    bool rms;               /* RMSNorm, else LayerNorm          */
+    float eps;
+};
 enum { ORRI_NORM_WEIGHT, ORRI_NORM_BIAS };
+static inline int orri_norm_views(const struct orri_norm *norm)
+{
+    return norm->rms ? 1 : 2;
+}
 
-/* Of x[0], with statistics to mean and rstd; from those once more. */
-void orri_norm(const struct orr_operands *o, int width, float eps, void *y, float *mean, float *rstd);
-void orri_norm_again(const struct orr_operands *o, int width, const float *mean, const float *rstd, void *y);
+/* Of x[0], with statistics to mean and rstd; from those once more. And of any rows. */
+void orri_norm(const struct orr_operands *o, const struct orri_norm *norm, int width, void *y, float *mean, float *rstd);
+void orri_norm_again(const struct orr_operands *o, const struct orri_norm *norm, int width, const float *mean, const float *rstd,
+                     void *y);
+void orri_norm_rows(const struct orr_operands *o, const struct orri_norm *norm, int rows, int width, const void *x, void *y, float *mean,
+                    float *rstd);
 
 /* Floats that the next function saves: mean and rstd. */
 int64_t orri_norm_saved_floats(int batch, int positions);
 
 /* CHUNK_FORWARD: branch = norm(x). */
-void orri_norm_chunk_forward(const struct orr_operands *o, int width, float eps, struct orri_rooms *rooms);
+void orri_norm_chunk_forward(const struct orr_operands *o, const struct orri_norm *norm, int width, struct orri_rooms *rooms);
 
-/* CHUNK_BACKWARD: the gradient of x, through the norm from the sum of all dpartial, plus dy unless NULL; and those of
+/* CHUNK_BACKWARD: the gradient of x, through the norm from the sum of all dpartial and `inner`, plus dy, each unless NULL; and those of
  * gain and bias. */
-void orri_norm_chunk_backward(const struct orr_operands *o, int width, const void *dy, struct orri_rooms *rooms);
+void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, int width, const void *inner, const void *dy,
+                              struct orri_rooms *rooms);
 
 /* dx = [dy +] layernorm_backward(dnorm), or added to dx where another reader was first. dnorm, of the positions of the
  * operands, is overwritten, and so are dgamma and dbeta. */
-void orri_norm_input_gradient(const struct orr_operands *o, int width, const void *dy, void *dnorm, const float *mean,
-                              const float *rstd, float *dgamma, float *dbeta, struct orri_rooms *rooms);
+void orri_norm_input_gradient(const struct orr_operands *o, const struct orri_norm *norm, int width, const void *dy, void *dnorm,
+                              const float *mean, const float *rstd, float *dgamma, float *dbeta, struct orri_rooms *rooms);
 
 /* Adds dgamma and dbeta to the gradients, or writes them. */
-void orri_norm_weights(const struct orr_operands *o, int width, const float *dgamma, const float *dbeta);
+void orri_norm_weights(const struct orr_operands *o, const struct orri_norm *norm, int width, const float *dgamma, const float *dbeta);
 
 /* Bytes that these functions take of their rooms, for `rows` rows. */
 size_t orri_norm_scratch(const struct orr_shape *shape, int width, int rows);

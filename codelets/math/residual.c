@@ -24,8 +24,72 @@ static struct orri_dropout dropout_of(const struct orr_operands *o, const struct
     return orri_block_dropout(o, r->dropout, r->place);
 }
 
-struct orri_product orri_row_product(const struct orr_operands *o, int n, int k, const void *x, const float *w,
-                                     bool transposed, void *y)
+/* ---- style ---------------------------------------------------------------------------------------------------------- */
+
+struct orri_residual orri_residual_of(const struct orr_style *style, int parts, int width, float eps)
+{
+    bool biases = style->biases != ORR_NO_BIASES;
+    struct orri_residual r = {
+        .width = width,
+        .norm = {style->norm == ORR_RMSNORM, eps},
+        .of_norm = style->residual == ORR_OF_NORM,
+        .out_in = style->matrices == ORR_OUT_IN,
+    };
+
+    r.in_weight = orri_norm_views(&r.norm);
+    r.in_bias = biases ? r.in_weight + parts : 0;
+    r.out_weight = r.in_weight + (biases ? 2 : 1) * parts;
+    r.out_bias = style->biases == ORR_BIASES ? r.out_weight + 1 : 0;
+    return r;
+}
+
+void orri_add_view(struct orr_view *view, int *count, const char *name, struct orr_view what)
+{
+    view[*count] = what;
+    view[(*count)++].name = name;
+}
+
+int orri_norm_specify(const struct orr_style *style, int width, struct orr_view *view)
+{
+    struct orr_view gain = orri_bias_view(width, false, 1);
+    int count = 0;
+
+    gain.initial = ORR_INITIAL_ONE;
+    orri_add_view(view, &count, "norm.weight", gain);
+    if (style->norm == ORR_LAYERNORM)
+        orri_add_view(view, &count, "norm.bias", orri_bias_view(width, false, 1));
+    return count;
+}
+
+struct orr_view orri_matrix_view(bool out_in, int in, int out, bool columns, int64_t unit, float std)
+{
+    return (struct orr_view){
+        .ndim = 2,
+        .shape = {out_in ? out : in, out_in ? in : out},
+        .initial = ORR_INITIAL_NORMAL,
+        .std = std,
+        .split = columns == out_in ? 0 : 1,
+        .groups = 1,
+        .unit = unit,
+    };
+}
+
+struct orr_view orri_bias_view(int width, bool columns, int64_t unit)
+{
+    return (struct orr_view){.ndim = 1, .shape = {width, 0}, .split = columns ? 0 : -1, .groups = 1, .unit = unit};
+}
+
+/* ---- products ---------------------------------------------------------------------------------------------------------- */
+
+/* A parameter, or its gradient, of group 0, where the block has it. */
+static const float *parameter_of(const struct orr_operands *o, int view)
+{
+    return view ? o->param[0][view] : NULL;
+}
+
+/* [N,n] = [N,k] op(W), for the N rows of the operands; W is [k,n], or [n,k] where transposed. */
+static struct orri_product row_product(const struct orr_operands *o, int n, int k, const void *x, const float *w, bool transposed,
+                                       void *y)
 {
     return (struct orri_product){
         .trans_b = transposed,
@@ -42,6 +106,30 @@ struct orri_product orri_row_product(const struct orr_operands *o, int n, int k,
         .ldc = n,
         .c_dtype = o->dtype,
     };
+}
+
+/* The products with Win and Wout, and with their transposes. */
+static struct orri_product in_product(const struct orr_operands *o, const struct orri_residual *r, const void *norm, void *u)
+{
+    struct orri_product p = row_product(o, r->in, r->width, norm, o->param[0][r->in_weight], r->out_in, u);
+
+    p.bias = parameter_of(o, r->in_bias);
+    return p;
+}
+
+static struct orri_product out_product(const struct orr_operands *o, const struct orri_residual *r, const void *h, void *y)
+{
+    return row_product(o, r->width, r->out, h, o->param[0][r->out_weight], r->out_in, y);
+}
+
+static struct orri_product in_gradient(const struct orr_operands *o, const struct orri_residual *r, const void *du, void *dnorm)
+{
+    return row_product(o, r->width, r->in, du, o->param[0][r->in_weight], !r->out_in, dnorm);
+}
+
+static struct orri_product out_gradient(const struct orr_operands *o, const struct orri_residual *r, const void *dout, void *dh)
+{
+    return row_product(o, r->out, r->width, dout, o->param[0][r->out_weight], !r->out_in, dh);
 }
 
 /* ---- what it saves --------------------------------------------------------------------------------------------- */
@@ -127,7 +215,46 @@ size_t orri_residual_scratch(const struct orri_residual *r, const struct orr_sha
 
 /* ---- the products, of a whole block or a shard --------------------------------------------------------------- */
 
-/* dw [m,n] += x^T dy, in fp32; x [N,m], dy [N,n]. */
+/* u and h from norm(x) [N,C]. An activation is done with the product, which leaves both. */
+static void inner_forward(const struct orr_operands *o, const struct orri_residual *r, const void *norm, const struct orri_inner *s,
+                          struct orri_rooms *rooms)
+{
+    struct orri_product p = in_product(o, r, norm, r->forward ? s->u : s->h);
+    void *scratch = orri_room(rooms, r->scratch);
+
+    if (!r->forward) {
+        p.epilogue = ORRI_EPILOGUE_ACTIVATION;
+        p.activation = r->activation;
+        p.aux = s->u;
+    }
+    ORRI_KERNEL(o, gemm, &p);
+    if (r->forward)
+        r->forward(o, s, scratch);
+}
+
+/* The gradient of norm(x) from that of the second product, and that of u in its place. The product reads u while it writes the gradient
+ * of it, which therefore passes through dh. */
+static void inner_backward(const struct orr_operands *o, const struct orri_residual *r, const void *dout, const struct orri_inner *s,
+                           void *dnorm, struct orri_rooms *rooms)
+{
+    size_t bytes = bytes_of(o->dtype, rows_of(o), r->out);
+    void *dh = orri_room(rooms, bytes), *scratch = orri_room(rooms, r->scratch);
+    struct orri_product out = out_gradient(o, r, dout, dh), in = in_gradient(o, r, s->u, dnorm);
+
+    if (!r->forward) {
+        out.epilogue = ORRI_EPILOGUE_ACTIVATION_BACKWARD;
+        out.activation = r->activation;
+        out.aux = s->u;
+    }
+    ORRI_KERNEL(o, gemm, &out);
+    if (r->forward)
+        r->backward(o, s, dh, scratch);
+    else
+        ORRI_KERNEL(o, copy, bytes, dh, s->u);
+    ORRI_KERNEL(o, gemm, &in);
+}
+
+/* dw += x^T dy, in fp32, of x [N,m] and dy [N,n]. */
 static void weights_product(const struct orr_operands *o, int m, int n, const void *x, const void *dy, float *dw)
 {
     const struct orri_product p = {
@@ -149,31 +276,30 @@ static void weights_product(const struct orr_operands *o, int m, int n, const vo
     ORRI_KERNEL(o, gemm, &p);
 }
 
-/* The gradient of norm(x) from that of the second product. */
-static void products_backward(const struct orr_operands *o, const struct orri_residual *r, const void *dout,
-                              const struct orri_inner *s, void *dnorm, struct orri_rooms *rooms)
+/* Of a matrix that takes x [N,in] to [N,out]. */
+static void matrix_weights(const struct orr_operands *o, const struct orri_residual *r, int in, int out, const void *x, const void *dy,
+                           float *dw)
 {
-    void *dh = orri_room(rooms, bytes_of(o->dtype, rows_of(o), r->out));
-    struct orri_product p = orri_row_product(o, r->width, r->in, s->u, o->param[0][ORRI_IN_WEIGHT], true, dnorm);
-
-    r->backward(o, dout, s, dh, orri_room(rooms, r->scratch));
-    ORRI_KERNEL(o, gemm, &p);
+    if (r->out_in)
+        weights_product(o, out, in, dy, x, dw);
+    else
+        weights_product(o, in, out, x, dy, dw);
 }
 
-static void bias_weights(const struct orr_operands *o, int rows, int width, const void *dy, float *db, struct orri_rooms *rooms)
+static void bias_weights(const struct orr_operands *o, int view, int rows, int width, const void *dy, struct orri_rooms *rooms)
 {
-    ORRI_KERNEL(o, bias_backward, o->dtype, rows, width, dy, width, o->first_gradient ? 0 : 1, db,
-                orri_room(rooms, ORRI_SCRATCH(o->cuda, bias_backward, rows, width)));
+    void *scratch = orri_room(rooms, ORRI_SCRATCH(o->cuda, bias_backward, rows, width));
+
+    if (view)
+        ORRI_KERNEL(o, bias_backward, o->dtype, rows, width, dy, width, o->first_gradient ? 0 : 1, o->grad[0][view], scratch);
 }
 
-static void products_weights(const struct orr_operands *o, const struct orri_residual *r, const void *norm, const void *dout,
-                             const struct orri_inner *s, struct orri_rooms *rooms)
+static void inner_weights(const struct orr_operands *o, const struct orri_residual *r, const void *norm, const void *dout,
+                          const struct orri_inner *s, struct orri_rooms *rooms)
 {
-    float *const *grad = o->grad[0];
-
-    weights_product(o, r->out, r->width, s->h, dout, grad[ORRI_OUT_WEIGHT]);
-    weights_product(o, r->width, r->in, norm, s->u, grad[ORRI_IN_WEIGHT]);
-    bias_weights(o, (int)rows_of(o), r->in, s->u, grad[ORRI_IN_BIAS], rooms);
+    matrix_weights(o, r, r->out, r->width, s->h, dout, o->grad[0][r->out_weight]);
+    matrix_weights(o, r, r->width, r->in, norm, s->u, o->grad[0][r->in_weight]);
+    bias_weights(o, r->in_bias, (int)rows_of(o), r->in, s->u, rooms);
 }
 
 /* ---- the whole block --------------------------------------------------------------------------------------------- */
@@ -205,15 +331,16 @@ void orri_residual_forward(const struct orr_operands *o, const struct orri_resid
     float *floats = o->saved ? o->saved : orri_room(rooms, (size_t)size.floats * sizeof(*floats));
     void *values = o->saved ? o->saved_values : orri_room(rooms, (size_t)size.values * orr_dtype_size(o->dtype));
     struct saved s = saved_at(o, r, floats, values);
-    struct orri_product p = orri_row_product(o, c, r->out, s.inner.h, o->param[0][ORRI_OUT_WEIGHT], false, o->y);
+    struct orri_product p = out_product(o, r, s.inner.h, o->y);
+    const void *residual = r->of_norm ? norm : o->x[0];
 
-    orri_norm(o, c, r->eps, norm, s.mean, s.rstd);
-    r->forward(o, norm, &s.inner, orri_room(rooms, r->scratch));
-    p.bias = o->param[0][ORRI_OUT_BIAS];
-    p.add = d.p > 0 ? NULL : o->x[0];
+    orri_norm(o, &r->norm, c, norm, s.mean, s.rstd);
+    inner_forward(o, r, norm, &s.inner, rooms);
+    p.bias = parameter_of(o, r->out_bias);
+    p.add = d.p > 0 ? NULL : residual;
     ORRI_KERNEL(o, gemm, &p);
     if (d.p > 0)
-        orri_dropout_tile(o, &d, c, orri_positions(o), o->y, o->x[0], o->y);
+        orri_dropout_tile(o, &d, c, orri_positions(o), o->y, residual, o->y);
 }
 
 void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
@@ -224,8 +351,10 @@ void orri_residual_backward(const struct orr_operands *o, const struct orri_resi
     void *dnorm = orri_room(rooms, value);
     const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, orri_room(rooms, value));
 
-    products_backward(o, r, dout, &s.inner, dnorm, rooms);
-    orri_norm_input_gradient(o, r->width, o->dy, dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, rooms);
+    inner_backward(o, r, dout, &s.inner, dnorm, rooms);
+    if (r->of_norm)
+        ORRI_KERNEL(o, add, o->dtype, rows_of(o) * (size_t)r->width, o->dy, dnorm);
+    orri_norm_input_gradient(o, &r->norm, r->width, r->of_norm ? NULL : o->dy, dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, rooms);
 }
 
 void orri_residual_weights(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
@@ -236,10 +365,10 @@ void orri_residual_weights(const struct orr_operands *o, const struct orri_resid
     void *norm = orri_room(rooms, value);
     const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, orri_room(rooms, value));
 
-    orri_norm_again(o, r->width, s.mean, s.rstd, norm);
-    products_weights(o, r, norm, dout, &s.inner, rooms);
-    bias_weights(o, (int)rows_of(o), r->width, dout, o->grad[0][ORRI_OUT_BIAS], rooms);
-    orri_norm_weights(o, r->width, s.dgamma, s.dbeta);
+    orri_norm_again(o, &r->norm, r->width, s.mean, s.rstd, norm);
+    inner_weights(o, r, norm, dout, &s.inner, rooms);
+    bias_weights(o, r->out_bias, (int)rows_of(o), r->width, dout, rooms);
+    orri_norm_weights(o, &r->norm, r->width, s.dgamma, s.dbeta);
 }
 
 /* ---- in shards ----------------------------------------------------------------------------------------------------- */
@@ -253,9 +382,9 @@ void orri_residual_shard_forward(const struct orr_operands *o, const struct orri
     float *floats = o->saved ? o->saved : orri_room(rooms, (size_t)size.floats * sizeof(*floats));
     void *values = o->saved ? o->saved_values : orri_room(rooms, (size_t)size.values * element);
     struct orri_inner s = inner_at(o, r, floats, values);
-    struct orri_product p = orri_row_product(o, r->width, r->out, s.h, o->param[0][ORRI_OUT_WEIGHT], false, out);
+    struct orri_product p = out_product(o, r, s.h, out);
 
-    r->forward(o, norm, &s, orri_room(rooms, r->scratch));
+    inner_forward(o, r, norm, &s, rooms);
     ORRI_KERNEL(o, gemm, &p);
     orri_scatter_end(o, r->width, element, out, o->partial);
 }
@@ -267,8 +396,9 @@ void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_re
 
     (void)rooms;
     orri_sum_shards(o, (size_t)rows * (size_t)c, o->partial, o->y);
-    ORRI_KERNEL(o, bias_rows, o->dtype, rows, c, o->y, o->param[0][ORRI_OUT_BIAS], o->y);
-    orri_dropout_tile(o, &d, c, orri_positions(o), o->y, o->x[0], o->y);
+    if (r->out_bias)
+        ORRI_KERNEL(o, bias_rows, o->dtype, rows, c, o->y, o->param[0][r->out_bias], o->y);
+    orri_dropout_tile(o, &d, c, orri_positions(o), o->y, r->of_norm ? o->branch[0] : o->x[0], o->y);
 }
 
 /* The gradient of the second product, of all positions. */
@@ -287,7 +417,7 @@ void orri_residual_shard_backward(const struct orr_operands *o, const struct orr
     void *dnorm = orri_scatter_begin(o, o->dpartial, orri_room(rooms, value));
     struct orri_inner s = inner_at(o, r, o->saved, o->saved_values);
 
-    products_backward(o, r, dout, &s, dnorm, rooms);
+    inner_backward(o, r, dout, &s, dnorm, rooms);
     orri_scatter_end(o, r->width, orr_dtype_size(o->dtype), dnorm, o->dpartial);
 }
 
@@ -299,7 +429,7 @@ void orri_residual_shard_weights(const struct orr_operands *o, const struct orri
                                    orri_room(rooms, value));
     struct orri_inner s = inner_at(o, r, o->saved, o->saved_values);
 
-    products_weights(o, r, norm, dout, &s, rooms);
+    inner_weights(o, r, norm, dout, &s, rooms);
 }
 
 void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
@@ -309,6 +439,6 @@ void orri_residual_chunk_backward(const struct orr_operands *o, const struct orr
     const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy,
                                              orri_room(rooms, bytes_of(o->dtype, (size_t)rows, r->width)));
 
-    bias_weights(o, rows, r->width, dout, o->grad[0][ORRI_OUT_BIAS], rooms);
-    orri_norm_chunk_backward(o, r->width, o->dy, rooms);
+    bias_weights(o, r->out_bias, rows, r->width, dout, rooms);
+    orri_norm_chunk_backward(o, &r->norm, r->width, r->of_norm ? o->dy : NULL, r->of_norm ? NULL : o->dy, rooms);
 }

@@ -64,7 +64,7 @@ static size_t scratch_bytes(const void *config, const struct orr_shape *shape)
 ORRI_PASS(forward, orri_residual_forward(o, &r, &rooms))
 ORRI_PASS(backward, orri_residual_backward(o, &r, &rooms))
 ORRI_PASS(weights, orri_residual_weights(o, &r, &rooms))
-ORRI_PASS(chunk_forward, orri_norm_chunk_forward(o, r.width, r.eps, &rooms))
+ORRI_PASS(chunk_forward, orri_norm_chunk_forward(o, &r.norm, r.width, &rooms))
 ORRI_PASS(shard_forward, orri_residual_shard_forward(o, &r, &rooms))
 ORRI_PASS(chunk_join, orri_residual_chunk_join(o, &r, &rooms))
 ORRI_PASS(shard_backward, orri_residual_shard_backward(o, &r, &rooms))
@@ -88,7 +88,7 @@ ORRI_PASS(chunk_backward, orri_residual_chunk_backward(o, &r, &rooms))
         [ORR_WEIGHTS] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS, \
         [ORR_CHUNK_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_BRANCH, \
         [ORR_SHARD_FORWARD] = ORR_BRANCH | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL | ORR_CACHE, \
-        [ORR_CHUNK_JOIN] = ORR_INPUT | ORR_PARAMETERS | ORR_PARTIAL | ORR_OUTPUT, \
+        [ORR_CHUNK_JOIN] = ORR_INPUT | ORR_BRANCH | ORR_PARAMETERS | ORR_PARTIAL | ORR_OUTPUT, \
         [ORR_SHARD_BACKWARD] = ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT, \
         [ORR_SHARD_WEIGHTS] = ORR_BRANCH | ORR_OUTPUT_GRADIENT | ORR_SAVEDS | ORR_GRADIENTS, \
         [ORR_CHUNK_BACKWARD] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT | \

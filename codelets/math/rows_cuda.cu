@@ -92,7 +92,7 @@ int sum_parts(int rows)
     return rows <= SUM_ROWS ? 1 : parts < SUM_PARTS ? parts : SUM_PARTS;
 }
 
-/* ---- GELU, in the form of gelu.c --------------------------------------------------------------------------------- */
+/* ---- GELU, in the form of activation.c --------------------------------------------------------------------------------- */
 
 constexpr float TWO_ROOT = 1.5957691216057308f, CUBIC = 0.044715f;
 

@@ -58,4 +58,27 @@ ORRI_INLINE float orri_exp_bounded(float x)
     return x < -86.5f ? 0.0f : e * orri_power_of_2(n);
 }
 
+/* sin x and cos x to about 1 ulp of their largest value, |x| < 2^31: reduced in double to |r| <= pi / 4, for which Cephes' sinf and cosf
+ * have polynomials. */
+ORRI_INLINE void orri_sincosf(float x, float *sine, float *cosine)
+{
+    const double shift = 0x1.8p52;      /* adding it rounds to an integer, left in the low bits */
+    double t = (double)x * 0.63661977236758134 + shift;
+    float r = (float)((double)x - (t - shift) * 1.5707963267948966), z = r * r;
+    uint64_t n;
+
+    memcpy(&n, &t, sizeof(n));
+    float s = -1.9515295891e-4f;
+    s = s * z + 8.3321608736e-3f;
+    s = s * z - 1.6666654611e-1f;
+    s = s * (z * r) + r;
+    float c = 2.443315711809948e-5f;
+    c = c * z - 1.388731625493765e-3f;
+    c = c * z + 4.166664568298827e-2f;
+    c = c * (z * z) - 0.5f * z + 1.0f;
+    float u = n & 1 ? c : s, v = n & 1 ? s : c;
+    *sine = n & 2 ? -u : u;
+    *cosine = (n + 1) & 2 ? -v : v;
+}
+
 #endif

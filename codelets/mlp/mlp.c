@@ -9,69 +9,58 @@ enum { MLP_DROPOUT = 2 };      /* place */
 static void specify(const void *config, struct orr_block_spec *spec)
 {
     const struct orr_mlp *m = config;
+    int c = m->width, f = m->hidden, n;
+    bool out_in = m->style.matrices == ORR_OUT_IN;
+    struct orr_view in = orri_matrix_view(out_in, c, f, true, 1, m->std), out = orri_matrix_view(out_in, f, c, false, 1, m->projection_std);
 
-    *spec = (struct orr_block_spec){
-        .groups = 1,
-        .views = {ORRI_RESIDUAL_VIEWS},
-        .view = {{{"norm.weight", 1, {m->width, 0}, ORR_INITIAL_ONE, 0, -1, 1, 1, 0},
-                  {"norm.bias", 1, {m->width, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0},
-                  {"fc.weight", 2, {m->width, m->hidden}, ORR_INITIAL_NORMAL, m->std, 1, 1, 1, 0},
-                  {"fc.bias", 1, {m->hidden, 0}, ORR_INITIAL_ZERO, 0, 0, 1, 1, 0},
-                  {"proj.weight", 2, {m->hidden, m->width}, ORR_INITIAL_NORMAL, m->projection_std, 0, 1, 1, 0},
-                  {"proj.bias", 1, {m->width, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0}}},
-        .width = m->width,
-        .input_width = m->width,
-    };
+    *spec = (struct orr_block_spec){.groups = 1, .width = c, .input_width = c};
+    n = orri_norm_specify(&m->style, c, spec->view[0]);
+    orri_add_view(spec->view[0], &n, m->gated ? "gate.weight" : "fc.weight", in);
+    if (m->gated)
+        orri_add_view(spec->view[0], &n, "up.weight", in);
+    if (m->style.biases != ORR_NO_BIASES)
+        orri_add_view(spec->view[0], &n, "fc.bias", orri_bias_view(f, true, 1));
+    orri_add_view(spec->view[0], &n, "proj.weight", out);
+    if (m->style.biases == ORR_BIASES)
+        orri_add_view(spec->view[0], &n, "proj.bias", orri_bias_view(c, false, 1));
+    spec->views[0] = n;
 }
 
-static int hidden_of(const struct orr_mlp *m, int shards, int shard)
+static int hidden_of(const struct orr_operands *o)
 {
-    return (int)orr_split(m->hidden, 1, shards, shard).count;
+    return (int)orr_split(((const struct orr_mlp *)o->config)->hidden, 1, o->shards, o->shard).count;
 }
 
-/* u and h are before and after gelu: one product, which leaves both. */
-static void gelu_forward(const struct orr_operands *o, const void *norm, const struct orri_inner *s, void *scratch)
+static void gated_forward(const struct orr_operands *o, const struct orri_inner *s, void *scratch)
 {
-    const struct orr_mlp *m = o->config;
-    struct orri_product p = orri_row_product(o, hidden_of(o->config, o->shards, o->shard), m->width, norm, o->param[0][ORRI_IN_WEIGHT], false, s->h);
-
     (void)scratch;
-    p.bias = o->param[0][ORRI_IN_BIAS];
-    p.epilogue = ORRI_EPILOGUE_GELU;
-    p.aux = s->u;
-    ORRI_KERNEL(o, gemm, &p);
+    ORRI_KERNEL(o, gated, o->dtype, (enum orr_activation)((const struct orr_mlp *)o->config)->activation, o->batch * o->seq,
+                hidden_of(o), s->u, s->h);
 }
 
-/* The product reads u while it writes the gradient of it, which therefore passes through dh. */
-static void gelu_backward(const struct orr_operands *o, const void *dout, const struct orri_inner *s, void *dh,
-                          void *scratch)
+static void gated_backward(const struct orr_operands *o, const struct orri_inner *s, void *dh, void *scratch)
 {
-    const struct orr_mlp *m = o->config;
-    int hidden = hidden_of(o->config, o->shards, o->shard);
-    struct orri_product p = orri_row_product(o, hidden, m->width, dout, o->param[0][ORRI_OUT_WEIGHT], true, dh);
-
     (void)scratch;
-    p.epilogue = ORRI_EPILOGUE_GELU_BACKWARD;
-    p.aux = s->u;
-    ORRI_KERNEL(o, gemm, &p);
-    ORRI_KERNEL(o, copy, (size_t)o->batch * (size_t)o->seq * (size_t)hidden * orr_dtype_size(o->dtype), dh, s->u);
+    ORRI_KERNEL(o, gated_backward, o->dtype, (enum orr_activation)((const struct orr_mlp *)o->config)->activation, o->batch * o->seq,
+                hidden_of(o), dh, s->u);
 }
 
 static struct orri_residual residual(const void *config, const struct orr_shape *shape, int shard)
 {
     const struct orr_mlp *m = config;
-    int hidden = hidden_of(m, shape->shards, shard);
+    int hidden = (int)orr_split(m->hidden, 1, shape->shards, shard).count;
+    struct orri_residual r = orri_residual_of(&m->style, m->gated ? 2 : 1, m->width, m->eps);
 
-    return (struct orri_residual){
-        .width = m->width,
-        .eps = m->eps,
-        .dropout = m->dropout,
-        .place = MLP_DROPOUT,
-        .in = hidden,
-        .out = hidden,
-        .forward = gelu_forward,
-        .backward = gelu_backward,
-    };
+    r.dropout = m->dropout;
+    r.place = MLP_DROPOUT;
+    r.in = m->gated ? 2 * hidden : hidden;
+    r.out = hidden;
+    r.activation = (enum orr_activation)m->activation;
+    if (m->gated) {
+        r.forward = gated_forward;
+        r.backward = gated_backward;
+    }
+    return r;
 }
 
 #include "codelets/math/residual_passes.h"
@@ -81,7 +70,7 @@ static double flops(const void *config, int batch, int seq, enum orr_pass pass)
     const struct orr_mlp *m = config;
 
     (void)pass;
-    return 4.0 * batch * seq * m->width * m->hidden;
+    return (m->gated ? 6.0 : 4.0) * batch * seq * m->width * m->hidden;
 }
 
 static int most_shards(const void *config)
@@ -116,6 +105,8 @@ int orr_mlp(struct orr_model *model, int layer, const struct orr_mlp *config)
     if (config->width < 1 || config->hidden < 1)
         return orri_fail(ORR_EINVAL, "mlp", "a width of %d and a hidden width of %d are not both positive",
                          config->width, config->hidden);
+    if (config->gated && (config->style.matrices != ORR_OUT_IN || config->style.biases != ORR_NO_BIASES))
+        return orri_fail(ORR_EINVAL, "mlp", "a gate goes with [out,in] matrices without biases");
     ORR_TRY(orri_check_dropout("mlp", config->dropout));
     return orr_block_append(model, &mlp_class, layer, config) ? ORR_OK : orr_error_code();
 }

@@ -43,7 +43,7 @@ static void check(const struct use *u)
     for (int i = 0; i < u->m && u->add != ADD_C; i++)
         for (int j = 0; j < u->n; j++)
             c[(size_t)i * ldc + j] = NAN;
-    for (size_t k = 0; k < size_c && u->epilogue == ORRI_EPILOGUE_GELU; k++)
+    for (size_t k = 0; k < size_c && u->epilogue == ORRI_EPILOGUE_ACTIVATION; k++)
         aux[k] = k % (size_t)ldc < (size_t)u->n ? NAN : aux[k];
     struct array aa = put(u->dtype, size_a, a, u->shift), ab = put(u->dtype, size_b, b, u->shift);
     struct array ac = put(u->c_dtype, size_c, c, u->shift), abias = put(u->dtype, u->n, bias, u->shift);
@@ -75,12 +75,12 @@ static void check(const struct use *u)
             bound += SUM_BOUND(u->k + 2) * (magnitude + fabs(before) + fabs(shift)) + rounding(u->c_dtype, want);
             if (u->add != ADD_NOTHING && u->bias)
                 bound += rounding(u->c_dtype, fabs(want) + fabs(shift));    /* made in two steps, rounded twice */
-            if (u->epilogue == ORRI_EPILOGUE_GELU) {
+            if (u->epilogue == ORRI_EPILOGUE_ACTIVATION) {
                 assert_close(got_aux[at], want, bound, "aux %d,%d", i, j);
                 /* GELU's slope is below 1.13, its argument not necessarily rounded, and it a function of fp32. */
                 bound = 1.13 * bound + 8 * FLT_EPSILON * fabs(want) + rounding(u->dtype, gelu(want));
                 want = gelu(want);
-            } else if (u->epilogue == ORRI_EPILOGUE_GELU_BACKWARD) {
+            } else if (u->epilogue == ORRI_EPILOGUE_ACTIVATION_BACKWARD) {
                 double slope = gelu_slope(aux[at]);
 
                 assert_that(got_aux[at] == aux[at]);
@@ -147,7 +147,7 @@ START_TEST(epilogues)
         u.bias = u.epilogue == ORRI_EPILOGUE_NONE;
         check(&u);
         u.bias = !u.bias;
-        if (u.epilogue == ORRI_EPILOGUE_GELU)
+        if (u.epilogue == ORRI_EPILOGUE_ACTIVATION)
             check(&u);
         if (u.epilogue == ORRI_EPILOGUE_NONE) {
             u.bias = true;
@@ -157,11 +157,11 @@ START_TEST(epilogues)
     }
     /* Where the library has the slope in the product, with the columns that go with it. */
     struct use u = {.dtype = dtypes[_i], .c_dtype = dtypes[_i], .m = 40, .n = 64, .k = 32, .pad_c = 8,
-                    .epilogue = ORRI_EPILOGUE_GELU_BACKWARD};
+                    .epilogue = ORRI_EPILOGUE_ACTIVATION_BACKWARD};
     check(&u);
     u.bias = true;
     check(&u);
-    u.epilogue = ORRI_EPILOGUE_GELU;
+    u.epilogue = ORRI_EPILOGUE_ACTIVATION;
     check(&u);
 }
 END_TEST

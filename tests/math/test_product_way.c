@@ -9,7 +9,7 @@ static struct orri_product product(void)
 {
     return (struct orri_product){
         .m = 8, .n = 8, .k = 8, .dtype = ORR_BF16, .a = (void *)0x100, .b = (void *)0x200, .lda = 8, .ldb = 8,
-        .bias = (void *)0x300, .c = (void *)0x1000, .ldc = 8, .c_dtype = ORR_BF16, .epilogue = ORRI_EPILOGUE_GELU,
+        .bias = (void *)0x300, .c = (void *)0x1000, .ldc = 8, .c_dtype = ORR_BF16, .epilogue = ORRI_EPILOGUE_ACTIVATION,
         .aux = (void *)0x2000,
     };
 }
@@ -69,7 +69,7 @@ START_TEST(fused_or_not)
     p = product();
     p.bias = NULL;
     ck_assert(orri_product_way(&p).fused);
-    p.epilogue = ORRI_EPILOGUE_GELU_BACKWARD;
+    p.epilogue = ORRI_EPILOGUE_ACTIVATION_BACKWARD;
     ck_assert(orri_product_way(&p).fused);
     p.bias = (void *)0x300;                 /* the library has no bias before the slope */
     ck_assert(!orri_product_way(&p).fused);
