@@ -14,6 +14,7 @@ extern "C" {
 struct orr_gpt2 {
     int vocab_size, n_positions, n_embd, n_layer, n_head;
     int n_inner;                                    /* 4 n_embd where the file has null      */
+    int activation_function;                        /* enum orr_activation                   */
     float embd_pdrop, attn_pdrop, resid_pdrop;      /* dropout                               */
     float layer_norm_epsilon, initializer_range;
     bool tie_word_embeddings;

@@ -84,7 +84,7 @@ double bench_read_speed(int threads)
 
 /* ---- the tokens ------------------------------------------------------------------------------------------------ */
 
-static int make_prompts(struct orr_sequence *sequences, const struct orr_gpt2 *gpt, const struct generation *g)
+static int make_prompts(struct orr_sequence *sequences, const struct orr_hyper *hyper, const struct generation *g)
 {
     for (int s = 0; s < g->batch; s++) {
         int32_t *tokens = malloc(((size_t)g->prompt + (size_t)g->tokens) * sizeof(*tokens));
@@ -95,7 +95,7 @@ static int make_prompts(struct orr_sequence *sequences, const struct orr_gpt2 *g
         for (int t = 0; t < g->prompt; t++) {
             uint32_t word;
             orr_rng_words(&rng, (uint64_t)t, 1, &word);
-            tokens[t] = (int32_t)(word % (uint32_t)gpt->vocab_size);
+            tokens[t] = (int32_t)(word % (uint32_t)hyper->vocab);
         }
     }
     return ORR_OK;
@@ -136,13 +136,13 @@ json_t *bench_generate(struct opened *o, const struct generation *g)
     struct orr_sequence *sequences = calloc((size_t)g->batch, sizeof(*sequences));
     double *seconds = malloc((size_t)g->tokens * sizeof(*seconds));
     struct orr_predictor *predictor =
-        orr_predictor_create(o->model, o->gpt.vocab_size, o->gpt.n_embd, o->gpt.n_positions);
+        orr_predictor_create(o->model, o->hyper.vocab, o->hyper.width, o->hyper.positions);
     int status = !predictor ? orr_error_code() : ORR_OK;
 
     if (status == 0 && (!sequences || !seconds))
         status = command_fail(ORR_ENOMEM, "bench: no room for the times");
     if (status == 0)
-        status = make_prompts(sequences, &o->gpt, g);
+        status = make_prompts(sequences, &o->hyper, g);
     if (status == 0 && g->cache)
         status = orr_predictor_continue(predictor, g->batch);
     if (status == 0)

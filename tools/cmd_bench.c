@@ -125,7 +125,7 @@ static int print(const struct opened *o, const struct orr_training_options *t, d
                  const struct orr_profile *profile, int64_t tasks, int64_t streamed)
 {
     double tokens = (double)t->batch * t->seq;
-    double per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->seq);
+    double per_token = orr_model_flops_per_token(o->model, o->hyper.layers, o->hyper.width, t->seq);
 
     double median = orr_median(seconds, steps);
     json_t *object = json_pack(
@@ -195,7 +195,7 @@ static int run(struct opened *o)
         .schedule = {.kind = ORR_SCHEDULE_CONSTANT, .lr = lr},
         .seed = (uint64_t)layout_options.seed,
     };
-    struct random_tokens random = {(uint64_t)layout_options.seed, o->gpt.vocab_size};
+    struct random_tokens random = {(uint64_t)layout_options.seed, o->hyper.vocab};
     struct orr_source source = {read_random, &random};
     struct orr_memory_need need;
     struct orr_profile profile;
@@ -257,6 +257,19 @@ static int check_comparison(void)
     return ORR_OK;
 }
 
+/* What PyTorch's script trains. */
+static int read_gpt(const struct orr_config *config, struct orr_gpt2 *gpt)
+{
+    const char *type = "gpt2";
+
+    if (orr_config_has(config, "model_type"))
+        ORR_TRY(orr_config_string(config, "model_type", &type));
+    if (strcmp(type, "gpt2") != 0)
+        return command_remedy(command_fail(ORR_EINVAL, "--against: PyTorch's script trains gpt2 models, not %s", type),
+                              "name a gpt2 model");
+    return orr_gpt2_read(config, gpt);
+}
+
 int compare_bench(int argc, char **argv)
 {
     /* What only the comparison is told. */
@@ -272,9 +285,10 @@ int compare_bench(int argc, char **argv)
     if (status == 0)
         status = check_shape(&o, micro_batch, seq);
     if (status == 0)
+        status = read_gpt(o.config, &c->gpt);
+    if (status == 0)
         status = arguments_collect(&c->arguments, tables, own);
     if (status == 0) {
-        c->gpt = o.gpt;
         c->optimizer = orr_optimizer_default(ORR_ADAMW);
         c->lr = lr;
         c->batch = batch;

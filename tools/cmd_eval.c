@@ -23,7 +23,7 @@ static int evaluate(struct opened *o, const struct orr_corpus *corpus)
 {
     struct orr_result r;
     struct orr_range all = {0, orr_corpus_size(corpus)};
-    int length = (int)(seq ? seq : o->gpt.n_positions);
+    int length = (int)(seq ? seq : o->hyper.positions);
 
     if (!o->weights)
         return command_remedy(command_fail(ORR_EINVAL, "%s: has no parameters to evaluate", model_options.model),

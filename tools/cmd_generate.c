@@ -219,7 +219,7 @@ static int generate(const struct opened *o, struct prompts *p, struct orr_predic
 
 static int check_options(const struct opened *o)
 {
-    int vocab = o->gpt.vocab_size;
+    int vocab = o->hyper.vocab;
 
     if (!o->weights)
         return command_remedy(command_fail(ORR_EINVAL, "%s: has no parameters to generate with", model_options.model),
@@ -242,7 +242,7 @@ static int run(struct opened *o, struct prompts *p)
     ORR_TRY(check_generation(o, p->count, cache));
     ORR_TRY(fill_model(o));
     struct orr_predictor *predictor =
-        orr_predictor_create(o->model, o->gpt.vocab_size, o->gpt.n_embd, o->gpt.n_positions);
+        orr_predictor_create(o->model, o->hyper.vocab, o->hyper.width, o->hyper.positions);
     int status = predictor ? generate(o, p, predictor) : orr_error_code();
     orr_predictor_destroy(predictor);
     return status;

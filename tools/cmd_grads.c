@@ -16,7 +16,7 @@ static struct setting *const tables[] = {model_table, sequences_table, table, la
 /* Gradients are those of the model, not of one draw of its dropout. */
 static int without_dropout(struct orr_config *config)
 {
-    return set_dropout(config, 0);
+    return orr_family_set_dropout(config, 0);
 }
 
 /* Each sequence but its last token is the input, each but its first the labels. */
@@ -118,7 +118,7 @@ int cmd_grads(int argc, char **argv)
     if (status == 0)
         status = open_model(&o, without_dropout, NULL);
     if (status == 0)
-        status = check_sequences(&s, &o.gpt, 2);
+        status = check_sequences(&s, &o.hyper, 2);
     if (status == 0)
         status = run(&o, &s);
     free_sequences(&s);

@@ -64,7 +64,7 @@ static int print_memory(const struct opened *o)
 {
     struct orr_training_options t = {.batch = (int)batch,
                                      .micro_batch = micro_batch ? (int)micro_batch : default_micro_batch((int)batch, o->mesh.dp),
-                                     .seq = (int)(seq ? seq : o->gpt.n_positions),
+                                     .seq = (int)(seq ? seq : o->hyper.positions),
                                      .slots = o->slots,
                                      .staleness = (int)staleness};
     struct orr_memory_need need, largest = {0};
@@ -136,8 +136,8 @@ static int print(const struct opened *o)
            strstr(orr_version(), "no MPI") ? ", in one process" : ", on ranks");
     print_blocks(o->model);
     if (named)
-        printf("model %s: %d layers, width %d, %d heads, %d positions, vocabulary %d, %.1f M parameters\n",
-               model_options.model, o->gpt.n_layer, o->gpt.n_embd, o->gpt.n_head, o->gpt.n_positions, o->gpt.vocab_size,
+        printf("model %s: %d layers, width %d, up to %d shards, %d positions, vocabulary %d, %.1f M parameters\n",
+               model_options.model, o->hyper.layers, o->hyper.width, o->hyper.shards, o->hyper.positions, o->hyper.vocab,
                (double)orr_model_size(o->model) / 1e6);
     print_stages(o->model);
     free(topology);

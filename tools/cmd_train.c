@@ -94,7 +94,7 @@ static void on_signal(int number)
 
 static int change(struct orr_config *config)
 {
-    return options_given(table, "dropout") ? set_dropout(config, dropout) : ORR_OK;
+    return options_given(table, "dropout") ? orr_family_set_dropout(config, dropout) : ORR_OK;
 }
 
 static int read_modes(struct orr_training_options *t)
@@ -121,7 +121,7 @@ static int read_checkpoint_dtype(const struct opened *o, struct orr_training_opt
 static int read_training(const struct opened *o, struct orr_training_options *t)
 {
     *t = (struct orr_training_options){
-        .batch = (int)batch, .seq = (int)(seq ? seq : o->gpt.n_positions), .slots = o->slots,
+        .batch = (int)batch, .seq = (int)(seq ? seq : o->hyper.positions), .slots = o->slots,
         .seed = (uint64_t)layout_options.seed};
     t->sync_every = (int)sync_every;
     t->outer_lr = outer_lr;
@@ -239,7 +239,7 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
     char text[256], size[32], headline[768];
 
     t->progress = quiet ? NULL : json ? stderr : stdout;
-    t->flops_per_token = orr_model_flops_per_token(o->model, o->gpt.n_layer, o->gpt.n_embd, t->options.seq);
+    t->flops_per_token = orr_model_flops_per_token(o->model, o->hyper.layers, o->hyper.width, t->options.seq);
     ORR_TRY(orr_training_memory(o->model, &t->options, orr_rank(), &need));
     ORR_TRY(orr_memory_check(&need));
     snprintf(headline, sizeof(headline),

@@ -17,7 +17,7 @@ struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .w
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
-                   "gpt2-large, gpt2-xl", OPTION_TEXT, &model_options.model, 0, 0, false),
+                   "gpt2-large, gpt2-xl, tiny-llama, llama-3.2-1b, llama-3.1-8b, mistral-7b, qwen2.5-0.5b", OPTION_TEXT, &model_options.model, 0, 0, false),
     SETTING("set", "KEY=VALUE", "override a key of config.json, by its Hugging Face name", OPTION_LIST, &model_options.set, 0,
      0, false),
     SETTING("tokenizer", "T", "bytes (default)", OPTION_TEXT, &model_options.tokenizer, 0, 0, false),
@@ -177,25 +177,12 @@ static int open_config(struct opened *o, const char *name)
     } else if (stat(name, &st) == 0) {
         o->config = orr_config_open(name);
     } else {
-        o->config = orr_gpt2_preset(name);
+        o->config = orr_family_preset(name);
         if (!o->config)
             return command_remedy(command_fail(ORR_ENOENT, "%s: there is no such directory, config.json or preset", name),
-                                  "presets are tiny-gpt2, gpt2, gpt2-medium, gpt2-large and gpt2-xl");
+                                  "presets are %s", orr_family_presets());
     }
     return o->config ? ORR_OK : orr_error_code();
-}
-
-static int check_type(const struct orr_config *config)
-{
-    const char *type = "gpt2";
-
-    if (orr_config_has(config, "model_type"))
-        ORR_TRY(orr_config_string(config, "model_type", &type));
-    if (strcmp(type, "gpt2") != 0)
-        return command_remedy(command_fail(ORR_EFORMAT, "%s: model_type '%s' is not known to this version",
-                                           orr_config_name(config), type),
-                              "this version trains gpt2 models");
-    return ORR_OK;
 }
 
 static int check_layout(struct opened *o)
@@ -211,18 +198,6 @@ static int check_layout(struct opened *o)
     return ORR_OK;
 }
 
-int set_dropout(struct orr_config *config, double rate)
-{
-    static const char *const keys[] = {"embd_pdrop", "attn_pdrop", "resid_pdrop"};
-    char text[64];
-
-    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
-        snprintf(text, sizeof(text), "%s=%.9g", keys[i], rate);
-        ORR_TRY(orr_config_set(config, text));
-    }
-    return ORR_OK;
-}
-
 int read_model(struct opened *o, int (*change)(struct orr_config *config))
 {
     if (!model_options.model)
@@ -234,9 +209,7 @@ int read_model(struct opened *o, int (*change)(struct orr_config *config))
         ORR_TRY(orr_config_set(o->config, model_options.set.item[i]));
     if (change)
         ORR_TRY(change(o->config));
-    ORR_TRY(check_type(o->config));
-    ORR_TRY(orr_gpt2_read(o->config, &o->gpt));
-    o->gpt.dtype = o->dtype;
+    ORR_TRY(orr_family_read(o->config, &o->hyper));
     o->tokenizer = orr_tokenizer_open(model_options.tokenizer ? model_options.tokenizer : "bytes");
     return o->tokenizer ? ORR_OK : orr_error_code();
 }
@@ -266,12 +239,12 @@ static int shards_for_tokens(const struct opened *o)
             return o->mesh.tp;
     if (orr_rank_count() > 1 || orr_device_count() > 0)
         return o->mesh.tp;
-    return shards < o->gpt.n_head ? shards : o->gpt.n_head;
+    return shards < o->hyper.shards ? shards : o->hyper.shards;
 }
 
 static void expect(struct opened *o, const struct shape *shape)
 {
-    int64_t seq = shape->seq ? shape->seq : o->gpt.n_positions;
+    int64_t seq = shape->seq ? shape->seq : o->hyper.positions;
     int64_t batch = shape->micro_batch ? shape->micro_batch : default_micro_batch((int)shape->batch, o->mesh.dp);
 
     if (seq <= INT_MAX && batch <= INT_MAX) {
@@ -334,7 +307,7 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config), const
         o->mesh.tp = shards_for_tokens(o);
     else if (shape)
         expect(o, shape);
-    o->model = orr_gpt2_create(&o->gpt, &o->mesh);
+    o->model = orr_family_create(o->config, o->dtype, &o->mesh);
     static const char *const masters[] = {"fp32", "none", NULL};
     int status = o->model ? ORR_OK : orr_error_code(), none = 0;
     if (status == 0)
@@ -346,10 +319,10 @@ int open_model(struct opened *o, int (*change)(struct orr_config *config), const
 
 int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq)
 {
-    if (seq > o->gpt.n_positions)
+    if (seq > o->hyper.positions)
         return command_remedy(command_fail(ORR_EINVAL, "--seq: %lld tokens are more than the model's %d positions",
-                                           (long long)seq, o->gpt.n_positions),
-                              "choose --seq of at most %d", o->gpt.n_positions);
+                                           (long long)seq, o->hyper.positions),
+                              "choose --seq of at most %d", o->hyper.positions);
     if (micro_batch * seq > INT32_MAX)
         return command_remedy(command_fail(ORR_ENOFIT, "--micro-batch: %lld sequences of %lld tokens are more than a task "
                                                        "takes, which is %d tokens",
@@ -388,9 +361,9 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
 int check_generation(const struct opened *o, int sequences, bool cache)
 {
     struct orr_slots_options slots = {
-        .batch = 1, .seq = o->gpt.n_positions, .microbatches = 1,
-        .predict_floats = (int64_t)(sequences + 1) * (o->gpt.vocab_size + o->gpt.n_embd)};
-    int64_t kept = cache ? orr_cache_memory(o->model, sequences, o->gpt.n_positions, orr_rank()) : 0;
+        .batch = 1, .seq = o->hyper.positions, .microbatches = 1,
+        .predict_floats = (int64_t)(sequences + 1) * (o->hyper.vocab + o->hyper.width)};
+    int64_t kept = cache ? orr_cache_memory(o->model, sequences, o->hyper.positions, orr_rank()) : 0;
 
     return check_room(o, &slots, kept, sequences > 1 ? "give fewer prompts, or choose a smaller model" : "choose a smaller model");
 }
@@ -458,7 +431,7 @@ static int agree_on_data(const struct orr_corpus *corpus)
 struct orr_corpus *open_data(const struct opened *o, const struct list *paths)
 {
     struct orr_corpus *corpus = orr_corpus_open(paths->item, paths->count, o->tokenizer, 0);
-    int status = corpus ? orr_corpus_check_vocab(corpus, o->gpt.vocab_size) : orr_error_code();
+    int status = corpus ? orr_corpus_check_vocab(corpus, o->hyper.vocab) : orr_error_code();
 
     status = orr_ranks_settle(status);
     if (status == 0)
@@ -556,19 +529,19 @@ int read_sequences(const char *text, const char *path, struct sequences *out)
     return status;
 }
 
-int check_sequences(const struct sequences *s, const struct orr_gpt2 *gpt, int shortest)
+int check_sequences(const struct sequences *s, const struct orr_hyper *hyper, int shortest)
 {
     const char *where = ids_path ? ids_path : "--ids";
 
     for (int i = 0; i < s->count; i++) {
-        if (s->length[i] < shortest || s->length[i] - (shortest - 1) > gpt->n_positions)
+        if (s->length[i] < shortest || s->length[i] - (shortest - 1) > hyper->positions)
             return command_fail(ORR_EINVAL, "%s: sequence %d has %d tokens; the model takes %d to %d", where, i + 1,
-                                s->length[i], shortest, gpt->n_positions + shortest - 1);
+                                s->length[i], shortest, hyper->positions + shortest - 1);
         for (int t = 0; t < s->length[i]; t++)
-            if (s->ids[i][t] >= gpt->vocab_size)
+            if (s->ids[i][t] >= hyper->vocab)
                 return command_fail(ORR_EINVAL,
                                     "%s: sequence %d, position %d: token id %d is outside the vocabulary of %d", where,
-                                    i + 1, t + 1, s->ids[i][t], gpt->vocab_size);
+                                    i + 1, t + 1, s->ids[i][t], hyper->vocab);
     }
     return ORR_OK;
 }

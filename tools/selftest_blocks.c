@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <models/gpt2.h>
+
 #include "tools/selftest.h"
 #include "tools/tools.h"
 

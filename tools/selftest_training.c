@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <models/gpt2.h>
+
 #include "tools/selftest.h"
 #include "tools/tools.h"
 

@@ -9,7 +9,7 @@
 
 #include <jansson.h>
 
-#include <models/gpt2.h>
+#include <models/family.h>
 #include <orrery/orrery.h>
 
 #include "tools/options.h"
@@ -59,7 +59,7 @@ struct opened {
     char *directory;            /* NULL for a preset or a bare config.json          */
     bool weights;               /* the directory has parameters                     */
     struct orr_config *config;
-    struct orr_gpt2 gpt;
+    struct orr_hyper hyper;
     struct orr_tokenizer *tokenizer;
     struct orr_mesh mesh;
     struct orr_slot_policy slots;
@@ -82,9 +82,6 @@ int read_model(struct opened *o, int (*change)(struct orr_config *config));
 
 /* --device, --pin, --update, --tf32, --attention and --cpu-group. ORR_EINVAL. */
 int read_device(struct orr_runtime_options *runtime);
-
-/* Sets all dropout rates of a configuration. */
-int set_dropout(struct orr_config *config, double rate);
 
 /* Whether a task can take microbatches of this shape. */
 int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq);
@@ -116,7 +113,7 @@ struct sequences {
     int32_t **ids;
 };
 int add_sequence(struct sequences *s, char *text, const char *where);    /* one line's; an empty one adds none */
-int check_sequences(const struct sequences *s, const struct orr_gpt2 *gpt, int shortest);
+int check_sequences(const struct sequences *s, const struct orr_hyper *hyper, int shortest);
 int read_sequences(const char *text, const char *path, struct sequences *out);
 void free_sequences(struct sequences *s);
 extern struct setting sequences_table[];

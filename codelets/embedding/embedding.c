@@ -12,7 +12,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
     const struct orr_embedding *e = config;
 
     *spec = (struct orr_block_spec){
-        .groups = 2,
+        .groups = e->positions ? 2 : 1,
         .views = {1, 1},
         .view = {{{"token.weight", 2, {e->vocab, e->width}, ORR_INITIAL_NORMAL, e->std, 0, 1, 1, 0}},
                  {{"position.weight", 2, {e->positions, e->width}, ORR_INITIAL_NORMAL, e->std, -1, 1, 1, 0}}},
@@ -79,8 +79,12 @@ static void token_gradient(const struct orr_operands *o, struct orr_part at, con
 
 static void position_gradient(const struct orr_operands *o, struct orr_part at, const void *dy)
 {
-    ORRI_KERNEL(o, position_backward, o->dtype, o->batch, at, ((const struct orr_embedding *)o->config)->width, dy,
-                                o->grad[POSITIONS][0]);
+    const struct orr_embedding *e = o->config;
+
+    if (!e->positions)
+        return;
+    begin_gradient(o, POSITIONS, e->positions);
+    ORRI_KERNEL(o, position_backward, o->dtype, o->batch, at, e->width, dy, o->grad[POSITIONS][0]);
 }
 
 /* How many sequences begin at the same position: all, or each where it may. And the row of position t of sequence b. */
@@ -94,6 +98,8 @@ static const void *position_of(const struct orr_operands *o, int b, int64_t t)
     const struct orr_embedding *e = o->config;
     int64_t first = o->past ? o->past->first[b] : 0;
 
+    if (!e->positions)
+        return NULL;
     return orri_at(o, o->param[POSITIONS][0], (first + t) * e->width);
 }
 
@@ -122,7 +128,6 @@ static void weights(const struct orr_operands *o)
     const void *dy = sum_gradient(o, at, o->dy, &rooms);
 
     begin_gradient(o, TOKENS, e->vocab);
-    begin_gradient(o, POSITIONS, e->positions);
     token_gradient(o, at, dy, (struct orr_part){0, e->vocab}, &rooms);
     position_gradient(o, at, dy);
 }
@@ -169,7 +174,8 @@ static void chunk_join(const struct orr_operands *o)
     for (int b = 0, n; b < o->batch; b += n) {
         void *y = orri_at(o, o->y, (int64_t)b * row);
         n = alike(o);
-        ORRI_KERNEL(o, bias_rows, o->dtype, n, row, y, position_of(o, b, at.first), y);
+        if (e->positions)
+            ORRI_KERNEL(o, bias_rows, o->dtype, n, row, y, position_of(o, b, at.first), y);
     }
     if (d.p > 0)
         orri_dropout_tile(o, &d, e->width, at, o->y, NULL, o->y);
@@ -193,7 +199,6 @@ static void chunk_backward(const struct orr_operands *o)
     struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes);
     struct orr_part at = orri_positions(o);
 
-    begin_gradient(o, POSITIONS, ((const struct orr_embedding *)o->config)->positions);
     position_gradient(o, at, sum_gradient(o, at, o->dy, &rooms));
 }
 
@@ -228,8 +233,8 @@ static const struct orr_block_class embedding_class = {
 
 int orr_embedding(struct orr_model *model, const struct orr_embedding *config)
 {
-    if (config->vocab < 1 || config->positions < 1 || config->width < 1)
-        return orri_fail(ORR_EINVAL, "embedding", "%d tokens, %d positions and a width of %d are not all positive",
+    if (config->vocab < 1 || config->positions < 0 || config->width < 1)
+        return orri_fail(ORR_EINVAL, "embedding", "%d tokens, %d positions and a width of %d are none",
                          config->vocab, config->positions, config->width);
     ORR_TRY(orri_check_dropout("embedding", config->dropout));
     return orr_block_append(model, &embedding_class, 0, config) ? ORR_OK : orr_error_code();

@@ -10,15 +10,15 @@ extern "C" {
 #endif
 
 struct orr_embedding {
-    int vocab, positions, width;    /* V, the longest T, C                   */
+    int vocab, positions, width;    /* V, the longest T or 0: no table of positions, C */
     float dropout;                  /* on the sum                            */
     float std;                      /* of the random initialisation          */
 };
 
 /* Appends y[b,t] = dropout(wte[token[b,t]] + wpe[t]), the first block of a tape.
- * Groups: 0 token.weight [V,C], which a tied head shares; 1 position.weight [positions,C].
+ * Groups: 0 token.weight [V,C], which a tied head shares; 1, where there are positions, position.weight [positions,C].
  * Dropout is inverted (divides by 1 - p). Token ids must be in 0..V-1.
- * Errors: ORR_EINVAL (a size below 1, a dropout not in 0 <= p < 1), ORR_ENOMEM. */
+ * Errors: ORR_EINVAL (V or C below 1, a dropout not in 0 <= p < 1), ORR_ENOMEM. */
 int orr_embedding(struct orr_model *model, const struct orr_embedding *config);
 
 #ifdef __cplusplus

@@ -19,7 +19,9 @@ static void specify(const void *config, struct orr_block_spec *spec)
     if (m->gated)
         orri_add_view(spec->view[0], &n, "up.weight", in);
     if (m->style.biases != ORR_NO_BIASES)
-        orri_add_view(spec->view[0], &n, "fc.bias", orri_bias_view(f, true, 1));
+        orri_add_view(spec->view[0], &n, m->gated ? "gate.bias" : "fc.bias", orri_bias_view(f, true, 1));
+    if (m->gated && m->style.biases != ORR_NO_BIASES)
+        orri_add_view(spec->view[0], &n, "up.bias", orri_bias_view(f, true, 1));
     orri_add_view(spec->view[0], &n, "proj.weight", out);
     if (m->style.biases == ORR_BIASES)
         orri_add_view(spec->view[0], &n, "proj.bias", orri_bias_view(c, false, 1));
@@ -105,8 +107,8 @@ int orr_mlp(struct orr_model *model, int layer, const struct orr_mlp *config)
     if (config->width < 1 || config->hidden < 1)
         return orri_fail(ORR_EINVAL, "mlp", "a width of %d and a hidden width of %d are not both positive",
                          config->width, config->hidden);
-    if (config->gated && (config->style.matrices != ORR_OUT_IN || config->style.biases != ORR_NO_BIASES))
-        return orri_fail(ORR_EINVAL, "mlp", "a gate goes with [out,in] matrices without biases");
+    if (config->gated && config->style.matrices != ORR_OUT_IN)
+        return orri_fail(ORR_EINVAL, "mlp", "a gate goes with [out,in] matrices");
     ORR_TRY(orri_check_dropout("mlp", config->dropout));
     return orr_block_append(model, &mlp_class, layer, config) ? ORR_OK : orr_error_code();
 }

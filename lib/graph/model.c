@@ -70,6 +70,11 @@ void orr_model_destroy(struct orr_model *model)
     free(model);
 }
 
+void orr_model_set_file_rules(struct orr_model *model, const struct orr_file_rules *rules)
+{
+    model->rules = *rules;
+}
+
 static int name_views(struct orr_model *model, const struct orr_parameter_name *names, int count)
 {
     model->views = 0;

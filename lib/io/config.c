@@ -105,3 +105,41 @@ const char *orr_config_name(const struct orr_config *config)
 {
     return config->name;
 }
+
+struct orr_config *orr_config_section(const struct orr_config *config, const char *key)
+{
+    json_t *object = json_object_get(config->object, key);
+
+    if (!json_is_object(object)) {
+        orri_fail(orr_config_has(config, key) ? ORR_EFORMAT : ORR_ENOENT, config->name, "'%s' is no object", key);
+        return NULL;
+    }
+    char *name = orri_format("%s: %s", config->name, key);
+    struct orr_config *section = name ? wrap(name, json_incref(object)) : NULL;
+    free(name);
+    return section;
+}
+
+int orr_config_item(const struct orr_config *config, const char *key, int index, const char **value)
+{
+    const json_t *list = json_object_get(config->object, key);
+
+    *value = json_string_value(json_array_get(list, (size_t)index));
+    return *value ? ORR_OK
+                  : orri_fail(ORR_EFORMAT, config->name, "'%s' is no list with a string as number %d", key, index + 1);
+}
+
+const char *orr_config_other_key(const struct orr_config *config, const char *const *known)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(config->object, key, value) {
+        bool found = json_is_null(value);
+        for (const char *const *k = known; *k && !found; k++)
+            found = strcmp(key, *k) == 0;
+        if (!found)
+            return key;
+    }
+    return NULL;
+}

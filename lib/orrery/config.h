@@ -39,6 +39,17 @@ int orr_config_double(const struct orr_config *config, const char *key, double m
 int orr_config_bool(const struct orr_config *config, const char *key, bool *value);
 int orr_config_string(const struct orr_config *config, const char *key, const char **value);
 
+/* The object under a key that must be there, as a configuration of its own, "FILE: KEY" in messages; the caller's to destroy. NULL
+ * with ORR_ENOENT where it is missing or null, ORR_EFORMAT where it is no object. */
+struct orr_config *orr_config_section(const struct orr_config *config, const char *key);
+
+/* Item `index` of the list of strings under a key that is there. ORR_EFORMAT where it is no list, has none of this number or another
+ * type there. */
+int orr_config_item(const struct orr_config *config, const char *key, int index, const char **value);
+
+/* A key with a value other than null that is none of known[], which NULL ends, or NULL. Borrowed. */
+const char *orr_config_other_key(const struct orr_config *config, const char *const *known);
+
 /* Where it was read from, or the name it was created with. Borrowed. */
 const char *orr_config_name(const struct orr_config *config);
 

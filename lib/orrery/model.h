@@ -45,6 +45,15 @@ int orr_model_freeze(struct orr_model *model);
  * ORR_EINVAL, in another dtype too. */
 int orr_model_drop_masters(struct orr_model *model);
 
+/* How the files of a model may differ from what orr_model_build() is told: what names may leave out, and tensors, by patterns of
+ * fnmatch(3) ended by NULL, that are no parameters and are passed over. The copy that files have of a tied parameter is passed over
+ * in any case: a tensor lm_head.weight. Static. */
+struct orr_file_rules {
+    const char *prefix;
+    const char *const *ignored;
+};
+void orr_model_set_file_rules(struct orr_model *model, const struct orr_file_rules *rules);
+
 /* The blocks of the tape in order, borrowed: what orr_block_share() and orr_block_append_inputs() name. */
 int orr_model_block_count(const struct orr_model *model);
 struct orr_block *orr_model_block(struct orr_model *model, int index);

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +16,6 @@
 #include "io/io.h"
 #include "io/json.h"
 #include "train/train.h"
-
-static const char PREFIX[] = "transformer.";
 
 /* Parameters; and, where these are rounded, what they were rounded from. */
 static const char WEIGHTS[] = "model.safetensors", MASTERS[] = "master.safetensors";
@@ -136,10 +135,18 @@ static const struct orr_tensor_info *lookup(const struct orr_safetensors *file, 
     return NULL;
 }
 
-static const struct orr_tensor_info *shards_find(const struct shards *s, const char *name,
+/* The rest of a name that begins with what names of the model's files may leave out, or NULL. */
+static const char *bare_name(const struct orr_model *model, const char *name)
+{
+    size_t n = model->rules.prefix ? strlen(model->rules.prefix) : 0;
+
+    return n > 0 && strncmp(name, model->rules.prefix, n) == 0 ? name + n : NULL;
+}
+
+static const struct orr_tensor_info *shards_find(const struct orr_model *model, const struct shards *s, const char *name,
                                                  const struct orr_safetensors **file)
 {
-    const char *bare = strncmp(name, PREFIX, sizeof(PREFIX) - 1) == 0 ? name + sizeof(PREFIX) - 1 : NULL;
+    const char *bare = bare_name(model, name);
 
     for (int i = 0; i < s->count; i++) {
         const struct orr_tensor_info *tensor = lookup(s->file[i], name);
@@ -164,10 +171,10 @@ static void describe_shape(char *text, size_t size, int ndim, const int64_t *sha
 }
 
 /* Finds the tensor called `name`, which must have the view's shape. */
-static int find_view(const struct shards *s, const char *name, const struct orr_view *view,
+static int find_view(const struct orr_model *model, const struct shards *s, const char *name, const struct orr_view *view,
                      const struct orr_safetensors **file, const struct orr_tensor_info **tensor)
 {
-    *tensor = shards_find(s, name, file);
+    *tensor = shards_find(model, s, name, file);
     if (!*tensor)
         return orri_remedy(orri_fail(ORR_ENOENT, orr_safetensors_path(s->file[0]), "tensor '%s' is missing", name),
                            "the file belongs to another model than config.json describes");
@@ -208,7 +215,7 @@ static int read_view(const struct orr_model *model, const struct orri_parameter 
     const struct orr_safetensors *file = NULL;
     const struct orr_tensor_info *tensor;
 
-    ORR_TRY(find_view(s, name, whole, &file, &tensor));
+    ORR_TRY(find_view(model, s, name, whole, &file, &tensor));
     for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
         struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, i);
         ORR_TRY(read_run(file, tensor, run.whole, run.count, tile, data, offset + run.part));
@@ -223,11 +230,22 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* Masks that older versions of transformers stored, and the copy of a tied head. */
+/* What is no parameter, and the copy of a tied head. */
 static bool passed_over(const struct orr_model *model, const char *name)
 {
-    return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias") ||
-           (strcmp(name, "lm_head.weight") == 0 && orr_model_find(model, name) < 0);
+    for (const char *const *pattern = model->rules.ignored; pattern && *pattern; pattern++)
+        if (fnmatch(*pattern, name, 0) == 0)
+            return true;
+    return strcmp(name, "lm_head.weight") == 0 && orr_model_find(model, name) < 0;
+}
+
+static bool is_known(const struct orr_model *model, const char *name)
+{
+    const char *prefix = model->rules.prefix ? model->rules.prefix : "";
+    char full[512];
+
+    snprintf(full, sizeof(full), "%s%s", prefix, name);
+    return orr_model_find(model, name) >= 0 || orr_model_find(model, full) >= 0 || passed_over(model, name);
 }
 
 static int check_leftovers(const struct orr_model *model, const struct shards *s)
@@ -235,9 +253,7 @@ static int check_leftovers(const struct orr_model *model, const struct shards *s
     for (int f = 0; f < s->count; f++) {
         for (int i = 0; i < orr_safetensors_count(s->file[f]); i++) {
             const char *name = orr_safetensors_get(s->file[f], i)->name;
-            char full[512];
-            snprintf(full, sizeof(full), "%s%s", PREFIX, name);
-            if (orr_model_find(model, name) < 0 && orr_model_find(model, full) < 0 && !passed_over(model, name))
+            if (!is_known(model, name))
                 return orri_remedy(orri_fail(ORR_EFORMAT, orr_safetensors_path(s->file[f]),
                                              "tensor '%s' is none of this model's", name),
                                    "the file belongs to another model than config.json describes");

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Keys of config.json, as the models read them: errors are orr_config_int()'s and so on. */
+#ifndef ORRI_KEYS_H
+#define ORRI_KEYS_H
+
+#include <codelets/layer.h>
+#include <orrery/config.h>
+
+enum { ORRI_MOST_LAYERS = 10000 };      /* what follows, up to the memory check, is quick for so many */
+
+/* A size that must be there, from 1 on; or that has a default. */
+int orri_key_size(const struct orr_config *config, const char *key, int *value);
+int orri_key_size_or(const struct orr_config *config, const char *key, int usual, int *value);
+
+/* How many layers, at most ORRI_MOST_LAYERS. */
+int orri_key_layers(const struct orr_config *config, const char *key, int *value);
+
+/* A number in 0..max, and a flag, that have a default. */
+int orri_key_real_or(const struct orr_config *config, const char *key, double max, double usual, float *value);
+int orri_key_flag_or(const struct orr_config *config, const char *key, bool usual, bool *value);
+
+/* A flag that would make another model of it: ORR_EFORMAT unless it is missing or as needed. */
+int orri_key_needs(const struct orr_config *config, const char *key, bool needed);
+
+/* A key that is not known to this version: ORR_EFORMAT where it is there. */
+int orri_key_refuse(const struct orr_config *config, const char *key);
+
+/* An activation by its name in transformers. */
+int orri_key_activation(const struct orr_config *config, const char *key, const char *usual, int *activation);
+
+/* A preset: a name and what it sets, ended by NULL. */
+struct orri_preset {
+    const char *name;
+    const char *const *keys;
+};
+
+/* The one called `name` of `count`, after what all of a family have in common; NULL with ORR_ENOENT where there is none. */
+struct orr_config *orri_preset(const struct orri_preset *presets, int count, const char *const *common, const char *name);
+
+#endif
