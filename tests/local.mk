@@ -4,6 +4,22 @@ EXTRA_DIST += \
 	tests/golden/gpt2-untied/golden.safetensors \
 	tests/golden/gpt2-untied/input.json \
 	tests/golden/gpt2-untied/model.safetensors \
+	tests/golden/llama/config.json \
+	tests/golden/llama/golden.safetensors \
+	tests/golden/llama/input.json \
+	tests/golden/llama/model.safetensors \
+	tests/golden/llama-biased/config.json \
+	tests/golden/llama-biased/golden.safetensors \
+	tests/golden/llama-biased/input.json \
+	tests/golden/llama-biased/model.safetensors \
+	tests/golden/mistral/config.json \
+	tests/golden/mistral/golden.safetensors \
+	tests/golden/mistral/input.json \
+	tests/golden/mistral/model.safetensors \
+	tests/golden/qwen2/config.json \
+	tests/golden/qwen2/golden.safetensors \
+	tests/golden/qwen2/input.json \
+	tests/golden/qwen2/model.safetensors \
 	tests/reference/check_hf.py \
 	tests/reference/gpt2_reference.py
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
@@ -96,6 +112,9 @@ tests_test_corpus_SOURCES = tests/data/test_corpus.c tests/check_main.h tests/fi
 
 check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
+
+check_PROGRAMS += tests/test_families
+tests_test_families_SOURCES = tests/models/test_families.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h

@@ -29,8 +29,9 @@ static struct orr_model *model_of(const struct orr_attention *config)
 static void open_case(struct harness *h, int i)
 {
     /* Weights of this size give scores of a few units, so that the softmax is neither flat nor one-hot. */
-    struct orr_attention config = {cases[i].width,   cases[i].heads, 1e-5f, cases[i].attention_dropout,
-                                   cases[i].dropout, 0.25f,          0.2f};
+    struct orr_attention config = {.width = cases[i].width, .heads = cases[i].heads, .eps = 1e-5f,
+                                   .attention_dropout = cases[i].attention_dropout, .dropout = cases[i].dropout, .std = 0.25f,
+                                   .projection_std = 0.2f};
 
     harness_open(h, model_of(&config), 1, cases[i].batch, cases[i].seq, 5);
 }
@@ -209,7 +210,8 @@ END_TEST
 START_TEST(evaluation)
 {
     struct harness h, none;
-    struct orr_attention config = {30, 3, 1e-5f, 0, 0, 0.25f, 0.2f};
+    struct orr_attention config = {.width = 30, .heads = 3, .eps = 1e-5f, .attention_dropout = 0, .dropout = 0, .std = 0.25f,
+                                   .projection_std = 0.2f};
 
     open_case(&h, 8);
     harness_open(&none, model_of(&config), 1, 3, 129, 5);
@@ -224,7 +226,8 @@ END_TEST
 
 static struct orr_model *with_dropout(void)
 {
-    struct orr_attention config = {33, 3, 1e-5f, 0.2f, 0.2f, 0.25f, 0.2f};
+    struct orr_attention config = {.width = 33, .heads = 3, .eps = 1e-5f, .attention_dropout = 0.2f, .dropout = 0.2f, .std = 0.25f,
+                                   .projection_std = 0.2f};
 
     return model_of(&config);
 }
@@ -238,7 +241,8 @@ END_TEST
 START_TEST(shards)
 {
     struct harness h;
-    struct orr_attention config = {25, 5, 1e-5f, _i ? 0.2f : 0, _i ? 0.3f : 0, 0.25f, 0.2f};
+    struct orr_attention config = {.width = 25, .heads = 5, .eps = 1e-5f, .attention_dropout = _i ? 0.2f : 0, .dropout = _i ? 0.3f : 0, .std = 0.25f,
+                                   .projection_std = 0.2f};
 
     harness_open(&h, model_of(&config), 1, 2, 7, 5);
     ck_assert_int_eq(h.cls->sharding->most(h.block->config), 5);

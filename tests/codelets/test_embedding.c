@@ -164,7 +164,7 @@ END_TEST
 
 START_TEST(refuses_what_it_cannot_be)
 {
-    struct orr_embedding empty = {.vocab = 5, .width = 30}, dropout = {5, 5, 30, 1, 0};
+    struct orr_embedding empty = {.vocab = 5, .positions = 5}, dropout = {5, 5, 30, 1, 0};
     struct orr_model *model = orr_model_create(&one);
 
     ck_assert_int_eq(orr_embedding(model, &empty), ORR_EINVAL);

@@ -24,7 +24,7 @@ static const struct orr_mesh one = {.dp = 1, .pp = 1, .tp = 1, .ranks = 1};
 static struct orr_model *model_of(int width, int vocab, bool tied)
 {
     struct orr_embedding embedding = {.vocab = vocab, .positions = 4, .width = width, .std = 0.3f};
-    struct orr_head head = {vocab, width, 1e-5f, 0.3f};
+    struct orr_head head = {.vocab = vocab, .width = width, .eps = 1e-5f, .std = 0.3f};
     struct orr_model *model = orr_model_create(&one);
 
     ck_assert_ptr_nonnull(model);

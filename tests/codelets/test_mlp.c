@@ -28,7 +28,7 @@ static struct orr_model *model_of(const struct orr_mlp *config)
 
 static void open_case(struct harness *h, int i)
 {
-    struct orr_mlp config = {cases[i].width, cases[i].hidden, 1e-5f, cases[i].dropout, 0.3f, 0.2f};
+    struct orr_mlp config = {.width = cases[i].width, .hidden = cases[i].hidden, .eps = 1e-5f, .dropout = cases[i].dropout, .std = 0.3f, .projection_std = 0.2f};
 
     harness_open(h, model_of(&config), 1, cases[i].batch, cases[i].seq, 5);
 }
@@ -153,7 +153,7 @@ END_TEST
 START_TEST(evaluation)
 {
     struct harness h, none;
-    struct orr_mlp config = {33, 50, 1e-5f, 0, 0.3f, 0.2f};
+    struct orr_mlp config = {.width = 33, .hidden = 50, .eps = 1e-5f, .dropout = 0, .std = 0.3f, .projection_std = 0.2f};
 
     open_case(&h, 6);
     harness_open(&none, model_of(&config), 1, 3, 129, 5);
@@ -168,7 +168,7 @@ END_TEST
 
 static struct orr_model *with_dropout(void)
 {
-    struct orr_mlp config = {30, 70, 1e-5f, 0.2f, 0.3f, 0.2f};
+    struct orr_mlp config = {.width = 30, .hidden = 70, .eps = 1e-5f, .dropout = 0.2f, .std = 0.3f, .projection_std = 0.2f};
 
     return model_of(&config);
 }
@@ -182,7 +182,7 @@ END_TEST
 START_TEST(shards)
 {
     struct harness h;
-    struct orr_mlp config = {10, 13, 1e-5f, _i ? 0.2f : 0, 0.3f, 0.2f};
+    struct orr_mlp config = {.width = 10, .hidden = 13, .eps = 1e-5f, .dropout = _i ? 0.2f : 0, .std = 0.3f, .projection_std = 0.2f};
 
     harness_open(&h, model_of(&config), 1, 2, 7, 5);
     ck_assert_int_eq(h.cls->sharding->most(h.block->config), 13);

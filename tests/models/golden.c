@@ -21,20 +21,21 @@ void golden_open(struct golden *g, const char *name)
     g->input = json_load_file(path, 0, NULL);
     ck_assert_ptr_nonnull(g->input);
     snprintf(path, sizeof(path), "%s/config.json", g->directory);
-    struct orr_config *config = orr_config_open(path);
-    ck_assert_msg(config && orr_gpt2_read(config, &g->gpt) == 0, "%s", orr_error());
-    orr_config_destroy(config);
+    g->config = orr_config_open(path);
+    ck_assert_msg(g->config && orr_family_read(g->config, &g->hyper) == 0, "%s", orr_error());
+    g->dtype = ORR_F32;
 }
 
 void golden_close(struct golden *g)
 {
     orr_safetensors_destroy(g->file);
     json_decref(g->input);
+    orr_config_destroy(g->config);
 }
 
 struct orr_model *golden_model(const struct golden *g, const struct orr_mesh *mesh)
 {
-    struct orr_model *model = orr_gpt2_create(&g->gpt, mesh);
+    struct orr_model *model = orr_family_create(g->config, g->dtype, mesh);
 
     ck_assert_msg(model != NULL, "%s", orr_error());
     ck_assert_msg(orr_weights_load(model, g->directory) == 0, "%s", orr_error());
@@ -67,7 +68,7 @@ double golden_distance(const float *found, const float *golden, int64_t count)
 void golden_predict(const struct golden *g, const struct orr_mesh *mesh, golden_check *check, void *self)
 {
     struct orr_model *model = golden_model(g, mesh);
-    struct orr_predictor *predictor = orr_predictor_create(model, g->gpt.vocab_size, g->gpt.n_embd, g->gpt.n_positions);
+    struct orr_predictor *predictor = orr_predictor_create(model, g->hyper.vocab, g->hyper.width, 64);
     json_t *sequences = json_object_get(g->input, "logits");
 
     ck_assert_uint_gt(json_array_size(sequences), 0);
@@ -78,8 +79,8 @@ void golden_predict(const struct golden *g, const struct orr_mesh *mesh, golden_
         char tensor[64];
         for (int t = 0; t < n; t++)
             tokens[t] = (int32_t)json_integer_value(json_array_get(ids, (size_t)t));
-        float *logits = malloc((size_t)n * (size_t)g->gpt.vocab_size * sizeof(*logits));
-        float *hidden = malloc((size_t)n * (size_t)g->gpt.n_embd * sizeof(*hidden));
+        float *logits = malloc((size_t)n * (size_t)g->hyper.vocab * sizeof(*logits));
+        float *hidden = malloc((size_t)n * (size_t)g->hyper.width * sizeof(*hidden));
         ck_assert_msg(orr_predict(predictor, tokens, n, n, logits, hidden) == 0, "%s", orr_error());
         snprintf(tensor, sizeof(tensor), "logits.%zu", i);
         check(g, tensor, logits, self);

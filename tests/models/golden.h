@@ -5,20 +5,22 @@
 
 #include <jansson.h>
 
-#include <models/gpt2.h>
+#include <models/family.h>
 #include <orrery/orrery.h>
 
 struct golden {
     struct orr_safetensors *file;
     json_t *input;
-    struct orr_gpt2 gpt;
+    struct orr_config *config;
+    struct orr_hyper hyper;
+    enum orr_dtype dtype;       /* to compute in; ORR_F32, unless it is set          */
     char directory[512];
 };
 
 void golden_open(struct golden *g, const char *name);
 void golden_close(struct golden *g);
 
-/* The model with its parameters, in golden.gpt.dtype. */
+/* The model with its parameters, in golden.dtype. */
 struct orr_model *golden_model(const struct golden *g, const struct orr_mesh *mesh);
 
 /* A tensor of a file; malloc'ed. */

@@ -26,7 +26,7 @@ static void comparison_open(struct comparison *c, int precision)
     char path[600];
 
     golden_open(&c->golden, "gpt2-small");
-    c->golden.gpt.dtype = precisions[precision].dtype;
+    c->golden.dtype = precisions[precision].dtype;
     c->factor = precisions[precision].factor;
     snprintf(path, sizeof(path), "%s/bf16.safetensors", c->golden.directory);
     c->errors = orr_safetensors_open(path);
