@@ -53,8 +53,9 @@ struct random_tokens {
     int vocab;
 };
 
-static void read_random(void *self, uint64_t first, int count, int length, int32_t *tokens, int32_t *labels)
+static void read_random(void *self, uint64_t first, int count, int length, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
     const struct random_tokens *r = self;
     struct orr_rng rng = {r->seed, TOKEN_STREAM, 0};
 

@@ -20,8 +20,9 @@ static int without_dropout(struct orr_config *config)
 }
 
 /* Each sequence but its last token is the input, each but its first the labels. */
-static void read_sequence(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_sequence(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
     const struct sequences *s = self;
 
     for (int i = 0; i < count; i++) {

@@ -171,8 +171,9 @@ static int check_logits(const struct golden *g, struct orr_model *model, struct 
 }
 
 /* Of each sequence all but the last token are the input, and all but the first the labels. */
-static void read_batch(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_batch(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
     json_t *batch = json_object_get(self, "batch");
 
     for (int b = 0; b < count; b++) {

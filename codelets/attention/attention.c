@@ -72,6 +72,7 @@ static struct orri_attention kernel_of(const struct orr_operands *o)
 
     k.dropout = orri_block_dropout(o, a->attention_dropout, PROBABILITY_DROPOUT);
     k.first_sample = o->first_sample;
+    k.places = o->places;
     return k;
 }
 
@@ -111,7 +112,7 @@ static void turn(const struct orr_operands *o, const struct orri_attention *k, b
 
     if (a->rotary.theta == 0)
         return;
-    const struct orri_rotary rotary = rotary_of(&a->rotary, k->head_dim, o->past ? 0 : o->seq);
+    const struct orri_rotary rotary = rotary_of(&a->rotary, k->head_dim, o->length);
     if (!o->past)
         ORRI_KERNEL(o, rotate, o->dtype, &rotary, o->batch, o->seq, heads, 0, k->places, inverse, u, k->ld);
     for (int b = 0; o->past && b < o->batch; b++)
@@ -265,7 +266,7 @@ static const struct orr_block_class attention_class = {
     .cpu = ORRI_RESIDUAL_PASSES,
     .any_dtype = true,
     .cuda = ORRI_CUDA(ORRI_RESIDUAL_PASSES),
-    .operands = ORRI_RESIDUAL_OPERANDS,
+    .operands = ORRI_RESIDUAL_OPERANDS(ORR_PLACES | ORR_CACHE, ORR_PLACES),
 };
 
 static int check(const struct orr_attention *a)

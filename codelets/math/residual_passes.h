@@ -72,7 +72,7 @@ ORRI_PASS(shard_weights, orri_residual_shard_weights(o, &r, &rooms))
 ORRI_PASS(chunk_backward, orri_residual_chunk_backward(o, &r, &rooms))
 #undef ORRI_PASS
 
-/* Its tables of passes, on any device, and of their operands. */
+/* Its tables of passes, on any device, and of their operands: with what g takes beside u, forward and backward. */
 #define ORRI_RESIDUAL_PASSES \
     { \
         [ORR_FORWARD] = forward, [ORR_BACKWARD] = backward, [ORR_WEIGHTS] = weights, \
@@ -81,15 +81,15 @@ ORRI_PASS(chunk_backward, orri_residual_chunk_backward(o, &r, &rooms))
         [ORR_CHUNK_BACKWARD] = chunk_backward \
     }
 
-#define ORRI_RESIDUAL_OPERANDS \
+#define ORRI_RESIDUAL_OPERANDS(forward, backward) \
     { \
-        [ORR_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_OUTPUT | ORR_SAVEDS | ORR_CACHE, \
-        [ORR_BACKWARD] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_INPUT_GRADIENT, \
+        [ORR_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_OUTPUT | ORR_SAVEDS | (forward), \
+        [ORR_BACKWARD] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_INPUT_GRADIENT | (backward), \
         [ORR_WEIGHTS] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS, \
         [ORR_CHUNK_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_SAVEDS | ORR_BRANCH, \
-        [ORR_SHARD_FORWARD] = ORR_BRANCH | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL | ORR_CACHE, \
+        [ORR_SHARD_FORWARD] = ORR_BRANCH | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL | (forward), \
         [ORR_CHUNK_JOIN] = ORR_INPUT | ORR_BRANCH | ORR_PARAMETERS | ORR_PARTIAL | ORR_OUTPUT, \
-        [ORR_SHARD_BACKWARD] = ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT, \
+        [ORR_SHARD_BACKWARD] = ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT | (backward), \
         [ORR_SHARD_WEIGHTS] = ORR_BRANCH | ORR_OUTPUT_GRADIENT | ORR_SAVEDS | ORR_GRADIENTS, \
         [ORR_CHUNK_BACKWARD] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_PARTIAL_GRADIENT | \
                                ORR_INPUT_GRADIENT | ORR_GRADIENTS \

@@ -99,7 +99,7 @@ static const struct orr_block_class mlp_class = {
     .cpu = ORRI_RESIDUAL_PASSES,
     .any_dtype = true,
     .cuda = ORRI_CUDA(ORRI_RESIDUAL_PASSES),
-    .operands = ORRI_RESIDUAL_OPERANDS,
+    .operands = ORRI_RESIDUAL_OPERANDS(0, 0),
 };
 
 int orr_mlp(struct orr_model *model, int layer, const struct orr_mlp *config)

@@ -105,6 +105,7 @@ struct orr_model {
     char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
     bool built;
+    bool packed;                                /* rows hold several sequences                           */
     bool frozen;                                /* parameters are in dtype alone, for inference          */
     bool masterless;                            /* and for training                                      */
     int64_t runs;                               /* begun so far; see struct orri_microbatch              */
@@ -129,8 +130,7 @@ struct orri_cell {
 
 /* What a replica's stage keeps for one microbatch in flight. */
 struct orri_slot {
-    struct orr_tile *ids;           /* [tp] tokens, of stages that read them                   */
-    struct orr_tile *labels;        /* [tp] of the last stage                                  */
+    struct orr_tile *field[ORR_FIELDS];     /* [tp] of stages that read them                   */
     struct orr_tile *part;          /* [tp] of the last stage: predictions of the shards       */
     struct orri_cell *cell;         /* [blocks of the stage]                                   */
 };
@@ -163,6 +163,7 @@ struct orri_microbatch {
     int replica;                    /* that computes it                                        */
     int turn;                       /* its number among the replica's; 0 overwrites sums       */
     bool here;                      /* orri_replica_here()                                     */
+    int length;                     /* positions that are not padding; 0: all                  */
     struct orri_cache *cache;       /* of sequences that are continued; NULL: none is          */
 };
 
@@ -238,6 +239,13 @@ int orri_sum_node_term(const struct orri_sum *sum, int level, int g);
 /* How many terms of a sum over replicas, or of all sums within them, come to this rank. */
 int orri_received_over(const struct orr_model *model, const struct orri_parameter *parameter);
 int orri_received_within(const struct orr_model *model, const struct orri_parameter *parameter);
+
+/* ---- fields (slots.c): pure ------------------------------------------------------------------------ */
+
+/* The operands that are fields of the data; which one each is of a block; and whether the model's microbatches have it. */
+static const enum orr_operand orri_field_operands[] = {ORR_IDS, ORR_PLACES, ORR_TYPES, ORR_SOURCE_PLACES};
+enum orr_field orri_field_of(const struct orr_block *block, enum orr_operand operand);
+bool orri_has_field(const struct orr_model *model, enum orr_operand operand);
 
 /* ---- the tape (tape.c): pure ------------------------------------------------------------------- */
 

@@ -70,6 +70,11 @@ void orr_model_destroy(struct orr_model *model)
     free(model);
 }
 
+void orr_model_pack(struct orr_model *model)
+{
+    model->packed = true;
+}
+
 void orr_model_set_file_rules(struct orr_model *model, const struct orr_file_rules *rules)
 {
     model->rules = *rules;

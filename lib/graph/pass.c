@@ -94,6 +94,7 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         .config = task->block->config,
         .batch = slots->options.batch,
         .seq = slots->options.seq,
+        .length = task->mb.length ? task->mb.length : slots->options.seq,
         .dtype = model->dtype,
         .training = slots->options.training,
         .first_gradient = task->first_gradient,
@@ -130,6 +131,9 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
             out->saved_values = out->saved + orri_saved_offset(saved_size(task));
             break;
         case ORR_IDS: out->ids = p; break;
+        case ORR_PLACES: out->places = p; break;
+        case ORR_TYPES: out->types = p; break;
+        case ORR_SOURCE_PLACES: out->source_places = p; break;
         case ORR_LOSS_SCALE: out->loss_scale = p; break;
         case ORR_RESULT: out->result = p; break;
         case ORR_PREDICTION: out->prediction = p; break;
@@ -591,8 +595,11 @@ static void add_values(struct list *list, const struct orr_block *block, enum or
     struct orri_slot *slot = orri_slots_at(list->slots, list->mb, block->stage);
     unsigned operands = operands_of(block->cls, pass);
 
-    if (operands & ORR_IDS)
-        add(list, block->cls->is_loss ? &slot->labels[part] : &slot->ids[part], ORR_IDS, 0, STARPU_R);
+    for (size_t i = 0; i < ORRI_COUNT(orri_field_operands); i++) {
+        enum orr_operand operand = orri_field_operands[i];
+        if ((operands & operand) && orri_has_field(block->model, operand))
+            add(list, &slot->field[orri_field_of(block, operand)][part], operand, 0, STARPU_R);
+    }
     if ((operands & ORR_CACHE) && list->mb->cache)
         add_pages(list, block, part);
     if (passes[pass].kind == SHARD)

@@ -85,19 +85,38 @@ static int ring_size(const struct orr_model *model, const struct orr_slots_optio
     return orr_slot_count(&o->policy, stage, model->stages, per_replica, workers < 1 ? 1 : workers);
 }
 
-static bool reads_ids(const struct orr_block *block)
+enum orr_field orri_field_of(const struct orr_block *block, enum orr_operand operand)
+{
+    switch (operand) {
+    case ORR_PLACES: return block->spec.source ? ORR_FIELD_SOURCE_PLACES : ORR_FIELD_PLACES;
+    case ORR_TYPES: return ORR_FIELD_TYPES;
+    case ORR_SOURCE_PLACES: return ORR_FIELD_SOURCE_PLACES;
+    default: return block->cls->is_loss ? ORR_FIELD_LABELS : block->spec.source ? ORR_FIELD_SOURCE : ORR_FIELD_TOKENS;
+    }
+}
+
+bool orri_has_field(const struct orr_model *model, enum orr_operand operand)
+{
+    return model->packed || (operand != ORR_PLACES && operand != ORR_SOURCE_PLACES);
+}
+
+static bool reads(const struct orr_block *block, enum orr_field field)
 {
     unsigned operands = 0;
 
     for (int pass = 0; pass < ORR_PASSES; pass++)
         operands |= block->cls->operands[pass];
-    return !block->cls->is_loss && (operands & ORR_IDS);
+    for (size_t i = 0; i < ORRI_COUNT(orri_field_operands); i++)
+        if ((operands & orri_field_operands[i]) && orri_has_field(block->model, orri_field_operands[i]) &&
+            orri_field_of(block, orri_field_operands[i]) == field)
+            return true;
+    return false;
 }
 
-static bool stage_reads_ids(const struct orr_model *model, int stage)
+static bool stage_reads(const struct orr_model *model, int stage, enum orr_field field)
 {
     for (int l = model->first_block[stage]; l < model->first_block[stage + 1]; l++)
-        if (reads_ids(model->block[l]))
+        if (reads(model->block[l], field))
             return true;
     return false;
 }
@@ -238,8 +257,9 @@ static int make_inputs(struct orr_slots *slots, struct orri_slot *slot, int d, i
     for (int t = 0; t < model->mesh.tp; t++) {
         int home = orr_mesh_place(&model->mesh, d, stage, t);
         bool here = home == model->rank;
-        ORR_TRY(make(slots, &slot->ids[t], ORR_TOKENS, ORR_I32, stage_reads_ids(model, stage) ? tokens : 0, home, here, 0));
-        ORR_TRY(make(slots, &slot->labels[t], ORR_TOKENS, ORR_I32, last ? tokens : 0, home, here, 0));
+        for (int f = 0; f < ORR_FIELDS; f++)
+            ORR_TRY(make(slots, &slot->field[f][t], ORR_TOKENS, ORR_I32, stage_reads(model, stage, (enum orr_field)f) ? tokens : 0, home,
+                         here, 0));
         ORR_TRY(make(slots, &slot->part[t], ORR_ACTIVATION, ORR_F32, last && model->mesh.tp > 1 ? o->predict_floats : 0, home,
                      here || first == model->rank, orri_tag(model, ORRI_PREDICTION_PART, d, 0, k, t, 0)));
     }
@@ -253,11 +273,11 @@ static int make_slot(struct orr_slots *slots, struct orri_slot *slot, int d, int
     size_t tp = (size_t)model->mesh.tp;
 
     slot->cell = orri_calloc((size_t)blocks, sizeof(*slot->cell));
-    slot->ids = orri_calloc(3 * tp, sizeof(*slot->ids));
-    if (!slot->cell || !slot->ids)
+    slot->part = orri_calloc((1 + ORR_FIELDS) * tp, sizeof(*slot->part));
+    if (!slot->cell || !slot->part)
         return ORR_ENOMEM;
-    slot->labels = slot->ids + tp;
-    slot->part = slot->labels + tp;
+    for (int f = 0; f < ORR_FIELDS; f++)
+        slot->field[f] = slot->part + (size_t)(1 + f) * tp;
     ORR_TRY(make_inputs(slots, slot, d, stage, k));
     for (int b = 0; b < blocks; b++)
         ORR_TRY(make_cell(slots, &slot->cell[b], model->block[first + b], d, k));
@@ -406,14 +426,14 @@ struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slo
 
 static void destroy_slot(const struct orr_model *model, struct orri_slot *slot, int blocks)
 {
-    for (int i = 0; slot->ids && i < 3 * model->mesh.tp; i++)
-        orr_tile_destroy(&slot->ids[i]);
+    for (int i = 0; slot->part && i < (1 + ORR_FIELDS) * model->mesh.tp; i++)
+        orr_tile_destroy(&slot->part[i]);
     for (int b = 0; slot->cell && b < blocks; b++) {
         for (int i = 0; slot->cell[b].value && i < cell_tiles(model); i++)
             orr_tile_destroy(&slot->cell[b].value[i]);
         free(slot->cell[b].value);
     }
-    free(slot->ids);
+    free(slot->part);
     free(slot->cell);
 }
 

@@ -215,32 +215,42 @@ int orri_predict_submit(struct orr_slots *slots, const struct orri_microbatch *m
 
 /* ---- input ---------------------------------------------------------------------------------------- */
 
-/* buffer[0] are the tokens, if there are any, and the last the labels, if there are any. */
 struct input {
     struct orr_source source;
     uint64_t first;
     int count;                      /* sequences of the microbatch that there are; those behind them count for nothing */
     int batch, seq;
-    bool ids, labels;
+    int buffers;
+    enum orr_field field[ORR_FIELDS];       /* which StarPU's buffers are                                              */
     const struct orr_model *model;
     int64_t run;
 };
 
+/* What a source may leave as it is, and what rows that there are not hold. */
+static void fill(enum orr_field field, int64_t from, int64_t to, int seq, int32_t *values)
+{
+    bool places = field == ORR_FIELD_PLACES || field == ORR_FIELD_SOURCE_PLACES;
+
+    for (int64_t i = from; i < to; i++)
+        values[i] = places ? (int32_t)(i % seq) : field == ORR_FIELD_LABELS ? ORR_IGNORE : 0;
+}
+
 static void input_cpu(void *buffers[], void *argument)
 {
     const struct input *input = argument;
-    size_t bytes = (size_t)input->batch * (size_t)input->seq * sizeof(int32_t);
+    int64_t count = (int64_t)input->batch * input->seq;
+    int32_t *field[ORR_FIELDS] = {NULL};
 
     if (orri_model_stopped(input->model, input->run))
         return;
-    int32_t *unread = input->ids && input->labels ? NULL : orri_scratch(bytes);
-    int32_t *ids = input->ids ? (int32_t *)STARPU_VECTOR_GET_PTR(buffers[0]) : unread;
-    int32_t *labels = input->labels ? (int32_t *)STARPU_VECTOR_GET_PTR(buffers[input->ids]) : unread;
-    input->source.read(input->source.self, input->first, input->count, input->seq, ids, labels);
-    for (int64_t i = (int64_t)input->count * input->seq; i < (int64_t)input->batch * input->seq; i++) {
-        ids[i] = 0;
-        labels[i] = ORR_IGNORE;
+    int32_t *unread = input->buffers < ORR_FIELDS ? orri_scratch((size_t)count * ORR_FIELDS * sizeof(*unread)) : NULL;
+    for (int i = 0; i < input->buffers; i++)
+        field[input->field[i]] = (int32_t *)STARPU_VECTOR_GET_PTR(buffers[i]);
+    for (int f = 0; f < ORR_FIELDS; f++) {
+        field[f] = field[f] ? field[f] : unread + f * count;
+        fill((enum orr_field)f, 0, count, input->seq, field[f]);
     }
+    input->source.read(input->source.self, input->first, input->count, input->seq, field);
 }
 
 static struct starpu_codelet input_codelet = {
@@ -250,7 +260,7 @@ static struct starpu_codelet input_codelet = {
     .color = ORRI_COLOR_OTHER,
 };
 
-/* Each stage that needs tokens or labels reads them by itself: data is on every rank. */
+/* Each stage that needs fields reads them by itself: data is on every rank. */
 int orri_input_submit(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_source *source,
                       uint64_t first)
 {
@@ -260,13 +270,17 @@ int orri_input_submit(struct orr_slots *slots, const struct orri_microbatch *mb,
     for (int s = 0; mb->here && s < model->stages; s++) {
         struct orri_slot *slot = orri_slots_at(slots, mb, s);
         for (int t = 0; t < model->mesh.tp; t++) {
-            struct orr_tile *ids = &slot->ids[t], *labels = &slot->labels[t];
-            struct input input = {*source, first, mb->count, slots->options.batch, slots->options.seq, ids->handle, labels->handle,
-                                  model, mb->run};
-            struct orri_buffer read[] = {{ids->handle ? ids : labels, STARPU_W}, {labels, STARPU_W}};
-            int buffers = (ids->handle != NULL) + (labels->handle != NULL);
-            if (buffers > 0)
-                ORR_TRY(orri_task_submit(model, &input_codelet, buffers, read, &input, sizeof(input),
+            struct input input = {.source = *source, .first = first, .count = mb->count, .batch = slots->options.batch,
+                                  .seq = slots->options.seq, .model = model, .run = mb->run};
+            struct orri_buffer read[ORR_FIELDS];
+            for (int f = 0; f < ORR_FIELDS; f++) {
+                if (!slot->field[f][t].handle)
+                    continue;
+                read[input.buffers] = (struct orri_buffer){&slot->field[f][t], STARPU_W};
+                input.field[input.buffers++] = (enum orr_field)f;
+            }
+            if (input.buffers > 0)
+                ORR_TRY(orri_task_submit(model, &input_codelet, input.buffers, read, &input, sizeof(input),
                                          ORRI_PRIORITY_UPDATE, mb->index, 0));
         }
     }

@@ -104,8 +104,9 @@ static int make_room(struct orr_predictor *p, int count, int rows)
 }
 
 /* The sequence, and padding. */
-static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
     const struct orr_predictor *p = self;
 
     (void)first, (void)count;
@@ -115,8 +116,9 @@ static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t 
     }
 }
 
-static void read_last_tokens(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_last_tokens(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
     const struct continued *c = self;
 
     (void)first, (void)seq;
@@ -126,12 +128,12 @@ static void read_last_tokens(void *self, uint64_t first, int count, int seq, int
     }
 }
 
-static int submit(struct orr_predictor *p, struct orr_slots *slots, const struct orr_source *source, int count,
+static int submit(struct orr_predictor *p, struct orr_slots *slots, const struct orr_source *source, int count, int length,
                   struct orri_cache *cache, struct orr_rows rows)
 {
     struct orr_model *model = p->model;
     struct orri_microbatch mb = {
-        .run = model->runs++, .count = count, .here = orri_replica_here(model, 0), .cache = cache};
+        .run = model->runs++, .count = count, .here = orri_replica_here(model, 0), .length = length, .cache = cache};
 
     ORR_TRY(orri_input_submit(slots, &mb, source, 0));
     for (int l = 0; l < model->blocks - 1; l++)
@@ -167,7 +169,7 @@ static int check_sequence(const struct orr_predictor *p, const int32_t *tokens, 
 static int run(struct orr_predictor *p, struct orr_slots *slots, const struct orr_source *source, int count, struct orri_cache *cache,
                struct orr_rows rows, const int32_t *to, float *logits, float *hidden)
 {
-    ORR_TRY(orri_model_submitted(p->model, submit(p, slots, source, count, cache, rows)));
+    ORR_TRY(orri_model_submitted(p->model, submit(p, slots, source, count, slots == p->slots ? p->count : 0, cache, rows)));
     const float *out = orr_tile_acquire(&slots->prediction, false);
     for (int r = 0; out && r < rows.count; r++) {
         size_t row = (size_t)(to ? to[r] : r);

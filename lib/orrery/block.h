@@ -88,8 +88,22 @@ enum orr_operand {
                                                   or of partial_width fp32                        */
     ORR_PARTIAL_GRADIENT = 1 << 12, /* dpartial[] [B,T_c,C] dtype, the same way                   */
     ORR_LOSS_SCALE = 1 << 13,       /* loss_scale fp32: the loss block multiplies its gradients   read, where there is one */
+    ORR_PLACES = 1 << 15,           /* places    [B,T] int32                        read, where rows hold several sequences */
+    ORR_TYPES = 1 << 16,            /* types     [B,T] int32                        read          */
+    ORR_SOURCE_PLACES = 1 << 17,    /* source_places  [B,T] int32                   read          */
     ORR_CACHE = 1 << 14             /* page[]    what is kept of positions, dtype: see struct orr_past    read and written, where
                                                   sequences are continued                         */
+};
+
+/* What a source of data gives for every position of a sequence, [B,T] int32 each; a block reads those that its operands name. */
+enum orr_field {
+    ORR_FIELD_TOKENS,
+    ORR_FIELD_LABELS,           /* of the loss block; ORR_IGNORE: none                                           */
+    ORR_FIELD_PLACES,           /* position of a token in its own sequence, of several that share a row: one begins where it is 0 */
+    ORR_FIELD_TYPES,            /* of what kind the token's part of a sequence is                                */
+    ORR_FIELD_SOURCE,           /* tokens of an encoder beside a decoder                                         */
+    ORR_FIELD_SOURCE_PLACES,    /* places of these; the sequences of source and row belong together in their order */
+    ORR_FIELDS
 };
 
 enum orr_initial { ORR_INITIAL_ZERO, ORR_INITIAL_ONE, ORR_INITIAL_NORMAL };
@@ -129,6 +143,7 @@ struct orr_block_spec {
     int64_t width;                                  /* C of the output value; the loss block: of its input */
     int64_t input_width;                            /* C of the values that it reads; 0: any             */
     int longest;                                    /* T that it takes at most; 0: any                      */
+    bool source;                                    /* it is an encoder's: its tokens and places are the source's */
 };
 
 /* Rows and shape of what ORR_PREDICT writes: for every row r of `count` (positions b*T + t in rows[]),
@@ -217,6 +232,7 @@ struct orr_operands {
     enum orr_dtype dtype;               /* of the elements that the pass sees: the model's           */
     struct orr_cuda *cuda;              /* NULL on a CPU                                             */
     int batch, seq;                     /* B, T: of the microbatch, also where there are chunks      */
+    int length;                         /* positions that are not padding in any row: T, or fewer in a prediction */
     bool training;                      /* dropout on, saved present                                */
     bool first_gradient;                /* overwrite grad[] instead of adding to it                 */
     bool first_result;                  /* overwrite *result                                        */
@@ -238,6 +254,8 @@ struct orr_operands {
     float *saved;                       /* floats of struct orr_saved_size                          */
     float *saved_values;                /* its values                                               */
     const int32_t *ids;
+    const int32_t *places;              /* NULL: a row is one sequence                               */
+    const int32_t *types, *source_places;
     const float *loss_scale;            /* NULL: 1                                                  */
     struct orr_result *result;
     float *prediction;

@@ -34,6 +34,10 @@ void orr_model_destroy(struct orr_model *model);
 int orr_model_set_dtype(struct orr_model *model, enum orr_dtype dtype);
 enum orr_dtype orr_model_dtype(const struct orr_model *model);
 
+/* Rows of the model's microbatches may hold several sequences, one behind the other, none of which sees another: ORR_FIELD_PLACES
+ * tells them apart. Without this call a row is one sequence. Before orr_model_build(). */
+void orr_model_pack(struct orr_model *model);
+
 /* The model will be run forward only: what blocks read is then all that is kept of a parameter, in bf16 and fp16 two bytes an
  * element and never the four of the fp32 one, which is rounded as it is drawn, loaded or written. Between orr_model_build() and
  * what allocates the parameters: ORR_EINVAL, which training and orr_weights_save() return from then on, in any dtype. */
@@ -111,10 +115,11 @@ int orr_model_status(const struct orr_model *model);
 
 /* ---- running microbatches --------------------------------------------------------------------- */
 
-/* Where microbatches come from. read() fills tokens and labels, each [count, seq], of the sequences with
- * global numbers first .. first + count - 1; it is called from tasks, possibly several at once. */
+/* Where microbatches come from. read() fills field[f] (enum orr_field), each [count, seq], of the sequences with global numbers
+ * first .. first + count - 1: tokens and labels, and, where the model has a use for others, these, which hold places 0 .. seq - 1 and
+ * zeros before; what nobody reads may be any memory. It is called from tasks, possibly several at once. */
 struct orr_source {
-    void (*read)(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels);
+    void (*read)(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS]);
     void *self;
 };
 

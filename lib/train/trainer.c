@@ -16,8 +16,10 @@
 
 /* ---- sources ----------------------------------------------------------------------------------------------- */
 
-static void read_samples(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_samples(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
+
     for (int i = 0; i < count; i++)
         orr_sampler_read(self, (int64_t)first + i, tokens + i * seq, labels + i * seq);
 }
@@ -33,8 +35,9 @@ struct spread {
     int64_t count;
 };
 
-static void read_spread(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_spread(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
     const struct spread *s = self;
 
     for (int i = 0; i < count; i++) {

@@ -371,8 +371,10 @@ static struct orr_training_options options_of(int seq)
                                          .schedule = {.kind = ORR_SCHEDULE_CONSTANT, .lr = 0.1}};
 }
 
-static void read_ones(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_ones(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
+
     (void)self, (void)first;
     for (int i = 0; i < count * seq; i++)
         tokens[i] = labels[i] = 1;

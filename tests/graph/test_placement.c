@@ -505,7 +505,8 @@ static int64_t bytes_of_slots(const struct orr_slots *slots)
         for (int k = 0; slots->ring[r].slot && k < slots->ring[r].count; k++) {
             const struct orri_slot *slot = &slots->ring[r].slot[k];
             for (int t = 0; t < tp; t++)
-                sum += bytes_of(&slot->ids[t]) + bytes_of(&slot->labels[t]) + bytes_of(&slot->part[t]);
+                sum += bytes_of(&slot->field[ORR_FIELD_TOKENS][t]) + bytes_of(&slot->field[ORR_FIELD_LABELS][t]) +
+                       bytes_of(&slot->part[t]);
             for (int b = 0; b < model->first_block[s + 1] - model->first_block[s]; b++)
                 for (int i = 0; i < tiles; i++)
                     sum += bytes_of(&slot->cell[b].value[i]);

@@ -330,7 +330,7 @@ static int64_t slots_bytes(const struct orr_slots *slots)
         int s = r % model->stages;
         for (int k = 0; k < slots->ring[r].count; k++) {
             const struct orri_slot *slot = &slots->ring[r].slot[k];
-            sum += bytes_of(slot->ids) + bytes_of(slot->labels);
+            sum += bytes_of(slot->field[ORR_FIELD_TOKENS]) + bytes_of(slot->field[ORR_FIELD_LABELS]);
             for (int b = 0; b < model->first_block[s + 1] - model->first_block[s]; b++)
                 sum += bytes_of(slot->cell[b].value) + bytes_of(slot->cell[b].gradient) + bytes_of(slot->cell[b].saved);
         }

@@ -299,8 +299,10 @@ static int32_t toy_label(uint64_t sample, int t)
     return (int32_t)(sample % 2) - t % 2;
 }
 
-static void toy_read(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void toy_read(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
+
     (void)self;
     for (int b = 0; b < count; b++) {
         for (int t = 0; t < seq; t++) {

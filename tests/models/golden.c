@@ -94,8 +94,9 @@ void golden_predict(const struct golden *g, const struct orr_mesh *mesh, golden_
 }
 
 /* Sequence n of the golden batch: all but its last token, and all but its first. */
-static void read_batch(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_batch(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
     json_t *batch = json_object_get(self, "batch");
     size_t sequences = json_array_size(batch);
 

@@ -145,8 +145,10 @@ static void die(const char *what)
     exit(1);
 }
 
-static void read_samples(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_samples(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
+
     (void)self;
     for (int b = 0; b < count; b++) {
         struct orr_rng rng = {42, (uint32_t)(first + (uint64_t)b), 0};

@@ -212,8 +212,10 @@ struct starpu_task *starpu_task_create(void)
     return create();
 }
 
-static void read_nothing(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_nothing(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
+
     (void)self, (void)first;
     memset(tokens, 0, (size_t)count * (size_t)seq * sizeof(*tokens));
     memset(labels, 0, (size_t)count * (size_t)seq * sizeof(*labels));

@@ -6,8 +6,9 @@
 #include <orrery/orrery.h>
 
 /* `self` is the vocabulary, an int. */
-static inline void read_counting(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static inline void read_counting(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
     uint64_t vocab = (uint64_t)*(const int *)self;
 
     for (int i = 0; i < count * seq; i++) {

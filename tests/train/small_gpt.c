@@ -64,8 +64,10 @@ struct orr_training *create_training(struct orr_model *model, const struct setup
     return training;
 }
 
-void read_samples(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+void read_samples(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
+
     (void)self;
     for (int b = 0; b < count; b++) {
         struct orr_rng rng = {42, (uint32_t)(first + (uint64_t)b), 0};
@@ -78,9 +80,9 @@ void read_samples(void *self, uint64_t first, int count, int seq, int32_t *token
     }
 }
 
-void read_same_batch(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+void read_same_batch(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
-    read_samples(self, first % BATCH, count, seq, tokens, labels);
+    read_samples(self, first % BATCH, count, seq, field);
 }
 
 const struct orr_source samples = {read_samples, NULL}, same_batch = {read_same_batch, NULL};

@@ -28,8 +28,8 @@ struct orr_training *start_over(const struct setup *s, struct orr_model **model)
 void finish_training(struct orr_training *training, struct orr_model *model);
 
 /* Sample n is a function of n; every fifth label does not count. And the first step's for all steps. */
-void read_samples(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels);
-void read_same_batch(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels);
+void read_samples(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS]);
+void read_same_batch(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS]);
 extern const struct orr_source samples, same_batch;
 
 /* All parameters, one behind the other; malloc'ed. */

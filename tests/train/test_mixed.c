@@ -44,7 +44,7 @@ static float *logits_of(struct orr_model *model, size_t *bytes)
     *bytes = SEQ * VOCAB * sizeof(float);
     float *logits = malloc(*bytes);
 
-    read_samples(NULL, 0, 1, SEQ, tokens, labels);
+    read_samples(NULL, 0, 1, SEQ, (int32_t *const[ORR_FIELDS]){tokens, labels});
     ck_assert_msg(orr_predict(predictor, tokens, SEQ, SEQ, logits, NULL) == 0, "%s", orr_error());
     orr_predictor_destroy(predictor);
     return logits;

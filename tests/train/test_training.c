@@ -533,9 +533,11 @@ START_TEST(test_saving_fails)
 END_TEST
 
 /* A run that has failed cannot be kept. */
-static void read_far_away(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_far_away(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
-    read_samples(self, first, count, seq, tokens, labels);
+    int32_t *labels = field[ORR_FIELD_LABELS];
+
+    read_samples(self, first, count, seq, field);
     for (int i = 0; first >= 2 * BATCH && i < count * seq; i++)
         labels[i] = ORR_IGNORE;
 }
@@ -571,7 +573,7 @@ static struct orr_result loss_by_hand(struct orr_model *model, int64_t count, in
     struct orr_result result = {0};
 
     for (int64_t n = 0; n < count; n++) {
-        read_samples(NULL, (uint64_t)n, 1, seq, tokens, labels);
+        read_samples(NULL, (uint64_t)n, 1, seq, (int32_t *const[ORR_FIELDS]){tokens, labels});
         ck_assert_msg(orr_predict(predictor, tokens, seq, seq, logits, NULL) == 0, "%s", orr_error());
         for (int t = 0; t < seq; t++) {
             const float *z = logits + t * VOCAB;
@@ -589,11 +591,12 @@ static struct orr_result loss_by_hand(struct orr_model *model, int64_t count, in
 }
 
 /* Behind the end of the source there are no labels. */
-static void read_first_samples(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_first_samples(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *labels = field[ORR_FIELD_LABELS];
     const int64_t *end_of_source = self;
 
-    read_samples(NULL, first, count, seq, tokens, labels);
+    read_samples(NULL, first, count, seq, field);
     for (int b = 0; b < count; b++)
         for (int t = 0; (int64_t)first + b >= *end_of_source && t < seq; t++)
             labels[b * seq + t] = ORR_IGNORE;

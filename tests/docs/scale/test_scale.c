@@ -28,8 +28,10 @@ static struct orr_model *make(int pp)
     return m;
 }
 
-static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
+static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
+
     (void)self;
     for (int i = 0; i < count * seq; i++) {
         uint32_t k = (uint32_t)first * T + (uint32_t)i;
