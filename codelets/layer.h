@@ -5,7 +5,8 @@
 
 enum orr_norm {
     ORR_LAYERNORM,      /* (x - mean) / sqrt(var + eps) gain + bias (Ba, Kiros, Hinton 2016)             */
-    ORR_RMSNORM         /* x / sqrt(mean of x^2 + eps) gain (Zhang, Sennrich 2019)                       */
+    ORR_RMSNORM,        /* x / sqrt(mean of x^2 + eps) gain (Zhang, Sennrich 2019)                       */
+    ORR_NO_NORM         /* x                                                                             */
 };
 
 /* What is added to: a block gives y = x + f(norm(x)), or y = norm(x) + f(norm(x)), where the norms of the model follow its sums
@@ -31,7 +32,8 @@ enum orr_activation {
     ORR_GELU_TANH,      /* 0.5 u (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))) (Hendrycks, Gimpel 2016)     */
     ORR_GELU,           /* 0.5 u (1 + erf(u / sqrt(2)))                                                  */
     ORR_RELU,           /* max(u, 0)                                                                     */
-    ORR_SILU            /* u / (1 + exp(-u)), also called swish (Elfwing, Uchibe, Doya 2018)             */
+    ORR_SILU,           /* u / (1 + exp(-u)), also called swish (Elfwing, Uchibe, Doya 2018)             */
+    ORR_TANH
 };
 
 /* A layer's style: int for the enumerations above, since configurations may have no padding. */

@@ -7,7 +7,7 @@
 #include "codelets/math/residual.h"
 #include "core/core.h"
 
-enum { PROBABILITY_DROPOUT, ATTENTION_DROPOUT };      /* places */
+enum { PROBABILITY_DROPOUT, ATTENTION_DROPOUT, NORM_DROPOUT = 3 };      /* places */
 
 static int kv_heads_of(const struct orr_attention *a)
 {
@@ -208,6 +208,8 @@ static struct orri_residual residual(const void *config, const struct orr_shape 
 
     r.dropout = a->dropout;
     r.place = ATTENTION_DROPOUT;
+    r.norm_dropout = a->norm_dropout;
+    r.norm_place = NORM_DROPOUT;
     r.rest = k.heads;
     r.in = (int)k.ld;
     r.out = (int)k.ld_out;
@@ -290,5 +292,6 @@ int orr_attention(struct orr_model *model, int layer, const struct orr_attention
     ORR_TRY(check(config));
     ORR_TRY(orri_check_dropout("attention", config->attention_dropout));
     ORR_TRY(orri_check_dropout("attention", config->dropout));
+    ORR_TRY(orri_check_dropout("attention", config->norm_dropout));
     return orr_block_append(model, &attention_class, layer, config) ? ORR_OK : orr_error_code();
 }

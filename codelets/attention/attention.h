@@ -33,6 +33,7 @@ struct orr_attention {
     float attention_dropout;    /* on the attention probabilities                        */
     float dropout;              /* on what is added to the residual stream               */
     float std, projection_std;  /* of the random initialisation of qkv, and of proj      */
+    float norm_dropout;         /* on norm(x)                                            */
     struct orr_style style;
     int kv_heads;               /* G, which share keys and values (Ainslie et al. 2023); 0: H. ORR_OUT_IN matrices alone */
     int head_dim;               /* D, at most 256; 0: C/H                                */

@@ -22,7 +22,7 @@ static const struct orr_head *head_of(const struct orr_operands *o)
 
 static struct orri_norm norm_of(const struct orr_operands *o)
 {
-    return (struct orri_norm){head_of(o)->norm == ORR_RMSNORM, head_of(o)->eps};
+    return (struct orri_norm){(enum orr_norm)head_of(o)->norm, head_of(o)->eps};
 }
 
 /* The rows of W, that is columns of the logits, that shard t has. */
@@ -438,7 +438,7 @@ static void chunk_backward(const struct orr_operands *o)
     struct orri_rooms rooms = orri_rooms_of(o, scratch_bytes);
     const struct orri_norm norm = norm_of(o);
 
-    orri_norm_chunk_backward(o, &norm, head_of(o)->width, NULL, NULL, &rooms);
+    orri_norm_chunk_backward(o, &norm, NULL, head_of(o)->width, NULL, NULL, &rooms);
 }
 
 static void shard_predict(const struct orr_operands *o)

@@ -74,6 +74,15 @@ ORRI_INLINE float logistic(float u)
     return 1.0f / (1.0f + orri_expf(-u));
 }
 
+/* Near 0, where 1 - e cancels, by its series. */
+ORRI_INLINE float hyperbolic_tangent(float u)
+{
+    float e = orri_expf(-2.0f * (u < 0 ? -u : u)), t = (1.0f - e) / (1.0f + e), square = u * u;
+    float series = u * (1.0f - square * (1.0f / 3.0f - square * (2.0f / 15.0f - square * (17.0f / 315.0f))));
+
+    return square < 0.01f ? series : u < 0 ? -t : t;
+}
+
 #define ROOT_2_PI 0.39894228f       /* 1 / sqrt(2 pi) */
 
 ORRI_SIMD void orri_activate(enum orr_activation kind, size_t count, const float *u, float *h)
@@ -98,6 +107,11 @@ ORRI_SIMD void orri_activate(enum orr_activation kind, size_t count, const float
 #pragma omp simd
         for (size_t k = 0; k < count; k++)
             h[k] = u[k] * logistic(u[k]);
+        break;
+    case ORR_TANH:
+#pragma omp simd
+        for (size_t k = 0; k < count; k++)
+            h[k] = hyperbolic_tangent(u[k]);
         break;
     }
 }
@@ -124,6 +138,14 @@ ORRI_SIMD void orri_activate_backward(enum orr_activation kind, size_t count, co
             float s = logistic(u[k]);
 
             du[k] = dh[k] * (s * (1.0f + u[k] * (1.0f - s)));
+        }
+        break;
+    case ORR_TANH:
+#pragma omp simd
+        for (size_t k = 0; k < count; k++) {
+            float t = hyperbolic_tangent(u[k]);
+
+            du[k] = dh[k] * (1.0f - t * t);
         }
         break;
     }

@@ -14,6 +14,7 @@ __device__ __forceinline__ float activate(enum orr_activation kind, float u)
     case ORR_GELU_TANH: return u / (1.0f + expf(-TWO_ROOT * (u + CUBIC * (u * u * u))));
     case ORR_GELU: return u * normcdff(u);
     case ORR_RELU: return u < 0 ? 0.0f : u;
+    case ORR_TANH: return tanhf(u);
     default: return u / (1.0f + expf(-u));
     }
 }
@@ -30,6 +31,8 @@ __device__ __forceinline__ float slope(enum orr_activation kind, float u)
         return normcdff(u) + u * (ROOT_2_PI * expf(-0.5f * u * u));
     if (kind == ORR_RELU)
         return u <= 0 ? 0.0f : 1.0f;
+    if (kind == ORR_TANH)
+        return 1.0f - tanhf(u) * tanhf(u);
     float s = 1.0f / (1.0f + expf(-u));
     return s * (1.0f + u * (1.0f - s));
 }

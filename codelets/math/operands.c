@@ -138,14 +138,18 @@ size_t orri_norm_scratch(const struct orr_shape *shape, int width, int rows)
 
 static const void *bias_of(const struct orr_operands *o, const struct orri_norm *norm)
 {
-    return norm->rms ? NULL : o->param[0][ORRI_NORM_BIAS];
+    return norm->kind == ORR_LAYERNORM ? o->param[0][ORRI_NORM_BIAS] : NULL;
 }
 
 void orri_norm_rows(const struct orr_operands *o, const struct orri_norm *norm, int rows, int width, const void *x, void *y, float *mean,
                     float *rstd)
 {
+    if (norm->kind == ORR_NO_NORM) {
+        ORRI_KERNEL(o, copy, (size_t)rows * (size_t)width * size_of(o), x, y);
+        return;
+    }
     ORRI_KERNEL(o, layernorm, o->dtype, rows, width, x, o->param[0][ORRI_NORM_WEIGHT], bias_of(o, norm), norm->eps, y,
-                norm->rms ? NULL : mean, rstd);
+                norm->kind == ORR_LAYERNORM ? mean : NULL, rstd);
 }
 
 void orri_norm(const struct orr_operands *o, const struct orri_norm *norm, int width, void *y, float *mean, float *rstd)
@@ -156,8 +160,12 @@ void orri_norm(const struct orr_operands *o, const struct orri_norm *norm, int w
 void orri_norm_again(const struct orr_operands *o, const struct orri_norm *norm, int width, const float *mean, const float *rstd,
                      void *y)
 {
+    if (norm->kind == ORR_NO_NORM) {
+        ORRI_KERNEL(o, copy, count_of(o, width, orri_positions(o)) * size_of(o), o->x[0], y);
+        return;
+    }
     ORRI_KERNEL(o, layernorm_again, o->dtype, rows_of(o), width, o->x[0], o->param[0][ORRI_NORM_WEIGHT], bias_of(o, norm),
-                norm->rms ? NULL : mean, rstd, y);
+                norm->kind == ORR_LAYERNORM ? mean : NULL, rstd, y);
 }
 
 int64_t orri_norm_saved_floats(int batch, int positions)
@@ -173,7 +181,7 @@ void orri_norm_chunk_forward(const struct orr_operands *o, const struct orri_nor
     orri_norm(o, norm, width, o->branch[0], mean, mean + rows);
 }
 
-void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, int width, const void *inner, const void *dy,
+void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, const struct orri_dropout *dropout, int width, const void *inner, const void *dy,
                               struct orri_rooms *rooms)
 {
     struct orr_part at = orri_positions(o);
@@ -185,8 +193,23 @@ void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_no
     orri_sum_shards(o, count, o->dpartial, dnorm);
     if (inner)
         ORRI_KERNEL(o, add, o->dtype, count, inner, dnorm);
+    if (dropout && dropout->p > 0)
+        orri_dropout_tile(o, dropout, width, at, dnorm, NULL, dnorm);
     orri_norm_input_gradient(o, norm, width, dy, dnorm, mean, rstd, dgamma, dbeta, rooms);
     orri_norm_weights(o, norm, width, dgamma, dbeta);
+}
+
+/* Without a norm. */
+static void pass_gradient(const struct orr_operands *o, int width, const void *dy, void *dnorm)
+{
+    size_t count = count_of(o, width, orri_positions(o));
+
+    if (dy)
+        ORRI_KERNEL(o, add, o->dtype, count, dy, dnorm);
+    if (o->add_input_gradient[0])
+        ORRI_KERNEL(o, add, o->dtype, count, dnorm, o->dx[0]);
+    else
+        ORRI_KERNEL(o, copy, count * size_of(o), dnorm, o->dx[0]);
 }
 
 void orri_norm_input_gradient(const struct orr_operands *o, const struct orri_norm *norm, int width, const void *dy, void *dnorm,
@@ -196,8 +219,12 @@ void orri_norm_input_gradient(const struct orr_operands *o, const struct orri_no
     const void *before = dy ? dy : add ? o->dx[0] : NULL;
     void *scratch = orri_room(rooms, ORRI_SCRATCH(o->cuda, layernorm_backward, rows_of(o), width));
 
+    if (norm->kind == ORR_NO_NORM) {
+        pass_gradient(o, width, dy, dnorm);
+        return;
+    }
     ORRI_KERNEL(o, layernorm_backward, o->dtype, rows_of(o), width, dnorm, o->x[0], o->param[0][ORRI_NORM_WEIGHT],
-                norm->rms ? NULL : mean, rstd, before, twice ? dnorm : o->dx[0], dgamma, norm->rms ? NULL : dbeta, scratch);
+                norm->kind == ORR_LAYERNORM ? mean : NULL, rstd, before, twice ? dnorm : o->dx[0], dgamma, norm->kind == ORR_LAYERNORM ? dbeta : NULL, scratch);
     if (twice)
         ORRI_KERNEL(o, add, o->dtype, count_of(o, width, orri_positions(o)), dnorm, o->dx[0]);
 }
@@ -212,7 +239,8 @@ static void add_gradient(const struct orr_operands *o, int width, const float *f
 
 void orri_norm_weights(const struct orr_operands *o, const struct orri_norm *norm, int width, const float *dgamma, const float *dbeta)
 {
-    add_gradient(o, width, dgamma, o->grad[0][ORRI_NORM_WEIGHT]);
-    if (!norm->rms)
+    if (norm->kind != ORR_NO_NORM)
+        add_gradient(o, width, dgamma, o->grad[0][ORRI_NORM_WEIGHT]);
+    if (norm->kind == ORR_LAYERNORM)
         add_gradient(o, width, dbeta, o->grad[0][ORRI_NORM_BIAS]);
 }

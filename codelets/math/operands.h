@@ -7,6 +7,8 @@
 
 #include <orrery/block.h>
 
+#include <codelets/layer.h>
+
 #include "codelets/math/kernels.h"
 
 /* The positions that a pass of a chunk, or of a whole block, works on; and those of a pass of a shard: all. */
@@ -60,15 +62,15 @@ void orri_sum_shards(const struct orr_operands *o, size_t count, float *const pa
 /* ---- the norm ------------------------------------------------------------------------------------------------ */
 
 /* A norm, whose gain and, of LayerNorm, bias are the first views of group 0. Of RMSNorm there is no mean, and what is called mean and
- * dbeta below is left alone. */
+ * dbeta below is left alone; without a norm so is all of it. */
 struct orri_norm {
-    bool rms;               /* RMSNorm, else LayerNorm          */
+    enum orr_norm kind;
     float eps;
 };
 enum { ORRI_NORM_WEIGHT, ORRI_NORM_BIAS };
 static inline int orri_norm_views(const struct orri_norm *norm)
 {
-    return norm->rms ? 1 : 2;
+    return norm->kind == ORR_LAYERNORM ? 2 : norm->kind == ORR_RMSNORM ? 1 : 0;
 }
 
 /* Of x[0], with statistics to mean and rstd; from those once more. And of any rows. */
@@ -84,9 +86,9 @@ int64_t orri_norm_saved_floats(int batch, int positions);
 /* CHUNK_FORWARD: branch = norm(x). */
 void orri_norm_chunk_forward(const struct orr_operands *o, const struct orri_norm *norm, int width, struct orri_rooms *rooms);
 
-/* CHUNK_BACKWARD: the gradient of x, through the norm from the sum of all dpartial and `inner`, plus dy, each unless NULL; and those of
- * gain and bias. */
-void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, int width, const void *inner, const void *dy,
+/* CHUNK_BACKWARD: the gradient of x, through the norm and, unless NULL, a dropout of norm(x) from the sum of all dpartial and `inner`,
+ * plus dy, both unless NULL; and those of gain and bias. */
+void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, const struct orri_dropout *dropout, int width, const void *inner, const void *dy,
                               struct orri_rooms *rooms);
 
 /* dx = [dy +] layernorm_backward(dnorm), or added to dx where another reader was first. dnorm, of the positions of the

@@ -19,6 +19,15 @@ static struct orri_inner inner_at(const struct orr_operands *o, const struct orr
     return (struct orri_inner){floats, values, orri_at(o, values, (int64_t)rows_of(o) * r->in)};
 }
 
+/* n = norm(x) through a dropout of its own, and its gradient back. */
+static void drop_norm(const struct orr_operands *o, const struct orri_residual *r, void *norm)
+{
+    const struct orri_dropout d = orri_block_dropout(o, r->norm_dropout, r->norm_place);
+
+    if (d.p > 0)
+        orri_dropout_tile(o, &d, r->width, orri_positions(o), norm, NULL, norm);
+}
+
 static struct orri_dropout dropout_of(const struct orr_operands *o, const struct orri_residual *r)
 {
     return orri_block_dropout(o, r->dropout, r->place);
@@ -31,7 +40,7 @@ struct orri_residual orri_residual_of(const struct orr_style *style, int parts, 
     bool biases = style->biases != ORR_NO_BIASES;
     struct orri_residual r = {
         .width = width,
-        .norm = {style->norm == ORR_RMSNORM, eps},
+        .norm = {(enum orr_norm)style->norm, eps},
         .of_norm = style->residual == ORR_OF_NORM,
         .out_in = style->matrices == ORR_OUT_IN,
     };
@@ -54,6 +63,8 @@ int orri_norm_specify(const struct orr_style *style, int width, struct orr_view 
     struct orr_view gain = orri_bias_view(width, false, 1);
     int count = 0;
 
+    if (style->norm == ORR_NO_NORM)
+        return 0;
     gain.initial = ORR_INITIAL_ONE;
     orri_add_view(view, &count, "norm.weight", gain);
     if (style->norm == ORR_LAYERNORM)
@@ -335,6 +346,7 @@ void orri_residual_forward(const struct orr_operands *o, const struct orri_resid
     const void *residual = r->of_norm ? norm : o->x[0];
 
     orri_norm(o, &r->norm, c, norm, s.mean, s.rstd);
+    drop_norm(o, r, norm);
     inner_forward(o, r, norm, &s.inner, rooms);
     p.bias = parameter_of(o, r->out_bias);
     p.add = d.p > 0 ? NULL : residual;
@@ -354,6 +366,7 @@ void orri_residual_backward(const struct orr_operands *o, const struct orri_resi
     inner_backward(o, r, dout, &s.inner, dnorm, rooms);
     if (r->of_norm)
         ORRI_KERNEL(o, add, o->dtype, rows_of(o) * (size_t)r->width, o->dy, dnorm);
+    drop_norm(o, r, dnorm);
     orri_norm_input_gradient(o, &r->norm, r->width, r->of_norm ? NULL : o->dy, dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, rooms);
 }
 
@@ -366,6 +379,7 @@ void orri_residual_weights(const struct orr_operands *o, const struct orri_resid
     const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, orri_room(rooms, value));
 
     orri_norm_again(o, &r->norm, r->width, s.mean, s.rstd, norm);
+    drop_norm(o, r, norm);
     inner_weights(o, r, norm, dout, &s.inner, rooms);
     bias_weights(o, r->out_bias, (int)rows_of(o), r->width, dout, rooms);
     orri_norm_weights(o, &r->norm, r->width, s.dgamma, s.dbeta);
@@ -432,13 +446,20 @@ void orri_residual_shard_weights(const struct orr_operands *o, const struct orri
     inner_weights(o, r, norm, dout, &s, rooms);
 }
 
+void orri_residual_chunk_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
+{
+    orri_norm_chunk_forward(o, &r->norm, r->width, rooms);
+    drop_norm(o, r, o->branch[0]);
+}
+
 void orri_residual_chunk_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
 {
+    const struct orri_dropout d_norm = orri_block_dropout(o, r->norm_dropout, r->norm_place);
     const struct orri_dropout d = dropout_of(o, r);
     int rows = o->batch * (int)orri_positions(o).count;
     const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy,
                                              orri_room(rooms, bytes_of(o->dtype, (size_t)rows, r->width)));
 
     bias_weights(o, r->out_bias, rows, r->width, dout, rooms);
-    orri_norm_chunk_backward(o, &r->norm, r->width, r->of_norm ? o->dy : NULL, r->of_norm ? NULL : o->dy, rooms);
+    orri_norm_chunk_backward(o, &r->norm, &d_norm, r->width, r->of_norm ? o->dy : NULL, r->of_norm ? NULL : o->dy, rooms);
 }

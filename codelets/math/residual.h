@@ -28,8 +28,8 @@ struct orri_residual {
     bool out_in;                /* Win is [in,C], Wout [C,out], as nn.Linear has them; else [C,in] and [out,C] */
     /* The first view of each in group 0, of which those of Win, and of bin, follow each other there; 0: there is none. */
     int in_weight, in_bias, out_weight, out_bias;
-    float dropout;
-    int place;                  /* of the dropout, see orr_dropout_stream()      */
+    float dropout, norm_dropout;        /* on what is added, and on n            */
+    int place, norm_place;      /* of these, see orr_dropout_stream()            */
     int rest, in, out;          /* columns of rest, u, h                         */
     enum orr_activation activation;     /* g, where forward is NULL              */
     size_t scratch;             /* bytes that the next two take for the microbatch, besides dh [N,out] */
@@ -66,8 +66,9 @@ void orri_residual_forward(const struct orr_operands *o, const struct orri_resid
 void orri_residual_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
 void orri_residual_weights(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
 
-/* ---- in shards; CHUNK_FORWARD is orri_norm_chunk_forward() ------------------------------------------ */
+/* ---- in shards -------------------------------------------------------------------------------------- */
 
+void orri_residual_chunk_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
 void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
 void orri_residual_chunk_join(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);
 void orri_residual_shard_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms);

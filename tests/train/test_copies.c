@@ -89,6 +89,7 @@ static void look(const struct orr_operands *o, const struct orr_block *block, in
 static void run(const struct orr_operands *o, enum orr_pass pass)
 {
     const struct orr_block *block = block_of(o->config);
+    struct orr_operands plain = *o;
 
     for (int g = 0; g < block->spec.groups; g++) {
         bool kept = o->version[g] != 0, reads = false;
@@ -100,7 +101,9 @@ static void run(const struct orr_operands *o, enum orr_pass pass)
         atomic_fetch_add(&unkept, reads && !kept && o->training && model->mesh.zero != 3);
         atomic_fetch_add(&unwanted, kept && (!reads || !o->training || model->mesh.zero == 3));
     }
-    real_of(block->cls)->cpu[pass](o);
+    /* Without copies of its own, which would be counted too. */
+    memset(plain.version, 0, sizeof(plain.version));
+    real_of(block->cls)->cpu[pass](&plain);
 }
 
 static void forward(const struct orr_operands *o) { run(o, ORR_FORWARD); }
