@@ -55,6 +55,8 @@ liborri_la_SOURCES += \
 	lib/core/watch.c \
 	lib/core/watch.h \
 	lib/data/corpus.c \
+	lib/data/files.c \
+	lib/data/files.h \
 	lib/data/sampler.c \
 	lib/graph/cache.c \
 	lib/graph/graph.h \
