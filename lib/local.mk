@@ -6,6 +6,7 @@ apiorrery_HEADERS += \
 	lib/orrery/data.h \
 	lib/orrery/dtype.h \
 	lib/orrery/error.h \
+	lib/orrery/examples.h \
 	lib/orrery/infer.h \
 	lib/orrery/mesh.h \
 	lib/orrery/model.h \
@@ -55,8 +56,11 @@ liborri_la_SOURCES += \
 	lib/core/watch.c \
 	lib/core/watch.h \
 	lib/data/corpus.c \
+	lib/data/examples.c \
 	lib/data/files.c \
 	lib/data/files.h \
+	lib/data/labels.c \
+	lib/data/labels.h \
 	lib/data/sampler.c \
 	lib/graph/cache.c \
 	lib/graph/graph.h \

@@ -94,6 +94,9 @@ tests_test_corpus_SOURCES = tests/data/test_corpus.c tests/check_main.h tests/fi
 check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
 
+check_PROGRAMS += tests/test_examples
+tests_test_examples_SOURCES = tests/data/test_examples.c tests/check_main.h tests/files.h
+
 check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
 

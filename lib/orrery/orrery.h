@@ -22,6 +22,7 @@
 #include <orrery/dtype.h>
 #include <orrery/block.h>
 #include <orrery/error.h>
+#include <orrery/examples.h>
 #include <orrery/infer.h>
 #include <orrery/mesh.h>
 #include <orrery/model.h>
