@@ -13,6 +13,7 @@ apiorrery_HEADERS += \
 	lib/orrery/orrery.h \
 	lib/orrery/report.h \
 	lib/orrery/rng.h \
+	lib/orrery/rows.h \
 	lib/orrery/runtime.h \
 	lib/orrery/safetensors.h \
 	lib/orrery/tile.h \
@@ -61,7 +62,12 @@ liborri_la_SOURCES += \
 	lib/data/files.h \
 	lib/data/labels.c \
 	lib/data/labels.h \
+	lib/data/masking.c \
+	lib/data/packing.c \
+	lib/data/rows.c \
+	lib/data/rows.h \
 	lib/data/sampler.c \
+	lib/data/sequences.c \
 	lib/graph/cache.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \

@@ -97,6 +97,12 @@ tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/
 check_PROGRAMS += tests/test_examples
 tests_test_examples_SOURCES = tests/data/test_examples.c tests/check_main.h tests/files.h
 
+check_PROGRAMS += tests/test_rows
+tests_test_rows_SOURCES = tests/data/test_rows.c tests/data/tiny.h tests/check_main.h tests/files.h
+
+check_PROGRAMS += tests/test_packing
+tests_test_packing_SOURCES = tests/data/test_packing.c tests/data/tiny.h tests/check_main.h tests/files.h
+
 check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
 

@@ -28,6 +28,7 @@
 #include <orrery/model.h>
 #include <orrery/report.h>
 #include <orrery/rng.h>
+#include <orrery/rows.h>
 #include <orrery/runtime.h>
 #include <orrery/safetensors.h>
 #include <orrery/tile.h>
