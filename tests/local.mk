@@ -103,6 +103,9 @@ tests_test_rows_SOURCES = tests/data/test_rows.c tests/data/tiny.h tests/check_m
 check_PROGRAMS += tests/test_packing
 tests_test_packing_SOURCES = tests/data/test_packing.c tests/data/tiny.h tests/check_main.h tests/files.h
 
+check_PROGRAMS += tests/test_masking
+tests_test_masking_SOURCES = tests/data/test_masking.c tests/data/tiny.h tests/check_main.h tests/files.h
+
 check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
 
