@@ -16,6 +16,7 @@ apiorrery_HEADERS += \
 	lib/orrery/rows.h \
 	lib/orrery/runtime.h \
 	lib/orrery/safetensors.h \
+	lib/orrery/scores.h \
 	lib/orrery/tile.h \
 	lib/orrery/tokenizer.h \
 	lib/orrery/trace.h \
@@ -95,7 +96,10 @@ liborri_la_SOURCES += \
 	lib/report/pipeline.c \
 	lib/report/progress.c \
 	lib/report/report.h \
+	lib/report/score_table.c \
+	lib/report/scores.c \
 	lib/report/tensorboard.c \
+	lib/report/text_scores.c \
 	lib/report/trace.h \
 	lib/report/trace_overlap.c \
 	lib/report/trace_read.c \

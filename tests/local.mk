@@ -4,8 +4,10 @@ EXTRA_DIST += \
 	tests/golden/gpt2-untied/golden.safetensors \
 	tests/golden/gpt2-untied/input.json \
 	tests/golden/gpt2-untied/model.safetensors \
+	tests/golden/scores/scores.json \
 	tests/reference/check_hf.py \
-	tests/reference/gpt2_reference.py
+	tests/reference/gpt2_reference.py \
+	tests/reference/scores_reference.py
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
 # check_PROGRAMS and its sources; all are linked to liborri, which has the internal functions too.
 LDADD = liborri.la $(CHECK_LIBS)
@@ -164,6 +166,9 @@ tests_test_deal_SOURCES = tests/train/test_deal.c tests/graph/toys.h tests/check
 
 check_PROGRAMS += tests/test_report
 tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
+
+check_PROGRAMS += tests/test_scores
+tests_test_scores_SOURCES = tests/report/test_scores.c tests/check_main.h
 
 check_PROGRAMS += tests/test_training
 tests_test_training_SOURCES = tests/train/test_training.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \

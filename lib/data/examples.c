@@ -235,7 +235,7 @@ static int take_label(struct reader *r, const struct cursor *c, struct text labe
         int rc = orri_label_set_add(&r->found, label.at, label.size);
         if (rc != ORR_EFORMAT)
             return rc;
-        snprintf(what, sizeof(what), "there are more than %d different labels", r->found.count);
+        snprintf(what, sizeof(what), "%s", orr_error() + strlen("labels: "));
         return fail_at(c, what, r->examples->format == ORR_FORMAT_TSV ? "put the label into the first column, LABEL<TAB>TEXT"
                                                                       : "put the tag into the last column");
     }

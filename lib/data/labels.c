@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <jansson.h>
+
 enum { LABELS_MAX = 4096 };
 
 struct orr_labels {
@@ -15,6 +17,15 @@ struct orr_labels {
     int *order;     /* the numbers in the order of the names' bytes */
     bool integers;  /* a name is one                                */
 };
+
+/* Names go to a model's config.json, which holds nothing else. */
+static bool is_utf8(const char *name, size_t size)
+{
+    json_t *text = json_stringn(name, size);
+
+    json_decref(text);
+    return text != NULL;
+}
 
 /* ---- a set that grows ------------------------------------------------------------------------------ */
 
@@ -38,8 +49,10 @@ int orri_label_set_add(struct orri_label_set *set, const char *name, size_t size
         else
             high = middle;
     }
+    if (!is_utf8(name, size))
+        return orri_fail(ORR_EFORMAT, "labels", "a label is not UTF-8");
     if (set->count == LABELS_MAX)
-        return orri_fail(ORR_EFORMAT, "labels", "more than %d different labels", LABELS_MAX);
+        return orri_fail(ORR_EFORMAT, "labels", "there are more than %d different labels", LABELS_MAX);
     char **names = realloc(set->names, (size_t)(set->count + 1) * sizeof(*names));
     set->names = names ? names : set->names;
     char *copy = orri_format("%.*s", (int)size, name);
@@ -118,6 +131,8 @@ static int fill(struct orr_labels *l, const char *const *names, int count)
     for (int i = 0; i < count; i++) {
         if (!names[i][0])
             return orri_remedy(orri_fail(ORR_EINVAL, "labels", "number %d has an empty name", i), "give it a name");
+        if (!is_utf8(names[i], strlen(names[i])))
+            return orri_remedy(orri_fail(ORR_EINVAL, "labels", "the name of number %d is not UTF-8", i), "give it another");
         l->integers = l->integers || is_integer(names[i]);
         l->names[l->count++] = orri_strdup(names[i]);
         if (!l->names[i])

@@ -13,7 +13,8 @@ struct orri_label_set {
     char **names;
 };
 
-/* Adds a name without a zero byte in it, where it is not there. ORR_EFORMAT for one too many, ORR_ENOMEM. */
+/* Adds a name without a zero byte in it, where it is not there. ORR_EFORMAT for one that is not UTF-8 or one too
+ * many, ORR_ENOMEM. */
 int orri_label_set_add(struct orri_label_set *set, const char *name, size_t size);
 void orri_label_set_free(struct orri_label_set *set);
 

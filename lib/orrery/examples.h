@@ -15,8 +15,8 @@ extern "C" {
 
 struct orr_labels;
 
-/* The labels of a model, in the order of its numbers (id2label). The names are copied. ORR_EINVAL for none, an empty one, or one
- * that is there twice; ORR_ENOMEM. */
+/* The labels of a model, in the order of its numbers (id2label). The names are copied. ORR_EINVAL for none, an empty one, one
+ * that is not UTF-8, or one that is there twice; ORR_ENOMEM. */
 struct orr_labels *orr_labels_create(const char *const *names, int count);
 void orr_labels_destroy(struct orr_labels *labels);
 
@@ -55,7 +55,7 @@ struct orr_examples;
  * else of their bytes; of at most 4096.
  * NULL with ORR_ENOENT, ORR_ENOMEM, ORR_EINVAL (no paths), or ORR_EFORMAT: an empty file, one without examples, another format's
  * ending, or, with FILE:LINE, a line of one column or of other columns than before, an empty column, a zero byte, what is no tag, a
- * label that is none of those given, too many labels. */
+ * label that is none of those given, or not UTF-8, too many labels. */
 struct orr_examples *orr_examples_open(const char *const *paths, int count, enum orr_format format,
                                        const struct orr_labels *labels);
 void orr_examples_destroy(struct orr_examples *examples);

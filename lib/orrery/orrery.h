@@ -31,6 +31,7 @@
 #include <orrery/rows.h>
 #include <orrery/runtime.h>
 #include <orrery/safetensors.h>
+#include <orrery/scores.h>
 #include <orrery/tile.h>
 #include <orrery/tokenizer.h>
 #include <orrery/trace.h>

@@ -141,6 +141,8 @@ START_TEST(given_labels)
     expect_error(ORR_EINVAL, "labels: ", "\"a\" is there twice");
     ck_assert_ptr_null(orr_labels_create((const char *const[]){"a", ""}, 2));
     expect_error(ORR_EINVAL, "labels: ", "number 1 has an empty name");
+    ck_assert_ptr_null(orr_labels_create((const char *const[]){"\xff"}, 1));
+    expect_error(ORR_EINVAL, "labels: ", "the name of number 0 is not UTF-8");
 }
 END_TEST
 
@@ -231,6 +233,7 @@ START_TEST(bad_files)
         {"a.tsv", "1\t\r\n", "a.tsv:1: ", "the text is empty", 0},
         {"a.tsv", "1\ta\t\n", "a.tsv:1: ", "the text is empty", 0},
         {"a.tsv", "1\ta\0b\n", "a.tsv:1: ", "zero byte", 6},
+        {"a.tsv", "\xff\ta\n", "a.tsv:1: ", "a label is not UTF-8", 0},
         {"a.conll", "", "a.conll: ", "is empty", 0},
         {"a.conll", "\n-DOCSTART- O\n\n", "a.conll: ", "holds no examples", 0},
         {"a.conll", "a O\nb\nc O\n", "a.conll:2: ", "has one column", 0},
