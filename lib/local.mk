@@ -59,12 +59,12 @@ liborri_la_SOURCES += \
 	lib/core/watch.h \
 	lib/data/corpus.c \
 	lib/data/examples.c \
-	lib/data/files.c \
-	lib/data/files.h \
 	lib/data/labels.c \
 	lib/data/labels.h \
 	lib/data/masking.c \
 	lib/data/packing.c \
+	lib/data/paths.c \
+	lib/data/paths.h \
 	lib/data/rows.c \
 	lib/data/rows.h \
 	lib/data/sampler.c \

@@ -2,7 +2,7 @@
 #include <orrery/data.h>
 
 #include "core/core.h"
-#include "data/files.h"
+#include "data/paths.h"
 #include "io/io.h"
 #include "text/text.h"
 
@@ -221,7 +221,7 @@ static int parse_pair(struct segment *s)
     return 0;
 }
 
-static bool listed(const struct orri_files *files, const char *path)
+static bool listed(const struct orri_paths *files, const char *path)
 {
     for (size_t i = 0; i < files->count; i++)
         if (files->items[i].path && strcmp(files->items[i].path, path) == 0)
@@ -230,7 +230,7 @@ static bool listed(const struct orri_files *files, const char *path)
 }
 
 /* Puts a .bin file in the place of its index, item `i` of the list, or NULL where the list has it already. */
-static int turn_index(struct orri_files *files, size_t i)
+static int turn_index(struct orri_paths *files, size_t i)
 {
     char *index = files->items[i].path, *path = partner(index, ".bin");
 
@@ -250,7 +250,7 @@ static int turn_index(struct orri_files *files, size_t i)
     return 0;
 }
 
-static int turn_indices(struct orri_files *files)
+static int turn_indices(struct orri_paths *files)
 {
     for (size_t i = 0; i < files->count; i++)
         if (orri_ends_with(files->items[i].path, ".idx"))
@@ -334,7 +334,7 @@ static void load(const struct segment *s, int64_t from, int64_t count, int32_t *
 
 /* ---- the corpus --------------------------------------------------------------------------------- */
 
-static int open_all(struct orr_corpus *c, struct orri_files *files, const struct orr_tokenizer *tokenizer, int64_t left)
+static int open_all(struct orr_corpus *c, struct orri_paths *files, const struct orr_tokenizer *tokenizer, int64_t left)
 {
     c->segments = orri_calloc(files->count, sizeof(*c->segments));
     if (!c->segments)
@@ -359,7 +359,7 @@ static int open_all(struct orr_corpus *c, struct orri_files *files, const struct
 struct orr_corpus *orr_corpus_open(const char *const *paths, int count, const struct orr_tokenizer *tokenizer,
                                    int64_t max_bytes)
 {
-    struct orri_files files = {0};
+    struct orri_paths files = {0};
 
     if (count < 1 || max_bytes < 0) {
         orri_fail(ORR_EINVAL, "data", count < 1 ? "no files are given" : "the limit of bytes is negative");
@@ -368,12 +368,12 @@ struct orr_corpus *orr_corpus_open(const char *const *paths, int count, const st
     struct orr_corpus *c = orri_calloc(1, sizeof(*c));
     if (!c)
         return NULL;
-    int rc = orri_files_find(&files, paths, count);
+    int rc = orri_paths_find(&files, paths, count);
     if (rc == 0)
         rc = turn_indices(&files);
     if (rc == 0)
         rc = open_all(c, &files, tokenizer, max_bytes ? max_bytes : INT64_MAX);
-    orri_files_free(&files);
+    orri_paths_free(&files);
     if (rc == 0 && c->size == 0)
         rc = orri_remedy(orri_fail(ORR_EFORMAT, paths[0], "no tokens: every file is empty, or the limit too low"),
                          "give files with text in them");

@@ -2,7 +2,7 @@
 #include <orrery/examples.h>
 
 #include "core/core.h"
-#include "data/files.h"
+#include "data/paths.h"
 #include "data/labels.h"
 #include "io/io.h"
 
@@ -49,7 +49,7 @@ static enum orr_format format_of(const char *path)
 }
 
 /* The format of all files of a list. */
-static int common_format(const struct orri_files *files, enum orr_format *format)
+static int common_format(const struct orri_paths *files, enum orr_format *format)
 {
     *format = format_of(files->items[0].path);
     for (size_t i = 1; i < files->count; i++)
@@ -61,18 +61,18 @@ static int common_format(const struct orri_files *files, enum orr_format *format
 
 int orr_examples_format(const char *const *paths, int count, enum orr_format *format)
 {
-    struct orri_files files = {0};
+    struct orri_paths files = {0};
 
     *format = ORR_FORMAT_TEXT;
-    int rc = orri_files_find(&files, paths, count);
+    int rc = orri_paths_find(&files, paths, count);
     if (rc == 0 && files.count)
         rc = common_format(&files, format);
-    orri_files_free(&files);
+    orri_paths_free(&files);
     return rc;
 }
 
 /* The format to read a list of files by: `wanted`, or what their endings tell. */
-static int choose_format(const struct orri_files *files, enum orr_format wanted, enum orr_format *format)
+static int choose_format(const struct orri_paths *files, enum orr_format wanted, enum orr_format *format)
 {
     *format = wanted;
     if (wanted == ORR_FORMAT_TEXT) {
@@ -375,7 +375,7 @@ static int read_file(struct reader *r, char *path, bool given)
     return 0;
 }
 
-static int read_all(struct reader *r, struct orri_files *files, const char *first)
+static int read_all(struct reader *r, struct orri_paths *files, const char *first)
 {
     struct orr_examples *e = r->examples;
 
@@ -399,7 +399,7 @@ static int read_all(struct reader *r, struct orri_files *files, const char *firs
 struct orr_examples *orr_examples_open(const char *const *paths, int count, enum orr_format format,
                                        const struct orr_labels *labels)
 {
-    struct orri_files files = {0};
+    struct orri_paths files = {0};
 
     if (count < 1) {
         orri_fail(ORR_EINVAL, "data", "no files are given");
@@ -408,12 +408,12 @@ struct orr_examples *orr_examples_open(const char *const *paths, int count, enum
     struct reader r = {orri_calloc(1, sizeof(*r.examples)), labels, {0}, 0};
     if (!r.examples)
         return NULL;
-    int rc = orri_files_find(&files, paths, count);
+    int rc = orri_paths_find(&files, paths, count);
     if (rc == 0)
         rc = choose_format(&files, format, &r.examples->format);
     if (rc == 0)
         rc = read_all(&r, &files, paths[0]);
-    orri_files_free(&files);
+    orri_paths_free(&files);
     orri_label_set_free(&r.found);
     if (rc != 0) {
         orr_examples_destroy(r.examples);

@@ -168,7 +168,7 @@ END_TEST
 START_TEST(arguments)
 {
     static const struct orri_tokenizer_class bare_class = {.name = "bare", .encode = tiny_encode, .special = no_special};
-    static const struct orr_tokenizer bare = {&bare_class, 256};
+    static const struct orr_tokenizer bare = {.class = &bare_class, .vocab_size = 256};
     const struct orr_range all = {0, 100};
     struct orr_tokenizer *bytes = orr_tokenizer_open("bytes");
     struct orr_corpus *c = letters(100, 0);

@@ -26,6 +26,6 @@ static int32_t tiny_special(const struct orr_tokenizer *t, enum orr_special spec
 }
 
 static const struct orri_tokenizer_class tiny_class = {.name = "tiny", .encode = tiny_encode, .special = tiny_special};
-static const struct orr_tokenizer tiny = {&tiny_class, 256};
+static const struct orr_tokenizer tiny = {.class = &tiny_class, .vocab_size = 256};
 
 #endif

@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The files that a user's paths lead to: themselves, those below directories, the matches of patterns. */
-#ifndef ORRI_FILES_H
-#define ORRI_FILES_H
+#ifndef ORRI_PATHS_H
+#define ORRI_PATHS_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-struct orri_file {
+struct orri_path {
     char *path;
     bool given;     /* by the caller, not found in a folder or by a pattern */
 };
 
-struct orri_files {
-    struct orri_file *items;
+struct orri_paths {
+    struct orri_path *items;
     size_t count, capacity;
 };
 
 /* Adds what orr_corpus_open() says of `count` paths, in their order. Where it fails the list is still to be freed. ORR_ENOENT. */
-int orri_files_find(struct orri_files *files, const char *const *paths, int count);
-void orri_files_free(struct orri_files *files);
+int orri_paths_find(struct orri_paths *files, const char *const *paths, int count);
+void orri_paths_free(struct orri_paths *files);
 
 bool orri_ends_with(const char *path, const char *ending);
 

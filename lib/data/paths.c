@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "data/files.h"
+#include "data/paths.h"
 
 #include "core/core.h"
 
@@ -18,13 +18,13 @@ struct ancestors {
 };
 
 /* Takes `path` (NULL: an allocation that failed). */
-static int add(struct orri_files *files, char *path, bool given)
+static int add(struct orri_paths *files, char *path, bool given)
 {
     if (!path)
         return ORR_ENOMEM;
     if (files->count == files->capacity) {
         size_t capacity = files->capacity ? 2 * files->capacity : 64;
-        struct orri_file *items = realloc(files->items, capacity * sizeof(*items));
+        struct orri_path *items = realloc(files->items, capacity * sizeof(*items));
         if (!items) {
             int rc = orri_fail(ORR_ENOMEM, path, "no room for a list of %zu files", capacity);
             free(path);
@@ -33,13 +33,13 @@ static int add(struct orri_files *files, char *path, bool given)
         files->items = items;
         files->capacity = capacity;
     }
-    files->items[files->count++] = (struct orri_file){path, given};
+    files->items[files->count++] = (struct orri_path){path, given};
     return 0;
 }
 
 static int by_path(const void *a, const void *b)
 {
-    return strcmp(((const struct orri_file *)a)->path, ((const struct orri_file *)b)->path);
+    return strcmp(((const struct orri_path *)a)->path, ((const struct orri_path *)b)->path);
 }
 
 static int cannot_open(const char *path)
@@ -47,7 +47,7 @@ static int cannot_open(const char *path)
     return orri_fail(ORR_ENOENT, path, "cannot be opened: %s", strerror(errno));
 }
 
-static int add_directory(struct orri_files *files, const char *path, const struct stat *st, const struct ancestors *up)
+static int add_directory(struct orri_paths *files, const char *path, const struct stat *st, const struct ancestors *up)
 {
     const struct ancestors here = {up, st->st_dev, st->st_ino};
     const char *slash = path[strlen(path) - 1] == '/' ? "" : "/";
@@ -81,7 +81,7 @@ static int add_directory(struct orri_files *files, const char *path, const struc
 }
 
 /* A file, or what is below a directory, in order. */
-static int add_existing(struct orri_files *files, const char *path, const struct stat *st, bool given)
+static int add_existing(struct orri_paths *files, const char *path, const struct stat *st, bool given)
 {
     const size_t from = files->count;
 
@@ -94,15 +94,15 @@ static int add_existing(struct orri_files *files, const char *path, const struct
     return 0;
 }
 
-void orri_files_free(struct orri_files *files)
+void orri_paths_free(struct orri_paths *files)
 {
     for (size_t i = 0; i < files->count; i++)
         free(files->items[i].path);
     free(files->items);
-    *files = (struct orri_files){0};
+    *files = (struct orri_paths){0};
 }
 
-static int add_pattern(struct orri_files *files, const char *pattern)
+static int add_pattern(struct orri_paths *files, const char *pattern)
 {
     glob_t found;
     int rc = 0, status = glob(pattern, GLOB_NOSORT, NULL, &found);
@@ -111,7 +111,7 @@ static int add_pattern(struct orri_files *files, const char *pattern)
         return orri_remedy(orri_fail(ORR_ENOENT, pattern, "no file matches"), "check the pattern");
     if (status != 0)
         return orri_fail(status == GLOB_NOSPACE ? ORR_ENOMEM : ORR_ENOENT, pattern, "the pattern cannot be followed");
-    struct orri_files matches = {0};
+    struct orri_paths matches = {0};
     for (size_t i = 0; i < found.gl_pathc && rc == 0; i++)
         rc = add(&matches, orri_strdup(found.gl_pathv[i]), false);
     globfree(&found);
@@ -121,11 +121,11 @@ static int add_pattern(struct orri_files *files, const char *pattern)
         const char *path = matches.items[i].path;
         rc = stat(path, &st) == 0 ? add_existing(files, path, &st, false) : cannot_open(path);
     }
-    orri_files_free(&matches);
+    orri_paths_free(&matches);
     return rc;
 }
 
-static int add_path(struct orri_files *files, const char *path)
+static int add_path(struct orri_paths *files, const char *path)
 {
     struct stat st;
 
@@ -144,7 +144,7 @@ static int add_path(struct orri_files *files, const char *path)
     return orri_remedy(orri_fail(ORR_ENOENT, path, "no such file or directory"), "check the path");
 }
 
-int orri_files_find(struct orri_files *files, const char *const *paths, int count)
+int orri_paths_find(struct orri_paths *files, const char *const *paths, int count)
 {
     for (int i = 0; i < count; i++)
         ORR_TRY(add_path(files, paths[i]));
