@@ -1,13 +1,13 @@
 EXTRA_DIST += \
 	tests/golden/README.md \
+	tests/golden/scores/scores.json \
+	tests/reference/scores_reference.py \
 	tests/golden/gpt2-untied/config.json \
 	tests/golden/gpt2-untied/golden.safetensors \
 	tests/golden/gpt2-untied/input.json \
 	tests/golden/gpt2-untied/model.safetensors \
-	tests/golden/scores/scores.json \
 	tests/reference/check_hf.py \
-	tests/reference/gpt2_reference.py \
-	tests/reference/scores_reference.py
+	tests/reference/gpt2_reference.py
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
 # check_PROGRAMS and its sources; all are linked to liborri, which has the internal functions too.
 LDADD = liborri.la $(CHECK_LIBS)
@@ -93,9 +93,6 @@ tests_test_tokenizer_SOURCES = tests/text/test_tokenizer.c tests/check_main.h
 check_PROGRAMS += tests/test_corpus
 tests_test_corpus_SOURCES = tests/data/test_corpus.c tests/check_main.h tests/files.h
 
-check_PROGRAMS += tests/test_sampler
-tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
-
 check_PROGRAMS += tests/test_examples
 tests_test_examples_SOURCES = tests/data/test_examples.c tests/check_main.h tests/files.h
 
@@ -107,6 +104,9 @@ tests_test_packing_SOURCES = tests/data/test_packing.c tests/data/tiny.h tests/c
 
 check_PROGRAMS += tests/test_masking
 tests_test_masking_SOURCES = tests/data/test_masking.c tests/data/tiny.h tests/check_main.h tests/files.h
+
+check_PROGRAMS += tests/test_sampler
+tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
 
 check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
