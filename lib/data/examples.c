@@ -128,15 +128,6 @@ static bool next_line(struct cursor *c, struct text *line)
     return true;
 }
 
-static int fail_at(const struct cursor *c, const char *what, const char *remedy)
-{
-    char *where = orri_format("%s:%lld", c->path, (long long)c->line);
-    int rc = where ? orri_remedy(orri_fail(ORR_EFORMAT, where, "%s", what), "%s", remedy) : ORR_ENOMEM;
-
-    free(where);
-    return rc;
-}
-
 /* Splits a line at its TABs: *count columns, of which the first `max` are kept. */
 static void split_tabs(struct text line, struct text *columns, int max, int *count)
 {
@@ -203,12 +194,15 @@ static int add_example(struct orr_examples *e, const char *at, const char *stop,
     return 0;
 }
 
+static int bad(const struct cursor *c, const char *what, const char *remedy)
+{
+    return orri_remedy(orri_fail_line(c->path, c->line, "%s", what), "%s", remedy);
+}
+
 static int other_columns(const struct reader *r, const struct cursor *c, int count)
 {
-    char what[96];
-
-    snprintf(what, sizeof(what), "has %d columns, the lines before it %d", count, r->columns);
-    return fail_at(c, what, "give every line as many columns");
+    return orri_remedy(orri_fail_line(c->path, c->line, "has %d columns, the lines before it %d", count, r->columns),
+                       "give every line as many columns");
 }
 
 /* "the labels are: a, b, c" */
@@ -226,25 +220,30 @@ static void list_labels(const struct orr_labels *labels, char *text, size_t size
     }
 }
 
+/* No more of a name than fits into a message. */
+static int shown(struct text text)
+{
+    return text.size > 64 ? 64 : (int)text.size;
+}
+
 /* A label that must be one of those given, or is collected. */
 static int take_label(struct reader *r, const struct cursor *c, struct text label)
 {
-    char what[128], remedy[256];
+    char remedy[256];
 
     if (!r->given) {
         int rc = orri_label_set_add(&r->found, label.at, label.size);
         if (rc != ORR_EFORMAT)
             return rc;
-        snprintf(what, sizeof(what), "%s", orr_error() + strlen("labels: "));
-        return fail_at(c, what, r->examples->format == ORR_FORMAT_TSV ? "put the label into the first column, LABEL<TAB>TEXT"
-                                                                      : "put the tag into the last column");
+        return orri_remedy(orri_fail_line(c->path, c->line, "%s", orr_error() + strlen("labels: ")),
+                           r->examples->format == ORR_FORMAT_TSV ? "put the label into the first column, LABEL<TAB>TEXT"
+                                                                 : "put the tag into the last column");
     }
     if (orr_labels_find(r->given, label.at, label.size) >= 0)
         return 0;
-    snprintf(what, sizeof(what), "\"%.*s\" is none of the %d labels", label.size > 64 ? 64 : (int)label.size, label.at,
-             orr_labels_count(r->given));
     list_labels(r->given, remedy, sizeof(remedy));
-    return fail_at(c, what, remedy);
+    return orri_remedy(orri_fail_line(c->path, c->line, "\"%.*s\" is none of the %d labels", shown(label), label.at,
+                                      orr_labels_count(r->given)), "%s", remedy);
 }
 
 static int read_tsv_line(struct reader *r, const struct cursor *c, struct text line)
@@ -254,17 +253,17 @@ static int read_tsv_line(struct reader *r, const struct cursor *c, struct text l
 
     split_tabs(line, columns, 3, &count);
     if (count < 2)
-        return fail_at(c, "has one column", "write LABEL<TAB>TEXT");
+        return bad(c, "has one column", "write LABEL<TAB>TEXT");
     if (count > 3)
-        return fail_at(c, "has more than three columns", "write LABEL<TAB>TEXT or LABEL<TAB>TEXT<TAB>TEXT, with blanks for TABs in "
+        return bad(c, "has more than three columns", "write LABEL<TAB>TEXT or LABEL<TAB>TEXT<TAB>TEXT, with blanks for TABs in "
                        "texts");
     if (r->columns && count != r->columns)
         return other_columns(r, c, count);
     r->columns = count;
     if (!columns[0].size)
-        return fail_at(c, "the label is empty", "write LABEL<TAB>TEXT");
+        return bad(c, "the label is empty", "write LABEL<TAB>TEXT");
     if (!columns[1].size || (count == 3 && !columns[2].size))
-        return fail_at(c, "the text is empty", "give a text, or take the line out");
+        return bad(c, "the text is empty", "give a text, or take the line out");
     ORR_TRY(take_label(r, c, columns[0]));
     return add_example(r->examples, line.at, line.at + line.size, c->line);
 }
@@ -276,9 +275,9 @@ static int read_pairs_line(struct reader *r, const struct cursor *c, struct text
 
     split_tabs(line, columns, 2, &count);
     if (count != 2)
-        return fail_at(c, count < 2 ? "has one column" : "has more than two columns", "write SOURCE<TAB>TARGET");
+        return bad(c, count < 2 ? "has one column" : "has more than two columns", "write SOURCE<TAB>TARGET");
     if (!columns[0].size || !columns[1].size)
-        return fail_at(c, columns[0].size ? "the target is empty" : "the source is empty", "give a text, or take the line out");
+        return bad(c, columns[0].size ? "the target is empty" : "the source is empty", "give a text, or take the line out");
     return add_example(r->examples, line.at, line.at + line.size, c->line);
 }
 
@@ -291,17 +290,14 @@ static bool is_tag(struct text tag)
 
 static int read_token(struct reader *r, const struct cursor *c, int count, struct text tag)
 {
-    char what[128];
-
     if (count < 2)
-        return fail_at(c, "has one column", "write a word, a blank or TAB, and its tag");
+        return bad(c, "has one column", "write a word, a blank or TAB, and its tag");
     if (r->columns && count != r->columns)
         return other_columns(r, c, count);
     r->columns = count;
-    if (!is_tag(tag)) {
-        snprintf(what, sizeof(what), "\"%.*s\" is no tag", tag.size > 64 ? 64 : (int)tag.size, tag.at);
-        return fail_at(c, what, "write O, or B- or I- and a type, in the last column");
-    }
+    if (!is_tag(tag))
+        return orri_remedy(orri_fail_line(c->path, c->line, "\"%.*s\" is no tag", shown(tag), tag.at),
+                           "write O, or B- or I- and a type, in the last column");
     return take_label(r, c, tag);
 }
 
@@ -317,7 +313,7 @@ static int check_zeros(const struct cursor *c, struct text line)
 {
     if (!memchr(line.at, '\0', line.size))
         return 0;
-    return fail_at(c, "has a zero byte", "give a text file");
+    return bad(c, "has a zero byte", "give a text file");
 }
 
 static int read_sentences(struct reader *r, struct cursor *c)

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <glob.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -156,4 +157,18 @@ bool orri_ends_with(const char *path, const char *ending)
     size_t n = strlen(path), m = strlen(ending);
 
     return n >= m && strcmp(path + n - m, ending) == 0;
+}
+
+int orri_fail_line(const char *path, int64_t line, const char *format, ...)
+{
+    char what[512];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(what, sizeof(what), format, args);
+    va_end(args);
+    char *where = orri_format("%s:%lld", path, (long long)line);
+    int rc = where ? orri_fail(ORR_EFORMAT, where, "%s", what) : ORR_ENOMEM;
+    free(where);
+    return rc;
 }

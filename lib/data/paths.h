@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct orri_path {
     char *path;
@@ -21,5 +22,8 @@ int orri_paths_find(struct orri_paths *files, const char *const *paths, int coun
 void orri_paths_free(struct orri_paths *files);
 
 bool orri_ends_with(const char *path, const char *ending);
+
+/* Records "PATH:LINE: what" (printf style) as the error and returns ORR_EFORMAT (or ORR_ENOMEM). */
+int orri_fail_line(const char *path, int64_t line, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 #endif

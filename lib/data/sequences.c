@@ -2,6 +2,7 @@
 #include "data/rows.h"
 
 #include "core/core.h"
+#include "data/paths.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -35,26 +36,16 @@ struct encoder {
 
 /* ---- one example ----------------------------------------------------------------------------------- */
 
-static int fail_at(const struct encoder *e, const char *what, const char *remedy)
+static int fail(const struct encoder *e, const char *what, size_t count)
 {
     struct orr_example x;
 
     orr_examples_get(e->examples, e->number, &x);
-    char *where = orri_format("%s:%lld", x.file, (long long)x.line);
-    int rc = where ? orri_remedy(orri_fail(ORR_EFORMAT, where, "%s", what), "%s", remedy) : ORR_ENOMEM;
-    free(where);
-    return rc;
-}
-
-static int too_long(const struct encoder *e, size_t count, const char *what)
-{
-    char *text = orri_format("%s %zu tokens, more than the %d of a row", what, count, e->sequences->options.seq);
-
-    if (!text)
-        return ORR_ENOMEM;
-    int rc = fail_at(e, text, "give a longer --seq where the model has the positions, or cut such examples with --truncate");
-    free(text);
-    return rc;
+    if (count == 0)
+        return orri_remedy(orri_fail_line(x.file, x.line, "%s no tokens", what), "take the line out, or use another tokenizer");
+    return orri_remedy(orri_fail_line(x.file, x.line, "%s %zu tokens, more than the %d of a row", what, count,
+                                      e->sequences->options.seq),
+                       "give a longer --seq where the model has the positions, or cut such examples with --truncate");
 }
 
 /* Room for `count` more tokens. */
@@ -88,10 +79,8 @@ static int append(const struct encoder *e, const int32_t *ids, size_t size, cons
     struct orr_sequences *s = e->sequences;
     const size_t room = (size_t)s->options.seq;
 
-    if (size == 0)
-        return fail_at(e, "the tokenizer makes no tokens of it", "take the line out, or use another tokenizer");
-    if (size > room && !s->options.truncate)
-        return too_long(e, size, what);
+    if (size == 0 || (size > room && !s->options.truncate))
+        return fail(e, what, size);
     *count = (int32_t)(size < room ? size : room);
     ORR_TRY(reserve(s, *count));
     memcpy(s->tokens + s->size, ids, (size_t)*count * sizeof(*ids));
