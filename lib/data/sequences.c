@@ -18,7 +18,7 @@ struct sequence {
 struct orr_sequences {
     enum orr_format format;
     struct orr_sequence_options options;
-    int32_t pad, separator;
+    int32_t specials[ORR_SPECIALS];     /* -1: there is none */
     struct sequence *items;
     int32_t *tokens;
     int16_t *tags;              /* beside the tokens of sentences */
@@ -69,7 +69,7 @@ static int reserve(struct orr_sequences *s, int64_t count)
 
 static bool stays(const struct orr_sequences *s, int32_t id)
 {
-    return id >= 0 && (id == s->separator || id == s->options.end);
+    return id >= 0 && (id == s->specials[ORR_SEPARATOR] || id == s->options.end);
 }
 
 /* Appends the tokens, of which a row has room for seq; *count is how many that are, *cut whether some were left out. `what` has
@@ -93,6 +93,50 @@ static int append(const struct encoder *e, const int32_t *ids, size_t size, cons
     return 0;
 }
 
+/* The tokens of a text in [*first, *last) without those that a template puts around them. */
+static void strip(const struct orr_sequences *s, const int32_t *ids, size_t *first, size_t *last)
+{
+    while (*first < *last && (ids[*first] == s->specials[ORR_CLASS] || ids[*first] == s->specials[ORR_BEGIN]))
+        (*first)++;
+    while (*first < *last && stays(s, ids[*last - 1]))
+        (*last)--;
+}
+
+/* Takes tokens [from, to) out. */
+static void take_out(struct orr_encoding *e, size_t from, size_t to)
+{
+    memmove(e->ids + from, e->ids + to, (e->count - to) * sizeof(*e->ids));
+    memmove(e->types + from, e->types + to, (e->count - to) * sizeof(*e->types));
+    e->count -= to - from;
+}
+
+/* Cuts a pair of texts to the tokens of a row: of the longer text as many as need be, of both once they are equally long, as
+ * Hugging Face's tokenizers do ("longest_first"). Returns whether there was anything to cut. */
+static bool cut_pair(const struct orr_sequences *s, struct orr_encoding *e)
+{
+    const size_t seq = (size_t)s->options.seq;
+    size_t border = 0, first[2], last[2];
+
+    while (border < e->count && e->types[border] == 0)
+        border++;
+    first[0] = 0;
+    last[0] = first[1] = border;
+    last[1] = e->count;
+    for (int i = 0; i < 2; i++)
+        strip(s, e->ids, &first[i], &last[i]);
+    const size_t sizes[2] = {last[0] - first[0], last[1] - first[1]}, around = e->count - sizes[0] - sizes[1];
+    if (e->count <= seq || border == e->count || around > seq)
+        return false;
+    const size_t room = seq - around;
+    const int longer = sizes[0] > sizes[1] ? 0 : 1;
+    size_t keep[2];
+    keep[!longer] = 2 * sizes[!longer] > room ? room / 2 : sizes[!longer];
+    keep[longer] = room - keep[!longer];
+    take_out(e, first[1] + keep[1], last[1]);
+    take_out(e, first[0] + keep[0], last[0]);
+    return true;
+}
+
 static int encode_text(const struct encoder *e, struct sequence *q)
 {
     struct orr_sequences *s = e->sequences;
@@ -104,6 +148,8 @@ static int encode_text(const struct encoder *e, struct sequence *q)
     q->first = s->size;
     q->label = x.label;
     ORR_TRY(orr_tokenizer_encode_input(e->tokenizer, x.first, x.first_size, x.second, x.second_size, &encoding));
+    if (s->options.truncate && x.second)
+        cut = cut_pair(s, &encoding);
     int rc = append(e, encoding.ids, encoding.count, "it has", &q->count, &cut);
     for (q->second = 0; rc == 0 && q->second < q->count && encoding.types[q->second] == 0; q->second++)
         ;
@@ -236,16 +282,15 @@ struct orr_sequences *orr_sequences_create(const struct orr_examples *examples, 
     struct orr_sequences *s = orri_calloc(1, sizeof(*s));
     if (!s)
         return NULL;
-    const int32_t pad = orr_tokenizer_special(tokenizer, ORR_PAD), end = orr_tokenizer_special(tokenizer, ORR_END);
     *s = (struct orr_sequences){
         .format = orr_examples_kind(examples),
         .options = *options,
-        .pad = pad < 0 ? 0 : pad,
-        .separator = orr_tokenizer_special(tokenizer, ORR_SEPARATOR),
         .counts.examples = orr_examples_count(examples),
     };
+    for (int i = 0; i < ORR_SPECIALS; i++)
+        s->specials[i] = orr_tokenizer_special(tokenizer, (enum orr_special)i);
     if (s->format != ORR_FORMAT_PAIRS || options->end < 0)
-        s->options.end = end;
+        s->options.end = s->specials[ORR_END];
     struct encoder e = {s, examples, tokenizer, 0};
     s->items = orri_calloc((size_t)s->counts.examples, sizeof(*s->items));
     if (!s->items || encode_all(&e) != 0) {
@@ -298,7 +343,7 @@ bool orri_sequences_have_source(const struct orr_sequences *s)
 
 int32_t orri_sequences_pad(const struct orr_sequences *s)
 {
-    return s->pad;
+    return s->specials[ORR_PAD] < 0 ? 0 : s->specials[ORR_PAD];
 }
 
 int orri_sequence_size(const struct orr_sequences *s, int64_t i)

@@ -44,11 +44,12 @@ struct orr_row_source {
  *        label of a position is the target's token there, up to the end token (Sutskever, Vinyals, Le 2014; T5, Raffel et al. 2020) */
 
 struct orr_sequence_options {
-    int seq;            /* T: no sequence is longer                                                                          */
-    bool truncate;      /* cuts what is longer, whose last token stays where it is an end or a separator; else it is refused */
-    bool label_last;    /* tsv: for causal models                                                                            */
-    int32_t start;      /* pairs: what the decoder begins with (decoder_start_token_id); >= 0                                */
-    int32_t end;        /* pairs: ends a target where the tokenizer's template does not; -1: the tokenizer's, if any         */
+    int seq;            /* T: no sequence is longer                                                                           */
+    bool truncate;      /* cuts what is longer at its end, where a separator or an end token stays; of a pair the longer text,
+                         * and both once they are equally long. Else it is refused                                            */
+    bool label_last;    /* tsv: for causal models                                                                             */
+    int32_t start;      /* pairs: what the decoder begins with (decoder_start_token_id); >= 0                                 */
+    int32_t end;        /* pairs: ends a target where the tokenizer's template does not; -1: the tokenizer's, if any          */
 };
 
 struct orr_sequences;

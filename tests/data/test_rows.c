@@ -216,6 +216,36 @@ START_TEST(truncation)
 }
 END_TEST
 
+/* With '<', '>' and '>' around the texts, 5 positions are theirs. */
+START_TEST(truncated_pairs)
+{
+    static const struct {
+        const char *text, *tokens, *types;
+    } cases[] = {
+        {"0\t<abcde>\tx>\n", "<abcd>x>", "00000011"},
+        {"0\t<a>\tvwxyz>\n", "<a>vwxy>", "00011111"},
+        {"0\t<abc>\twxyz>\n", "<ab>wxy>", "00001111"},
+        {"0\t<abcd>\txyz>\n", "<abc>xy>", "00000111"},
+        {"0\t<abc>\txyz>\n", "<ab>xyz>", "00001111"},
+        {"0\t<abcdefghi>\trstuvwxyz>\n", "<ab>rst>", "00001111"},
+        {"0\tabcdefgh\tz\n", "abcdefgz", "00000001"},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct orr_sequences *s = encode("a.tsv", cases[i].text, (struct orr_sequence_options){.seq = T, .truncate = true});
+        struct orr_packing *p = in_order(s, 1);
+        struct orr_sequence_counts counts;
+        ck_assert_int_eq(read_rows(p, 0, 1, false), 0);
+        expect_row(got.tokens, cases[i].tokens);
+        expect_row(got.types, cases[i].types);
+        orr_sequences_tell(s, &counts);
+        ck_assert(counts.truncated == 1 && counts.tokens == T);
+        orr_packing_destroy(p);
+        orr_sequences_destroy(s);
+    }
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("rows");
@@ -227,6 +257,7 @@ Suite *suite(void)
     tcase_add_test(t, words);
     tcase_add_test(t, sources_and_targets);
     tcase_add_test(t, truncation);
+    tcase_add_test(t, truncated_pairs);
     suite_add_tcase(s, t);
     return s;
 }
