@@ -6,14 +6,17 @@ apiorrery_HEADERS += \
 	lib/orrery/data.h \
 	lib/orrery/dtype.h \
 	lib/orrery/error.h \
+	lib/orrery/examples.h \
 	lib/orrery/infer.h \
 	lib/orrery/mesh.h \
 	lib/orrery/model.h \
 	lib/orrery/orrery.h \
 	lib/orrery/report.h \
 	lib/orrery/rng.h \
+	lib/orrery/rows.h \
 	lib/orrery/runtime.h \
 	lib/orrery/safetensors.h \
+	lib/orrery/scores.h \
 	lib/orrery/tile.h \
 	lib/orrery/tokenizer.h \
 	lib/orrery/trace.h \
@@ -55,7 +58,17 @@ liborri_la_SOURCES += \
 	lib/core/watch.c \
 	lib/core/watch.h \
 	lib/data/corpus.c \
+	lib/data/examples.c \
+	lib/data/labels.c \
+	lib/data/labels.h \
+	lib/data/masking.c \
+	lib/data/packing.c \
+	lib/data/paths.c \
+	lib/data/paths.h \
+	lib/data/rows.c \
+	lib/data/rows.h \
 	lib/data/sampler.c \
+	lib/data/sequences.c \
 	lib/graph/cache.c \
 	lib/graph/graph.h \
 	lib/graph/model.c \
@@ -83,7 +96,10 @@ liborri_la_SOURCES += \
 	lib/report/pipeline.c \
 	lib/report/progress.c \
 	lib/report/report.h \
+	lib/report/score_table.c \
+	lib/report/scores.c \
 	lib/report/tensorboard.c \
+	lib/report/text_scores.c \
 	lib/report/trace.h \
 	lib/report/trace_overlap.c \
 	lib/report/trace_read.c \

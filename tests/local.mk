@@ -1,5 +1,7 @@
 EXTRA_DIST += \
 	tests/golden/README.md \
+	tests/golden/scores/scores.json \
+	tests/reference/scores_reference.py \
 	tests/golden/gpt2-untied/config.json \
 	tests/golden/gpt2-untied/golden.safetensors \
 	tests/golden/gpt2-untied/input.json \
@@ -110,6 +112,18 @@ tests_test_tokenizer_SOURCES = tests/text/test_tokenizer.c tests/check_main.h
 check_PROGRAMS += tests/test_corpus
 tests_test_corpus_SOURCES = tests/data/test_corpus.c tests/check_main.h tests/files.h
 
+check_PROGRAMS += tests/test_examples
+tests_test_examples_SOURCES = tests/data/test_examples.c tests/check_main.h tests/files.h
+
+check_PROGRAMS += tests/test_rows
+tests_test_rows_SOURCES = tests/data/test_rows.c tests/data/tiny.h tests/check_main.h tests/files.h
+
+check_PROGRAMS += tests/test_packing
+tests_test_packing_SOURCES = tests/data/test_packing.c tests/data/tiny.h tests/check_main.h tests/files.h
+
+check_PROGRAMS += tests/test_masking
+tests_test_masking_SOURCES = tests/data/test_masking.c tests/data/tiny.h tests/check_main.h tests/files.h
+
 check_PROGRAMS += tests/test_sampler
 tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/files.h
 
@@ -174,6 +188,9 @@ tests_test_deal_SOURCES = tests/train/test_deal.c tests/graph/toys.h tests/check
 
 check_PROGRAMS += tests/test_report
 tests_test_report_SOURCES = tests/report/test_report.c tests/check_main.h
+
+check_PROGRAMS += tests/test_scores
+tests_test_scores_SOURCES = tests/report/test_scores.c tests/check_main.h
 
 check_PROGRAMS += tests/test_training
 tests_test_training_SOURCES = tests/train/test_training.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \

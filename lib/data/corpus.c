@@ -2,15 +2,13 @@
 #include <orrery/data.h>
 
 #include "core/core.h"
+#include "data/paths.h"
 #include "io/io.h"
 #include "text/text.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <glob.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 /* Files up to this size are copied: a process may have only so many mappings (65530 on Linux), and a
  * tree of small text files has more. */
@@ -35,153 +33,7 @@ struct orr_corpus {
     int64_t size;
 };
 
-/* ---- the list of files -------------------------------------------------------------------------- */
-
-struct name {
-    char *path;
-    bool given;     /* by the caller, not found in a folder or by a pattern */
-};
-
-struct names {
-    struct name *items;
-    size_t count, capacity;
-};
-
-/* The directories that lead to one, to notice a link back into them. */
-struct ancestors {
-    const struct ancestors *up;
-    dev_t device;
-    ino_t inode;
-};
-
-static void names_free(struct names *names)
-{
-    for (size_t i = 0; i < names->count; i++)
-        free(names->items[i].path);
-    free(names->items);
-}
-
-/* Takes `path` (NULL: an allocation that failed). */
-static int names_add(struct names *names, char *path, bool given)
-{
-    if (!path)
-        return ORR_ENOMEM;
-    if (names->count == names->capacity) {
-        size_t capacity = names->capacity ? 2 * names->capacity : 64;
-        struct name *items = realloc(names->items, capacity * sizeof(*items));
-        if (!items) {
-            int rc = orri_fail(ORR_ENOMEM, path, "no room for a list of %zu files", capacity);
-            free(path);
-            return rc;
-        }
-        names->items = items;
-        names->capacity = capacity;
-    }
-    names->items[names->count++] = (struct name){path, given};
-    return 0;
-}
-
-static int by_path(const void *a, const void *b)
-{
-    return strcmp(((const struct name *)a)->path, ((const struct name *)b)->path);
-}
-
-static int cannot_open(const char *path)
-{
-    return orri_fail(ORR_ENOENT, path, "cannot be opened: %s", strerror(errno));
-}
-
-static int add_directory(struct names *names, const char *path, const struct stat *st, const struct ancestors *up)
-{
-    const struct ancestors here = {up, st->st_dev, st->st_ino};
-    const char *slash = path[strlen(path) - 1] == '/' ? "" : "/";
-    struct dirent *entry;
-    int rc = 0;
-
-    for (; up; up = up->up)
-        if (up->device == here.device && up->inode == here.inode)
-            return 0;
-    DIR *directory = opendir(path);
-    if (!directory)
-        return cannot_open(path);
-    while (rc == 0 && (entry = readdir(directory))) {
-        struct stat inner;
-        if (entry->d_name[0] == '.')
-            continue;
-        char *name = orri_format("%s%s%s", path, slash, entry->d_name);
-        const bool there = name && stat(name, &inner) == 0;
-        if (there && S_ISREG(inner.st_mode)) {
-            rc = names_add(names, name, false);
-            continue;
-        }
-        if (!name)
-            rc = ORR_ENOMEM;
-        else if (there && S_ISDIR(inner.st_mode))
-            rc = add_directory(names, name, &inner, &here);
-        free(name);
-    }
-    closedir(directory);
-    return rc;
-}
-
-/* A file, or what is below a directory, in order. */
-static int add_existing(struct names *names, const char *path, const struct stat *st, bool given)
-{
-    const size_t from = names->count;
-
-    if (!S_ISDIR(st->st_mode))
-        return names_add(names, orri_strdup(path), given);
-    ORR_TRY(add_directory(names, path, st, NULL));
-    if (names->count == from)
-        return orri_remedy(orri_fail(ORR_ENOENT, path, "no file is in this directory"), "put text or .bin files there");
-    qsort(names->items + from, names->count - from, sizeof(*names->items), by_path);
-    return 0;
-}
-
-static int add_pattern(struct names *names, const char *pattern)
-{
-    glob_t found;
-    int rc = 0, status = glob(pattern, GLOB_NOSORT, NULL, &found);
-
-    if (status == GLOB_NOMATCH)
-        return orri_remedy(orri_fail(ORR_ENOENT, pattern, "no file matches"), "check the pattern");
-    if (status != 0)
-        return orri_fail(status == GLOB_NOSPACE ? ORR_ENOMEM : ORR_ENOENT, pattern, "the pattern cannot be followed");
-    struct names matches = {0};
-    for (size_t i = 0; i < found.gl_pathc && rc == 0; i++)
-        rc = names_add(&matches, orri_strdup(found.gl_pathv[i]), false);
-    globfree(&found);
-    qsort(matches.items, matches.count, sizeof(*matches.items), by_path);
-    for (size_t i = 0; i < matches.count && rc == 0; i++) {
-        struct stat st;
-        const char *path = matches.items[i].path;
-        rc = stat(path, &st) == 0 ? add_existing(names, path, &st, false) : cannot_open(path);
-    }
-    names_free(&matches);
-    return rc;
-}
-
-static int add_path(struct names *names, const char *path)
-{
-    struct stat st;
-
-    if (stat(path, &st) == 0)
-        return add_existing(names, path, &st, true);
-    if (errno != ENOENT)
-        return cannot_open(path);
-    if (strpbrk(path, "*?["))
-        return add_pattern(names, path);
-    return orri_remedy(orri_fail(ORR_ENOENT, path, "no such file or directory"), "check the path");
-}
-
 /* ---- one file ----------------------------------------------------------------------------------- */
-
-static bool ends_with(const char *path, const char *ending)
-{
-    size_t n = strlen(path), m = strlen(ending);
-
-    return n >= m && strcmp(path + n - m, ending) == 0;
-}
 
 static int32_t int32_at(const unsigned char *p)
 {
@@ -238,24 +90,197 @@ static int parse_bin(struct segment *s)
     return 0;
 }
 
+/* ---- Megatron-LM's pairs ------------------------------------------------------------------------- */
+
+static int64_t int64_at(const unsigned char *p)
+{
+    return (int64_t)((uint64_t)(uint32_t)int32_at(p) | (uint64_t)(uint32_t)int32_at(p + 4) << 32);
+}
+
+/* The other file of a pair: malloc'ed. */
+static char *partner(const char *path, const char *ending)
+{
+    return orri_format("%.*s%s", (int)(strlen(path) - 4), path, ending);
+}
+
+static bool has_partner(const char *path, const char *ending, bool *has)
+{
+    char *other = partner(path, ending);
+
+    *has = other && access(other, F_OK) == 0;
+    free(other);
+    return other != NULL;
+}
+
+/* What the index says of the tokens. */
+struct index {
+    int width;
+    int64_t count;
+};
+
+/* The three arrays behind the header: each sequence's tokens, where it begins in the .bin file, in bytes, and the number of the
+ * sequence that each document ends before. */
+static int check_index_arrays(const char *path, const unsigned char *sizes, int64_t sequences, int64_t documents,
+                              struct index *index)
+{
+    const unsigned char *pointers = sizes + 4 * sequences, *ends = pointers + 8 * sequences;
+    const char *again = "make the pair again with Megatron-LM's tools/preprocess_data.py";
+
+    index->count = 0;
+    for (int64_t i = 0; i < sequences; i++) {
+        const int32_t size = int32_at(sizes + 4 * i);
+        const int64_t pointer = int64_at(pointers + 8 * i);
+        if (size < 0)
+            return orri_remedy(orri_fail(ORR_EFORMAT, path, "bad size: sequence %lld has %d tokens", (long long)i, size),
+                               "%s", again);
+        if (pointer != index->count * index->width)
+            return orri_remedy(orri_fail(ORR_EFORMAT, path, "bad pointer: sequence %lld begins at byte %lld, not %lld",
+                                         (long long)i, (long long)pointer, (long long)(index->count * index->width)),
+                               "%s", again);
+        index->count += size;
+    }
+    for (int64_t i = 0, last = 0; i < documents; i++) {
+        const int64_t end = int64_at(ends + 8 * i);
+        const bool good = i == 0 ? end == 0 : end >= last && (i + 1 < documents ? end <= sequences : end == sequences);
+        if (!good)
+            return orri_remedy(orri_fail(ORR_EFORMAT, path, "bad document index: entry %lld is %lld, of %lld sequences",
+                                         (long long)i, (long long)end, (long long)sequences), "%s", again);
+        last = end;
+    }
+    return 0;
+}
+
+static int check_index_dtype(const char *path, int code, struct index *index)
+{
+    static const char *const names[] = {"", "uint8", "int8", "int16", "int32", "int64", "float64", "float32", "uint16"};
+    enum { INT32 = 4, UINT16 = 8 };
+
+    if (code < 1 || code >= (int)ORRI_COUNT(names))
+        return orri_remedy(orri_fail(ORR_EFORMAT, path, "bad header: element type number %d", code), "copy the file again");
+    if (code != INT32 && code != UINT16)
+        return orri_remedy(orri_fail(ORR_EFORMAT, path, "the tokens are %s", names[code]), "give tokens of uint16 or int32");
+    index->width = code == INT32 ? 4 : 2;
+    return 0;
+}
+
+static int check_index(const char *path, const struct orri_map *map, struct index *index)
+{
+    enum { HEADER = 34 };
+    static const unsigned char magic[9] = "MMIDIDX";
+    const unsigned char *data = map->data;
+    const char *again = "copy the file again";
+
+    if (map->size < sizeof(magic) || memcmp(data, magic, sizeof(magic)) != 0)
+        return orri_remedy(orri_fail(ORR_EFORMAT, path, "bad header: this is no index of Megatron-LM"),
+                           "give a .bin file without an .idx beside it where it is none of Megatron-LM's");
+    if (map->size < HEADER)
+        return orri_remedy(orri_fail(ORR_EFORMAT, path, "truncated: the header takes %d bytes, the file has %zu", HEADER,
+                                     map->size), "%s", again);
+    const int64_t version = int64_at(data + 9), sequences = int64_at(data + 18), documents = int64_at(data + 26);
+    if (version != 1)
+        return orri_remedy(orri_fail(ORR_EFORMAT, path, "bad header: version %lld, not 1", (long long)version), "%s", again);
+    ORR_TRY(check_index_dtype(path, data[17], index));
+    if (sequences < 1 || documents < 2)
+        return orri_remedy(orri_fail(ORR_EFORMAT, path, "bad header: %lld sequences, %lld entries of documents",
+                                     (long long)sequences, (long long)documents), "%s", again);
+    const int64_t rest = (int64_t)map->size - HEADER;
+    if (sequences > rest / 12 || documents > (rest - 12 * sequences) / 8)
+        return orri_remedy(orri_fail(ORR_EFORMAT, path, "truncated: %lld sequences and %lld entries of documents are not in "
+                                     "%zu bytes", (long long)sequences, (long long)documents, map->size), "%s", again);
+    const int64_t surplus = rest - 12 * sequences - 8 * documents;
+    if (surplus == sequences)
+        return orri_remedy(orri_fail(ORR_EFORMAT, path, "this is an index of a multimodal data set"), "give one of text alone");
+    if (surplus != 0)
+        return orri_remedy(orri_fail(ORR_EFORMAT, path, "surplus bytes: %lld", (long long)surplus), "%s", again);
+    return check_index_arrays(path, data + HEADER, sequences, documents, index);
+}
+
+/* Finds the tokens of a .bin file that has an index beside it. */
+static int parse_pair(struct segment *s)
+{
+    struct orri_map map = {0};
+    struct index index = {0};
+    char *path = partner(s->path, ".idx");
+
+    if (!path)
+        return ORR_ENOMEM;
+    int rc = orri_map_open(&map, path, false);
+    if (rc == 0)
+        rc = check_index(path, &map, &index);
+    orri_map_close(&map);
+    free(path);
+    ORR_TRY(rc);
+    const int64_t expected = index.count * index.width, size = (int64_t)s->map.size;
+    if (size != expected)
+        return orri_remedy(orri_fail(ORR_EFORMAT, s->path, "%s: the %lld tokens of its index take %lld bytes, the file has %lld",
+                                     size < expected ? "truncated" : "surplus bytes", (long long)index.count,
+                                     (long long)expected, (long long)size), "copy both files again");
+    s->data = s->map.data;
+    s->width = index.width;
+    s->count = index.count;
+    return 0;
+}
+
+static bool listed(const struct orri_paths *files, const char *path)
+{
+    for (size_t i = 0; i < files->count; i++)
+        if (files->items[i].path && strcmp(files->items[i].path, path) == 0)
+            return true;
+    return false;
+}
+
+/* Puts a .bin file in the place of its index, item `i` of the list, or NULL where the list has it already. */
+static int turn_index(struct orri_paths *files, size_t i)
+{
+    char *index = files->items[i].path, *path = partner(index, ".bin");
+
+    if (!path)
+        return ORR_ENOMEM;
+    if (access(path, F_OK) != 0) {
+        free(path);
+        return orri_remedy(orri_fail(ORR_ENOENT, index, "has no .bin file beside it"),
+                           "put the tokens that this index belongs to there");
+    }
+    files->items[i].path = NULL;
+    if (!listed(files, path))
+        files->items[i].path = path;
+    else
+        free(path);
+    free(index);
+    return 0;
+}
+
+static int turn_indices(struct orri_paths *files)
+{
+    for (size_t i = 0; i < files->count; i++)
+        if (orri_ends_with(files->items[i].path, ".idx"))
+            ORR_TRY(turn_index(files, i));
+    return 0;
+}
+
+/* ---- any file ------------------------------------------------------------------------------------ */
+
 /* Opens the file of `s->path` and takes its tokens or text from the first *left bytes, which it subtracts. */
 static int open_segment(struct segment *s, bool given, const struct orr_tokenizer *tokenizer, int64_t *left)
 {
     static const char *const labelled[] = {".tsv", ".conll", ".pairs"};
 
     for (size_t i = 0; i < ORRI_COUNT(labelled); i++)
-        if (ends_with(s->path, labelled[i]))
+        if (orri_ends_with(s->path, labelled[i]))
             return orri_remedy(orri_fail(ORR_EFORMAT, s->path, "%s files hold labelled data", labelled[i]),
-                               "this version trains language models on text and .bin");
+                               "give text or .bin files to train a language model on");
     ORR_TRY(orri_map_open(&s->map, s->path, !given));
     if (s->map.size == 0)
         return 0;
     s->data = s->map.data;
     s->count = (int64_t)s->map.size;
     s->width = 1;
-    const bool tokens = ends_with(s->path, ".bin");
+    const bool tokens = orri_ends_with(s->path, ".bin");
+    bool pair = false;
+    if (tokens && !has_partner(s->path, ".idx", &pair))
+        return ORR_ENOMEM;
     if (tokens)
-        ORR_TRY(parse_bin(s));
+        ORR_TRY(pair ? parse_pair(s) : parse_bin(s));
     const int64_t whole = s->count;
     if (s->count > *left / s->width)
         s->count = *left / s->width;
@@ -309,15 +334,17 @@ static void load(const struct segment *s, int64_t from, int64_t count, int32_t *
 
 /* ---- the corpus --------------------------------------------------------------------------------- */
 
-static int open_all(struct orr_corpus *c, struct names *names, const struct orr_tokenizer *tokenizer, int64_t left)
+static int open_all(struct orr_corpus *c, struct orri_paths *files, const struct orr_tokenizer *tokenizer, int64_t left)
 {
-    c->segments = orri_calloc(names->count, sizeof(*c->segments));
+    c->segments = orri_calloc(files->count, sizeof(*c->segments));
     if (!c->segments)
         return ORR_ENOMEM;
-    for (size_t i = 0; i < names->count && left > 0; i++) {
-        struct segment s = {.path = names->items[i].path, .first = c->size};
-        int rc = open_segment(&s, names->items[i].given, tokenizer, &left);
-        names->items[i].path = NULL;
+    for (size_t i = 0; i < files->count && left > 0; i++) {
+        struct segment s = {.path = files->items[i].path, .first = c->size};
+        if (!s.path)
+            continue;
+        int rc = open_segment(&s, files->items[i].given, tokenizer, &left);
+        files->items[i].path = NULL;
         if (rc != 0 || s.count == 0) {
             close_segment(&s);
             ORR_TRY(rc);
@@ -332,8 +359,7 @@ static int open_all(struct orr_corpus *c, struct names *names, const struct orr_
 struct orr_corpus *orr_corpus_open(const char *const *paths, int count, const struct orr_tokenizer *tokenizer,
                                    int64_t max_bytes)
 {
-    struct names names = {0};
-    int rc = 0;
+    struct orri_paths files = {0};
 
     if (count < 1 || max_bytes < 0) {
         orri_fail(ORR_EINVAL, "data", count < 1 ? "no files are given" : "the limit of bytes is negative");
@@ -342,11 +368,12 @@ struct orr_corpus *orr_corpus_open(const char *const *paths, int count, const st
     struct orr_corpus *c = orri_calloc(1, sizeof(*c));
     if (!c)
         return NULL;
-    for (int i = 0; i < count && rc == 0; i++)
-        rc = add_path(&names, paths[i]);
+    int rc = orri_paths_find(&files, paths, count);
     if (rc == 0)
-        rc = open_all(c, &names, tokenizer, max_bytes ? max_bytes : INT64_MAX);
-    names_free(&names);
+        rc = turn_indices(&files);
+    if (rc == 0)
+        rc = open_all(c, &files, tokenizer, max_bytes ? max_bytes : INT64_MAX);
+    orri_paths_free(&files);
     if (rc == 0 && c->size == 0)
         rc = orri_remedy(orri_fail(ORR_EFORMAT, paths[0], "no tokens: every file is empty, or the limit too low"),
                          "give files with text in them");

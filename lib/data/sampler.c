@@ -3,9 +3,7 @@
 #include <orrery/rng.h>
 
 #include "core/core.h"
-
-/* Random streams of the data, out of the way of those that number layers. */
-enum { STREAM_SHIFT = 0x0da7a000, STREAM_ORDER = 0x0da7a001 };
+#include "data/rows.h"
 
 static int check(const struct orr_corpus *corpus, struct orr_range range, int seq, int64_t needed)
 {
@@ -60,14 +58,13 @@ int orr_sampler_init_sequential(struct orr_sampler *sampler, const struct orr_co
     return 0;
 }
 
-/* Where the window of sample n begins, counted from the range's first token. */
-static int64_t begin_of(const struct orr_sampler *s, int64_t n)
+int64_t orri_sampler_begin(const struct orr_sampler *s, int64_t n)
 {
     if (s->sequential)
         return n * s->seq;
 
     const uint32_t epoch = (uint32_t)(n / s->windows);
-    const struct orr_rng shift = {s->seed, STREAM_SHIFT, epoch}, order = {s->seed, STREAM_ORDER, epoch};
+    const struct orr_rng shift = {s->seed, ORRI_STREAM_SHIFT, epoch}, order = {s->seed, ORRI_STREAM_ORDER, epoch};
     uint32_t word;
     orr_rng_words(&shift, 0, 1, &word);
     return (int64_t)((uint64_t)word * (uint64_t)s->shifts >> 32) +
@@ -80,7 +77,7 @@ int orr_sampler_read(const struct orr_sampler *sampler, int64_t n, int32_t *inpu
 
     if (n < 0 || (sampler->sequential && n >= sampler->windows))
         return orri_fail(ORR_EINVAL, "data", "sample number %lld of %lld", (long long)n, (long long)sampler->windows);
-    const int64_t begin = begin_of(sampler, n);
+    const int64_t begin = orri_sampler_begin(sampler, n);
     const int64_t whole = size - 1 - begin < sampler->seq ? size - 1 - begin : sampler->seq;
     ORR_TRY(orr_corpus_read(sampler->corpus, sampler->range.first + begin, whole, input));
     ORR_TRY(orr_corpus_read(sampler->corpus, sampler->range.first + begin + 1, whole, target));

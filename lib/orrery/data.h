@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Training data: a corpus is one long array of token ids, a sampler cuts it into sequences. */
+/* Text to train language models on: a corpus is one long array of token ids, a sampler cuts it into sequences. Data with labels
+ * is in examples.h. */
 #ifndef ORRERY_DATA_H
 #define ORRERY_DATA_H
 
@@ -28,12 +29,17 @@ struct orr_range {
  *   a file, or
  *   a directory: every file below it in byte order of the paths, but what begins with a dot, leads
  *     nowhere or is no regular file, or
- *   a glob pattern (glob(7)), where no file has that very name: its matches in byte order.
+ *   a glob pattern (glob(7)), where no file has that very name: its matches in byte order, or
+ *   a prefix: P, where there is no P but a P.idx.
  * A file called *.bin holds tokens:
+ *   with an .idx file beside it, Megatron-LM's pair (megatron/core/datasets/indexed_dataset.py): the index has "MMIDIDX" and two
+ *     zero bytes, version 1 as uint64, the element type as uint8 (8: uint16, 4: int32; others are refused), the numbers of
+ *     sequences S and of documents' ends D as uint64, S sizes as int32, S pointers as int64, D sequence numbers as int64; nothing
+ *     else. An .idx file stands for its .bin. Sequences follow each other; where documents end is not looked at;
  *   with llm.c's header (dev/data/data_common.py): 256 int32, of which 20240520, version 1, count; then
  *     `count` uint16; nothing else;
  *   otherwise uint16 alone, as nanoGPT writes (data/.../prepare.py).
- * Both are little-endian. Any other file is text for `tokenizer`, whatever its bytes. Text that is
+ * All are little-endian. Any other file is text for `tokenizer`, whatever its bytes. Text that is
  * already token ids (the "bytes" tokenizer) and tokens stay in the mapped file; the file must not be
  * shortened by others meanwhile. Empty files among the many of a directory or pattern are passed over.
  * After `max_bytes` bytes of input (0 = no limit) the rest is left out. The tokenizer is borrowed for

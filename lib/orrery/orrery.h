@@ -22,13 +22,16 @@
 #include <orrery/dtype.h>
 #include <orrery/block.h>
 #include <orrery/error.h>
+#include <orrery/examples.h>
 #include <orrery/infer.h>
 #include <orrery/mesh.h>
 #include <orrery/model.h>
 #include <orrery/report.h>
 #include <orrery/rng.h>
+#include <orrery/rows.h>
 #include <orrery/runtime.h>
 #include <orrery/safetensors.h>
+#include <orrery/scores.h>
 #include <orrery/tile.h>
 #include <orrery/tokenizer.h>
 #include <orrery/trace.h>

@@ -239,6 +239,130 @@ START_TEST(bad_files)
 }
 END_TEST
 
+/* What Megatron-LM's preprocessing writes, with `bytes` of the index taken away (or, below 0, added). */
+struct pair {
+    uint64_t version, sequences, documents;
+    uint8_t code;
+    int32_t sizes[3];
+    int64_t pointers[3], ends[3];
+    int cut, bytes;     /* of the index; of the .bin file, where not 0 */
+};
+
+static void put_pair(const char *name, struct pair p)
+{
+    static const int32_t tokens[6] = {7, 70000, 2, 1, 0, 255};
+    unsigned char file[200] = "MMIDIDX";
+    uint16_t narrow[6];
+    char path[64];
+
+    memcpy(file + 9, &p.version, 8);
+    file[17] = p.code;
+    memcpy(file + 18, &p.sequences, 8);
+    memcpy(file + 26, &p.documents, 8);
+    memcpy(file + 34, p.sizes, 12);
+    memcpy(file + 46, p.pointers, 24);
+    memcpy(file + 70, p.ends, 24);
+    snprintf(path, sizeof(path), "%s.idx", name);
+    put(at(path), file, (size_t)(94 - p.cut));
+    for (int i = 0; i < 6; i++)
+        narrow[i] = (uint16_t)tokens[i];
+    snprintf(path, sizeof(path), "%s.bin", name);
+    put(at(path), p.code == 4 ? (const void *)tokens : narrow, p.bytes ? (size_t)p.bytes : p.code == 4 ? 24 : 12);
+}
+
+static const struct pair wide_pair = {1, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0};
+static const struct pair narrow_pair = {1, 3, 3, 8, {1, 2, 3}, {0, 2, 6}, {0, 0, 3}, 0, 0};
+
+static void expect_pair(struct orr_corpus *c, int32_t second, int copies)
+{
+    const int32_t tokens[6] = {7, second, 2, 1, 0, 255};
+    int32_t ids[6];
+
+    ck_assert_msg(c != NULL, "%s", orr_error());
+    ck_assert_int_eq(orr_corpus_size(c), 6 * copies);
+    for (int i = 0; i < copies; i++) {
+        ck_assert_int_eq(orr_corpus_read(c, 6 * i, 6, ids), 0);
+        ck_assert_int_eq(memcmp(ids, tokens, sizeof(tokens)), 0);
+    }
+    orr_corpus_destroy(c);
+}
+
+START_TEST(pairs_of_megatron)
+{
+    ck_assert_int_eq(orri_make_folder(at("d")), 0);
+    put_pair("d/wide", wide_pair);
+    put_pair("narrow", narrow_pair);
+    expect_pair(open_one(at("d/wide.idx")), 70000, 1);
+    expect_pair(open_one(at("d/wide.bin")), 70000, 1);
+    expect_pair(open_one(at("d/wide")), 70000, 1);
+    expect_pair(open_one(at("d")), 70000, 1);
+    expect_pair(open_one(at("d/*")), 70000, 1);
+    expect_pair(open_one(at("d/*.idx")), 70000, 1);
+    expect_pair(open_one(at("narrow")), 70000 - 65536, 1);
+    const char *paths[] = {at("d/wide.idx"), at("d/wide.bin")};     /* as a shell spells out wide.* */
+    expect_pair(orr_corpus_open(paths, 2, bytes, 0), 70000, 1);
+    paths[0] = paths[1];
+    expect_pair(orr_corpus_open(paths, 2, bytes, 0), 70000, 2);
+
+    struct orr_corpus *c = open_one(at("d/wide"));
+    ck_assert_int_eq(orr_corpus_check_vocab(c, 70000), ORR_EFORMAT);
+    expect_error(ORR_EFORMAT, at("d/wide.bin: "), "token 70000 at position 1 ");
+    ck_assert_int_eq(orr_corpus_check_vocab(c, 70001), 0);
+    orr_corpus_destroy(c);
+
+    ck_assert_int_eq(unlink(at("narrow.bin")), 0);
+    ck_assert_ptr_null(open_one(at("narrow.idx")));
+    expect_error(ORR_ENOENT, at("narrow.idx: "), "has no .bin file beside it");
+}
+END_TEST
+
+START_TEST(bad_pairs)
+{
+    static const struct {
+        struct pair pair;
+        const char *file, *what;
+    } bad[] = {
+        {{2, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "bad header: version 2, not 1"},
+        {{1, 3, 3, 5, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "the tokens are int64"},
+        {{1, 3, 3, 1, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "the tokens are uint8"},
+        {{1, 3, 3, 9, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "element type number 9"},
+        {{1, 3, 3, 0, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "element type number 0"},
+        {{1, 0, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "bad header: 0 sequences, 3 entries"},
+        {{1, 3, 1, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "1 entries of documents"},
+        {{1, UINT64_MAX, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "bad header: -1 sequences"},
+        {{1, INT64_MAX, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "truncated: "},
+        {{1, 3, INT64_MAX, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "truncated: "},
+        {{1, 3, 2, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "surplus bytes: 8"},
+        {{1, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, -3, 0}, "p.idx: ", "multimodal"},
+        {{1, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 1, 0}, "p.idx: ", "truncated: 3 sequences and 3 entries"},
+        {{1, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 61, 0}, "p.idx: ", "truncated: the header takes 34 bytes, the file has 33"},
+        {{1, 3, 3, 4, {2, -1, 4}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "sequence 1 has -1 tokens"},
+        {{1, 3, 3, 4, {2, 0, 4}, {0, 8, 9}, {0, 2, 3}, 0, 0}, "p.idx: ", "sequence 2 begins at byte 9, not 8"},
+        {{1, 3, 3, 4, {2, 0, 4}, {4, 8, 8}, {0, 2, 3}, 0, 0}, "p.idx: ", "sequence 0 begins at byte 4, not 0"},
+        {{1, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {1, 2, 3}, 0, 0}, "p.idx: ", "bad document index: entry 0 is 1"},
+        {{1, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 4, 3}, 0, 0}, "p.idx: ", "bad document index: entry 1 is 4, of 3"},
+        {{1, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, -1, 3}, 0, 0}, "p.idx: ", "bad document index: entry 1 is -1"},
+        {{1, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 2}, 0, 0}, "p.idx: ", "bad document index: entry 2 is 2"},
+        {{1, 3, 3, 4, {2, 0, 4}, {0, 8, 8}, {0, 2, 3}, 0, 23}, "p.bin: ", "truncated: the 6 tokens of its index take 24 bytes"},
+        {{1, 3, 3, 4, {2, 0, 3}, {0, 8, 8}, {0, 2, 3}, 0, 0}, "p.bin: ", "surplus bytes: the 5 tokens of its index take 20"},
+    };
+
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        put_pair("p", bad[i].pair);
+        ck_assert_msg(open_one(at("p.bin")) == NULL, "%s", bad[i].what);
+        expect_error(ORR_EFORMAT, at(bad[i].file), bad[i].what);
+        ck_assert_str_ne(orr_error_remedy(), "");
+    }
+    put_pair("p", wide_pair);
+    put_text(at("p.idx"), "MMIDIDX, but not quite what it should be");
+    ck_assert_ptr_null(open_one(at("p")));
+    expect_error(ORR_EFORMAT, at("p.idx: "), "this is no index of Megatron-LM");
+    put_text(at("p.idx"), "");
+    ck_assert_ptr_null(open_one(at("p.bin")));
+    expect_error(ORR_EFORMAT, at("p.idx: "), "is empty");
+}
+END_TEST
+
 START_TEST(missing_files)
 {
     ck_assert_ptr_null(open_one(at("none")));
@@ -301,7 +425,7 @@ static int pairs_encode(const struct orr_tokenizer *t, const char *text, size_t 
 START_TEST(other_tokenizer)
 {
     static const struct orri_tokenizer_class class = {.name = "pairs", .encode = pairs_encode};
-    const struct orr_tokenizer pairs = {&class, 256000};
+    const struct orr_tokenizer pairs = {.class = &class, .vocab_size = 256000};
     int32_t ids[4];
 
     put_text(at("a"), "ABCD");
@@ -393,6 +517,8 @@ Suite *suite(void)
     tcase_add_test(t, mapped_files);
     tcase_add_test(t, limit);
     tcase_add_test(t, bad_files);
+    tcase_add_test(t, pairs_of_megatron);
+    tcase_add_test(t, bad_pairs);
     tcase_add_test(t, missing_files);
     tcase_add_test(t, other_tokenizer);
     tcase_add_test(t, split);

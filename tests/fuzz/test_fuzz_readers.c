@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 
 #include <orrery/data.h>
+#include <orrery/rows.h>
 #include <orrery/safetensors.h>
 
 #include "io/json.h"
@@ -52,6 +53,7 @@ struct sample {
 };
 
 static uint64_t state;
+static bool lines;      /* the files are lines of text, and no JSON */
 
 /* xorshift64* (Vigna 2016), in 0..n-1 */
 static size_t draw(size_t n)
@@ -150,16 +152,32 @@ static void edit_json(struct sample *s)
     }
 }
 
+/* Puts in what separates lines and columns, or a piece of a line, perhaps in the place of a few bytes. */
+static void edit_text(struct sample *s)
+{
+    static const char *const pieces[] = {"\t", "\n", "\r\n", "\r", " ", "\n\n", "\t\t", "-DOCSTART-", "\n-DOCSTART- O\n", "B-", "I-x",
+                                         "O", "\xef\xbb\xbf", "\xff", "7", "a b"};
+    const size_t at_byte = draw(s->size + 1), left = s->size - at_byte, gone = draw(left < 4 ? left + 1 : 4);
+
+    if (draw(16) == 0) {
+        replace(s, at_byte, at_byte + gone, "", 1);
+        return;
+    }
+    const char *by = pieces[draw(sizeof(pieces) / sizeof(pieces[0]))];
+    replace(s, at_byte, at_byte + gone, by, strlen(by));
+}
+
 static void mutate(struct sample *s)
 {
     static void (*const kinds[])(struct sample *) = {flip_bits, cut, grow, splice, edit_word, edit_json, edit_json};
+    static void (*const of_lines[])(struct sample *) = {flip_bits, cut, grow, splice, edit_text, edit_text, edit_text};
 
     for (size_t n = 1 + draw(3); n > 0; n--)
         if (s->size)
-            kinds[draw(sizeof(kinds) / sizeof(kinds[0]))](s);
+            (lines ? of_lines : kinds)[draw(sizeof(kinds) / sizeof(kinds[0]))](s);
 }
 
-/* ---- the three readers -------------------------------------------------------------------------- */
+/* ---- the readers -------------------------------------------------------------------------- */
 
 struct tally {
     int accepted, rejected;
@@ -230,6 +248,84 @@ static void read_tokens(const char *path, const struct sample *s, struct tally *
     ck_assert(rc == 0 || rc == ORR_EFORMAT);
     orr_corpus_fingerprint(c);
     orr_corpus_destroy(c);
+}
+
+/* An index, beside the tokens of the good one. */
+static void read_index(const char *path, const struct sample *s, struct tally *tally)
+{
+    struct orr_tokenizer *bytes = orr_tokenizer_open("bytes");
+    struct orr_corpus *c = orr_corpus_open(&path, 1, bytes, 0);
+    int32_t ids[16];
+
+    (void)s;
+    orr_tokenizer_destroy(bytes);
+    if (!c) {
+        refused(tally, strncmp(orr_error(), path, strlen(path)) == 0 ? path : at("a.bin"));
+        return;
+    }
+    tally->accepted++;
+    ck_assert_int_eq(orr_corpus_size(c), 6);
+    ck_assert_int_eq(orr_corpus_read(c, 0, 6, ids), 0);
+    orr_corpus_destroy(c);
+}
+
+/* What becomes of examples that were accepted: all of them are looked at, encoded and put into rows. */
+static void use_examples(const struct orr_examples *e, const struct sample *s)
+{
+    const struct orr_sequence_options options = {.seq = 24, .truncate = true, .start = 1, .end = 2};
+    struct orr_tokenizer *bytes = orr_tokenizer_open("bytes");
+    struct orr_sequences *sequences = orr_sequences_create(e, bytes, &options);
+    int32_t tokens[24], labels[24];
+    size_t size = 0;
+    int64_t rows;
+
+    for (int64_t i = 0; i < orr_examples_count(e); i++) {
+        struct orr_example x;
+        struct orr_sentence sentence;
+        orr_examples_get(e, i, &x);
+        size += x.first_size + x.second_size;
+        ck_assert(!x.first || memchr(x.first, '\t', x.first_size) == NULL);
+        if (orr_examples_sentence(e, i, &sentence) == 0)
+            for (size_t w = 0; w < sentence.count; w++) {
+                size += strlen(sentence.words[w]);
+                ck_assert(sentence.tags[w] >= 0 && sentence.tags[w] < orr_labels_count(orr_examples_labels(e)));
+            }
+        orr_sentence_free(&sentence);
+    }
+    ck_assert_uint_le(size, s->size);
+    orr_examples_fingerprint(e);
+    ck_assert_msg(sequences != NULL, "%s", orr_error());
+    struct orr_packing *packing = orr_packing_create(sequences, (struct orr_subset){0}, 1);
+    ck_assert_int_eq(orr_packing_count(packing, 1, &rows), 0);
+    for (int64_t n = 0; n < rows; n++)
+        ck_assert_int_eq(orr_packing_read(packing, n, 1, &(struct orr_row_arrays){.tokens = tokens, .labels = labels}), 0);
+    orr_packing_destroy(packing);
+    orr_sequences_destroy(sequences);
+    orr_tokenizer_destroy(bytes);
+}
+
+/* With the labels that are found, and with those of the good files. */
+static void read_examples(const char *path, const struct sample *s, struct tally *tally)
+{
+    static const char *const names[] = {"0", "1", "2", "B-x", "I-x", "O"};
+    struct orr_labels *labels = orr_labels_create(names, 6);
+    struct orr_examples *any = orr_examples_open(&path, 1, ORR_FORMAT_TEXT, NULL);
+
+    if (any)
+        use_examples(any, s);
+    else
+        refused(tally, path);
+    struct orr_examples *known = orr_examples_open(&path, 1, ORR_FORMAT_TEXT, labels);
+    ck_assert(any || !known);
+    if (known) {
+        use_examples(known, s);
+        tally->accepted++;
+    } else if (any) {
+        refused(tally, path);
+    }
+    orr_examples_destroy(known);
+    orr_examples_destroy(any);
+    orr_labels_destroy(labels);
 }
 
 static void read_json(const char *path, const struct sample *s, struct tally *tally)
@@ -352,6 +448,69 @@ START_TEST(tokens)
 }
 END_TEST
 
+START_TEST(indices)
+{
+    static const uint64_t counts[2] = {3, 3};
+    static const int32_t sizes[3] = {2, 0, 4};
+    static const int64_t pointers[3] = {0, 4, 4}, documents[3] = {0, 2, 3};
+    struct sample good = {.bytes = "MMIDIDX", .size = 94};
+
+    good.bytes[9] = 1;
+    good.bytes[17] = 8;
+    memcpy(good.bytes + 18, counts, 16);
+    memcpy(good.bytes + 34, sizes, 12);
+    memcpy(good.bytes + 46, pointers, 24);
+    memcpy(good.bytes + 70, documents, 24);
+    put(at("a.bin"), (const uint16_t[]){1, 2, 3, 4, 5, 6}, 12);
+    fuzz("a.idx", &good, 1, 5000, 5, read_index);
+}
+END_TEST
+
+static void fuzz_lines(const char *name, const struct sample *good, int kinds, uint64_t seed)
+{
+    lines = true;
+    fuzz(name, good, kinds, 5000, seed, read_examples);
+    lines = false;
+}
+
+static struct sample with_text(const char *text)
+{
+    struct sample s = {.size = strlen(text)};
+
+    memcpy(s.bytes, text, s.size);
+    return s;
+}
+
+START_TEST(labelled_lines)
+{
+    const struct sample good[] = {
+        with_text("\xef\xbb\xbf" "0\tsome text\r\n2\tand more\n\n1\tthe end, which is a little longer than the rest\n"),
+        with_text("1\tone\ttwo\n0\tthree\tf\xc3\xbcnf"),
+    };
+
+    fuzz_lines("a.tsv", good, 2, 6);
+}
+END_TEST
+
+START_TEST(sentences)
+{
+    const struct sample good[] = {
+        with_text("-DOCSTART- O\n\nword\tO\nof\tB-x\r\nmine\tI-x\n \nanother O\n"),
+        with_text("a NN  O\nb VB B-x"),
+    };
+
+    fuzz_lines("a.conll", good, 2, 7);
+}
+END_TEST
+
+START_TEST(pairs)
+{
+    const struct sample good = with_text("source\ttarget\r\nmore\tof it, a little longer than the others are\n\nx\ty");
+
+    fuzz_lines("a.pairs", &good, 1, 8);
+}
+END_TEST
+
 START_TEST(json)
 {
     static const char text[] = "{\n  \"model_type\": \"gpt2\",\n  \"n_layer\": 12,\n  \"layer_norm_epsilon\": 1e-05,\n"
@@ -372,6 +531,10 @@ Suite *suite(void)
     tcase_add_test(t, safetensors);
     tcase_add_test(t, safetensors_headers);
     tcase_add_test(t, tokens);
+    tcase_add_test(t, indices);
+    tcase_add_test(t, labelled_lines);
+    tcase_add_test(t, sentences);
+    tcase_add_test(t, pairs);
     tcase_add_test(t, json);
     suite_add_tcase(s, t);
     return s;
