@@ -203,8 +203,8 @@ static int print_text(const struct opened *o, const struct prompts *p, int i)
 
 static int generate(const struct opened *o, struct prompts *p, struct orr_predictor *predictor)
 {
-    struct orr_sampling sampling = {temperature, (int)top_k, top_p, (uint64_t)layout_options.seed};
-    int status = cache ? orr_predictor_continue(predictor, p->count) : ORR_OK;
+    struct orr_sampling sampling = {temperature, (int)top_k, top_p, (uint64_t)layout_options.seed, 0, {0}};
+    int status = cache ? orr_predictor_continue(predictor, p->count, 1) : ORR_OK;
 
     if (status == 0 && is_streamed())
         fputs(p->text[0], stdout);

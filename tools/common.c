@@ -390,7 +390,7 @@ int check_generation(const struct opened *o, int sequences, bool cache)
     struct orr_slots_options slots = {
         .batch = 1, .seq = o->gpt.n_positions, .microbatches = 1,
         .predict_floats = (int64_t)(sequences + 1) * (o->gpt.vocab_size + o->gpt.n_embd)};
-    int64_t kept = cache ? orr_cache_memory(o->model, sequences, o->gpt.n_positions, orr_rank()) : 0;
+    int64_t kept = cache ? orr_cache_memory(o->model, sequences, 1, o->gpt.n_positions, orr_rank()) : 0;
 
     return check_room(o, &slots, kept, sequences > 1 ? "give fewer prompts, or choose a smaller model" : "choose a smaller model");
 }

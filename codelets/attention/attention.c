@@ -2,7 +2,6 @@
 #include <codelets/attention/attention.h>
 
 #include <math.h>
-#include <string.h>
 
 #include "codelets/math/residual.h"
 #include "core/core.h"
@@ -68,6 +67,15 @@ static struct heads heads_at(const struct orr_operands *o, const struct orri_att
     return (struct heads){u, orri_at(o, u, k->ld_out), orri_at(o, u, 2 * k->ld_out)};
 }
 
+/* Sequence b's part of page p, in rows of so many bytes. */
+static void *part_of(const struct orr_operands *o, int b, int p, size_t row)
+{
+    const struct orr_past *past = o->past;
+    size_t part = (size_t)past->part[past->sequence[b] * ORR_MAX_PAGES + p];
+
+    return (char *)o->page[p] + part * (size_t)past->page * row;
+}
+
 /* Keys and values of the sequence's new positions, which lie beside each other in u, to the pages. */
 static void keep(const struct orr_operands *o, const struct orri_attention *k, int b, void *keys)
 {
@@ -77,9 +85,8 @@ static void keep(const struct orr_operands *o, const struct orri_attention *k, i
 
     for (int t = first, n; t < end; t += n) {
         n = past->page - t % past->page < end - t ? past->page - t % past->page : end - t;
-        size_t to = (size_t)past->sequence[b] * (size_t)past->page + (size_t)(t % past->page);
         ORRI_KERNEL(o, copy_rows, (size_t)n, row, orri_at(o, keys, ((int64_t)b * o->seq + t - first) * k->ld), from,
-                    (char *)o->page[t / past->page] + to * row, row);
+                    (char *)part_of(o, b, t / past->page, row) + (size_t)(t % past->page) * row, row);
     }
 }
 
@@ -87,9 +94,10 @@ static void keep(const struct orr_operands *o, const struct orri_attention *k, i
 static void next(const struct orr_operands *o, const struct orri_attention *k, int b, const void *q, void *h)
 {
     const struct orr_past *past = o->past;
-    struct orri_kept kept = {past->first[b] + 1, past->page, (int64_t)past->sequence[b] * past->page, {NULL}};
+    struct orri_kept kept = {past->first[b] + 1, past->page, {NULL}};
 
-    memcpy(kept.pages, o->page, sizeof(kept.pages));
+    for (int p = 0; p * kept.page < kept.length; p++)
+        kept.pages[p] = part_of(o, b, p, 2 * (size_t)k->ld_out * orr_dtype_size(o->dtype));
     ORRI_KERNEL(o, attention_next, o->dtype, k, orri_at(o, q, b * k->ld), &kept, orri_at(o, h, b * k->ld_out));
 }
 

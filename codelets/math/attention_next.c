@@ -80,7 +80,7 @@ void orri_cpu_attention_next(enum orr_dtype dtype, const struct orri_attention *
     }
     for (int t = 0; t < kept->length; t += page) {
         int count = kept->length - t < page ? kept->length - t : page;
-        const char *keys = (const char *)kept->pages[t / page] + (size_t)kept->first * 2 * width * element;
+        const char *keys = kept->pages[t / page];
 
         for (int j = 0; j < count; j++) {
             orri_widen(dtype, width, keys + (size_t)j * 2 * width * element, row);

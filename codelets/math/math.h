@@ -105,13 +105,12 @@ struct orri_attention {
     int total_heads, first_head;
 };
 
-/* What is kept of a sequence: row first + t % page of page number t / page has the keys of position t, of all heads, and behind them
- * the values. Rows have 2 H D elements. */
+/* What is kept of a sequence: row t % page of pages[t / page] has the keys of position t, of all heads, and behind them the values.
+ * Rows have 2 H D elements. */
 struct orri_kept {
     int length;                         /* positions                                           */
     int page;                           /* of a page                                           */
-    int64_t first;                      /* the sequence's first row in each page                */
-    void *pages[ORR_MAX_PAGES];
+    void *pages[ORR_MAX_PAGES];         /* the sequence's part of each                          */
 };
 
 /* ---- softmax cross-entropy over rows of logits -------------------------------------------------

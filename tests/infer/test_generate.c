@@ -54,7 +54,7 @@ START_TEST(test_generation)
     const size_t bytes = sizeof(tokens);
 
     if (_i)
-        ck_assert_msg(orr_predictor_continue(predictor, 1) == 0, "%s", orr_error());
+        ck_assert_msg(orr_predictor_continue(predictor, 1, 1) == 0, "%s", orr_error());
     generate(predictor, &sampling, greedy);
     generate(predictor, &sampling, tokens);
     ck_assert_mem_eq(tokens, greedy, bytes);
@@ -111,7 +111,7 @@ START_TEST(test_sampling)
     enum { DRAWS = 40000 };
 
     for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
-        struct orr_sampling sampling = {2, cuts[i].top_k, cuts[i].top_p, 17};
+        struct orr_sampling sampling = {.temperature = 2, .top_k = cuts[i].top_k, .top_p = cuts[i].top_p, .seed = 17};
         int drawn[6] = {0};
         double total = 0;
         int other = 0;
@@ -209,7 +209,7 @@ START_TEST(test_continuing)
     double largest = 0, difference = 0, relative = dtype == ORR_F32 ? 1e-5 : 0.02;
     struct conversation c;
 
-    ck_assert_msg(orr_predictor_continue(continued, PROMPTS) == 0, "%s", orr_error());
+    ck_assert_msg(orr_predictor_continue(continued, PROMPTS, 1) == 0, "%s", orr_error());
     begin_conversation(&c);
     for (int n = 0; n < STEPS; n++) {
         difference = fmax(difference, compare_next(continued, whole, &c, &largest));
@@ -240,7 +240,7 @@ START_TEST(test_asking_again)
     float first[PROMPTS * VOCAB], second[PROMPTS * VOCAB];
     struct conversation c;
 
-    ck_assert_int_eq(orr_predictor_continue(predictor, PROMPTS), 0);
+    ck_assert_int_eq(orr_predictor_continue(predictor, PROMPTS, 1), 0);
     begin_conversation(&c);
     ck_assert_int_eq(orr_predict_next(predictor, c.sequence, PROMPTS, first), 0);
     ck_assert_int_eq(orr_predict_next(predictor, c.sequence, PROMPTS, second), 0);
@@ -258,17 +258,17 @@ END_TEST
 /* Sequences that are generated together are those that are generated alone. */
 START_TEST(test_batch)
 {
-    const struct orr_sampling likeliest = {0, 0, 1, 0};
+    const struct orr_sampling likeliest = {.top_p = 1};
     struct orr_model *model = create_long_model((struct orr_mesh)MESH(1, 1, 1), ORR_F32);
     struct orr_predictor *predictor = orr_predictor_create(model, VOCAB, WIDTH, LONGEST);
     struct conversation together, alone;
 
-    ck_assert_int_eq(orr_predictor_continue(predictor, PROMPTS), 0);
+    ck_assert_int_eq(orr_predictor_continue(predictor, PROMPTS, 1), 0);
     begin_conversation(&together);
     ck_assert_int_eq(orr_generate(predictor, together.sequence, PROMPTS, MORE, 9, &likeliest, NULL, NULL), 0);
     begin_conversation(&alone);
     for (int s = 0; s < PROMPTS; s++) {
-        ck_assert_int_eq(orr_predictor_continue(predictor, s % 2), 0);
+        ck_assert_int_eq(orr_predictor_continue(predictor, s % 2, 1), 0);
         ck_assert_int_eq(orr_generate(predictor, &alone.sequence[s], 1, MORE, 9, &likeliest, NULL, NULL), 0);
         ck_assert_int_eq(together.sequence[s].count, alone.sequence[s].count);
         ck_assert_mem_eq(together.tokens[s], alone.tokens[s], (size_t)alone.sequence[s].count * sizeof(int32_t));
@@ -284,9 +284,9 @@ START_TEST(test_cache_memory)
     struct orr_model *model = create_long_model((struct orr_mesh)MESH(1, 2, 2), ORR_BF16);
     int64_t values = 2 * 2 * WIDTH, page = 64;
 
-    ck_assert_int_eq(orr_cache_memory(model, 3, 64, 0), 3 * page * values * 2);
-    ck_assert_int_eq(orr_cache_memory(model, 3, 65, 0), 2 * 3 * page * values * 2);
-    ck_assert_int_eq(orr_cache_memory(model, 1, 65 * 64, 0), 33 * 2 * page * values * 2);
+    ck_assert_int_eq(orr_cache_memory(model, 3, 1, 64, 0), 3 * page * values * 2);
+    ck_assert_int_eq(orr_cache_memory(model, 3, 1, 65, 0), 2 * 3 * page * values * 2);
+    ck_assert_int_eq(orr_cache_memory(model, 1, 1, 65 * 64, 0), 33 * 2 * page * values * 2);
     orr_model_destroy(model);
 }
 END_TEST
@@ -298,7 +298,7 @@ START_TEST(test_chunks_are_refused)
     struct orr_model *model = create_long_model(mesh, ORR_F32);
     struct orr_predictor *predictor = orr_predictor_create(model, VOCAB, WIDTH, LONGEST);
 
-    ck_assert_int_eq(orr_predictor_continue(predictor, 1), ORR_EINVAL);
+    ck_assert_int_eq(orr_predictor_continue(predictor, 1, 1), ORR_EINVAL);
     expect_error(ORR_EINVAL, "predict", "cut into chunks cannot be continued");
     orr_predictor_destroy(predictor);
     orr_model_destroy(model);
