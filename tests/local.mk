@@ -1,10 +1,12 @@
 EXTRA_DIST += \
 	tests/golden/README.md \
+	tests/golden/generate/cases.json \
 	tests/golden/gpt2-untied/config.json \
 	tests/golden/gpt2-untied/golden.safetensors \
 	tests/golden/gpt2-untied/input.json \
 	tests/golden/gpt2-untied/model.safetensors \
 	tests/reference/check_hf.py \
+	tests/reference/generate_reference.py \
 	tests/reference/gpt2_reference.py
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
 # check_PROGRAMS and its sources; all are linked to liborri, which has the internal functions too.
@@ -159,6 +161,10 @@ tests_test_training_SOURCES = tests/train/test_training.c tests/train/small_gpt.
 
 check_PROGRAMS += tests/test_generate
 tests_test_generate_SOURCES = tests/infer/test_generate.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
+	tests/meshes.h
+
+check_PROGRAMS += tests/test_generate_golden
+tests_test_generate_golden_SOURCES = tests/infer/test_golden.c tests/models/golden.c tests/models/golden.h tests/check_main.h \
 	tests/meshes.h
 
 check_PROGRAMS += tests/test_mixed

@@ -49,9 +49,9 @@ struct orr_sequence {
  * Waits. Errors as orr_predict(); ORR_EINVAL for more sequences than are continued, where any are. */
 int orr_predict_next(struct orr_predictor *predictor, const struct orr_sequence *sequences, int count, float *logits);
 
-/* Sequence s of `count`, which are all that are continued, becomes what sequence from[s] was: what is kept of that is kept of s. Called
- * when the caller's sequences change places so. from[s] and s are of the same `together`. Where none is continued it does nothing.
- * Returns at once. ORR_EINVAL, ORR_ENOMEM. */
+/* Sequence s of `count`, which are all that are continued, becomes what sequence from[s] was: what is kept of that is kept of s.
+ * Called when the caller's sequences change places so. from[s] and s are of the same `together`. Where none is continued it does
+ * nothing. Returns at once. ORR_EINVAL, ORR_ENOMEM. */
 int orr_predictor_rearrange(struct orr_predictor *predictor, const int *from, int count);
 
 /* ---- choosing tokens --------------------------------------------------------------------------------------------- */

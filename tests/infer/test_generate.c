@@ -134,6 +134,107 @@ START_TEST(test_sampling)
 }
 END_TEST
 
+static int by_logit(const void *a, const void *b)
+{
+    const struct {
+        double logit;
+        int token;
+    } *x = a, *y = b;
+
+    return x->logit != y->logit ? (x->logit < y->logit ? 1 : -1) : x->token - y->token;
+}
+
+/* What infer.h says of sampling, of all tokens sorted. */
+static int sample_sorted(const float *logits, int vocab, const struct orr_sampling *s, double uniform)
+{
+    struct {
+        double logit;
+        int token;
+    } c[1000];
+    int kept = s->top_k > 0 && s->top_k < vocab ? s->top_k : vocab, n = 0;
+    double total = 0, sum = 0;
+
+    for (int v = 0; v < vocab; v++) {
+        c[v].logit = (double)logits[v];
+        c[v].token = v;
+    }
+    qsort(c, (size_t)vocab, sizeof(c[0]), by_logit);
+    for (int i = 0; i < kept; i++)
+        total += exp((c[i].logit - c[0].logit) / s->temperature);
+    while (n < kept && (n == 0 || sum < s->top_p * total))
+        sum += exp((c[n++].logit - c[0].logit) / s->temperature);
+    double left = uniform * sum;
+    for (int i = 0; i < n - 1; i++) {
+        left -= exp((c[i].logit - c[0].logit) / s->temperature);
+        if (left < 0)
+            return c[i].token;
+    }
+    return c[n - 1].token;
+}
+
+/* Logits of few values, so that many are equal, and of many. */
+START_TEST(test_selection)
+{
+    static const int vocabs[] = {1, 2, 7, 61, 1000};
+    static const struct orr_sampling how[] = {
+        {.temperature = 1, .top_p = 1},
+        {.temperature = 0.5, .top_p = 1, .top_k = 1},
+        {.temperature = 2, .top_p = 1, .top_k = 6},
+        {.temperature = 1, .top_p = 0.7},
+        {.temperature = 3, .top_p = 0.9, .top_k = 40},
+        {.temperature = 1, .top_p = 0.999999, .top_k = 999},
+    };
+    enum { DRAWS = 500 };
+    float logits[1000], uniform;
+
+    for (size_t i = 0; i < sizeof(vocabs) / sizeof(vocabs[0]); i++)
+        for (size_t k = 0; k < sizeof(how) / sizeof(how[0]); k++)
+            for (uint32_t n = 0; n < DRAWS; n++) {
+                struct orr_rng rng = {3, n, 0};
+                orr_rng_normal(&rng, 0, (size_t)vocabs[i], 0, 2, logits);
+                for (int v = 0; v < vocabs[i] && n % 2; v++)
+                    logits[v] = roundf(logits[v]);
+                rng = (struct orr_rng){how[k].seed, 0x67656e, 5};
+                orr_rng_uniform(&rng, n, 1, &uniform);
+                ck_assert_int_eq(orr_sample_token(logits, vocabs[i], &how[k], 5, n),
+                                 sample_sorted(logits, vocabs[i], &how[k], (double)uniform));
+            }
+}
+END_TEST
+
+START_TEST(test_rules)
+{
+    static const int32_t tokens[] = {1, 2, 3, 1, 2};
+    static const struct {
+        struct orr_rules rules;
+        int added;
+        int32_t stop;
+        float logits[5];
+    } expected[] = {
+        {{0}, 0, 4, {1, 2, -3, 4, 5}},
+        {{.repetition_penalty = 1}, 0, 4, {1, 2, -3, 4, 5}},
+        {{.repetition_penalty = 2}, 0, 4, {1, 1, -6, 2, 5}},
+        {{.repetition_penalty = 0.5}, 0, 4, {1, 4, -1.5f, 8, 5}},
+        {{.no_repeat_ngram = 1}, 0, 4, {1, -INFINITY, -INFINITY, -INFINITY, 5}},
+        {{.no_repeat_ngram = 2}, 0, 4, {1, 2, -3, -INFINITY, 5}},
+        {{.no_repeat_ngram = 3}, 0, 4, {1, 2, -3, -INFINITY, 5}},
+        {{.no_repeat_ngram = 4}, 0, 4, {1, 2, -3, 4, 5}},
+        {{.no_repeat_ngram = 9}, 0, 4, {1, 2, -3, 4, 5}},
+        {{.min_tokens = 2}, 1, 4, {1, 2, -3, 4, -INFINITY}},
+        {{.min_tokens = 2}, 2, 4, {1, 2, -3, 4, 5}},
+        {{.min_tokens = 2}, 1, -1, {1, 2, -3, 4, 5}},
+        {{2, 2, 2}, 1, 0, {-INFINITY, 1, -6, -INFINITY, 5}},
+    };
+
+    for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++) {
+        float logits[] = {1, 2, -3, 4, 5};
+        ck_assert_int_eq(orr_apply_rules(&expected[i].rules, tokens, 5, expected[i].added, expected[i].stop, logits, 5), 0);
+        for (int v = 0; v < 5; v++)
+            ck_assert_msg(logits[v] == expected[i].logits[v], "rules %zu, token %d: %g", i, v, (double)logits[v]);
+    }
+}
+END_TEST
+
 /* ---- continuing --------------------------------------------------------------------------------------------------------- */
 
 /* Longer than a page of the cache, of which the first has 64 positions. */
@@ -226,6 +327,110 @@ START_TEST(test_continuing)
     ck_assert_int_gt(c.sequence[3].count, LONGEST);     /* in the end the window moves */
     ck_assert_double_gt(largest, 0.1);
     ck_assert_msg(difference <= relative * largest, "off by %.3g, of %.3g", difference, largest);
+    orr_predictor_destroy(continued);
+    orr_predictor_destroy(whole);
+    orr_model_destroy(model);
+}
+END_TEST
+
+/* ---- rearranging ------------------------------------------------------------------------------------------------------------ */
+
+/* Two groups, whose sequences become each other before every token. */
+enum { TOGETHER = 4, GROUPS = 2, TEXTS = GROUPS * TOGETHER, TOKENS = 60 };
+
+struct crowd {
+    int32_t tokens[TEXTS][LONGEST], before[TEXTS][LONGEST];
+    struct orr_sequence sequence[TEXTS];
+};
+
+/* A group begins with one text, from which the others come. */
+static void begin_group(struct crowd *c, int group, int count)
+{
+    for (int s = group * TOGETHER; s < (group + 1) * TOGETHER; s++) {
+        for (int t = 0; t < LONGEST; t++)
+            c->tokens[s][t] = (11 * group + 7 * t + t * t + count) % VOCAB;
+        c->sequence[s] = (struct orr_sequence){c->tokens[s], count, s % TOGETHER > 0};
+    }
+}
+
+/* Number `how` of the ways in which a group can be rearranged: all from the first, one for itself, a turn, or any. */
+static int parent_of(int how, int s)
+{
+    int own = s % TOGETHER;
+    const int ways[] = {0, own / 3 * 3, (own + 1) % TOGETHER, (own * how + how / 3) % TOGETHER};
+
+    return s - own + ways[how % 4];
+}
+
+static void change_places(struct orr_predictor *predictor, struct crowd *c, int n)
+{
+    int from[TEXTS];
+
+    memcpy(c->before, c->tokens, sizeof(c->tokens));
+    for (int s = 0; s < TEXTS; s++) {
+        from[s] = c->sequence[s].ended ? s - s % TOGETHER : parent_of(n + s / TOGETHER, s);
+        memcpy(c->tokens[s], c->before[from[s]], sizeof(c->tokens[s]));
+    }
+    for (int s = 0; s < TEXTS; s++) {
+        c->sequence[s].ended = false;
+        c->tokens[s][c->sequence[s].count++] = (13 * s + 5 * n) % VOCAB;
+    }
+    ck_assert_msg(orr_predictor_rearrange(predictor, from, TEXTS) == 0, "%s", orr_error());
+}
+
+static double compare_crowd(struct orr_predictor *continued, struct orr_predictor *whole, const struct crowd *c, double *largest)
+{
+    float next[TEXTS * VOCAB], logits[VOCAB];
+    double difference = 0;
+
+    ck_assert_msg(orr_predict_next(continued, c->sequence, TEXTS, next) == 0, "%s", orr_error());
+    for (int s = 0; s < TEXTS; s++) {
+        if (c->sequence[s].ended)
+            continue;
+        ck_assert_int_eq(orr_predict(whole, c->tokens[s], c->sequence[s].count, 1, logits, NULL), 0);
+        for (int v = 0; v < VOCAB; v++) {
+            difference = fmax(difference, fabs((double)next[s * VOCAB + v] - (double)logits[v]));
+            *largest = fmax(*largest, fabs((double)logits[v]));
+        }
+    }
+    return difference;
+}
+
+/* Over several pages, with a group that begins anew where others hold its pages in common. */
+START_TEST(test_rearranging)
+{
+    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(1, 2, 1), MESH(1, 1, 3), MESH(2, 1, 1), MESH(3, 2, 2)};
+    struct orr_model *model = create_long_model(meshes[_i], ORR_F32);
+    struct orr_predictor *continued = orr_predictor_create(model, VOCAB, WIDTH, LONGEST);
+    struct orr_predictor *whole = orr_predictor_create(model, VOCAB, WIDTH, LONGEST);
+    static const int across[TEXTS] = {0, 1, 2, 4, 4, 5, 6, 7};
+    double largest = 0, difference = 0;
+    struct crowd c;
+
+    ck_assert_msg(orr_predictor_continue(continued, TEXTS, TOGETHER) == 0, "%s", orr_error());
+    begin_group(&c, 0, 30);
+    begin_group(&c, 1, 75);
+    for (int n = 0; n < TOKENS; n++) {
+        difference = fmax(difference, compare_crowd(continued, whole, &c, &largest));
+        if (n == 40) {
+            begin_group(&c, 1, 65);
+            difference = fmax(difference, compare_crowd(continued, whole, &c, &largest));
+        }
+        change_places(continued, &c, n);
+        if (n == 50)                        /* one is computed anew, while its group goes on */
+            c.sequence[1].count -= 2;
+        if (n == 50)
+            difference = fmax(difference, compare_crowd(continued, whole, &c, &largest));
+        if (n == 50)
+            c.sequence[1].count += 2;
+    }
+    ck_assert_double_gt(largest, 0.1);
+    ck_assert_msg(difference <= 1e-5 * largest, "off by %.3g, of %.3g", difference, largest);
+    ck_assert_int_eq(orr_predictor_rearrange(continued, across, TEXTS), ORR_EINVAL);
+    expect_error(ORR_EINVAL, "predict", "sequence 3 cannot become number 4: of 4 each are together");
+    ck_assert_int_eq(orr_predictor_rearrange(continued, across, 3), ORR_EINVAL);
+    ck_assert_int_eq(orr_predictor_rearrange(whole, across, TEXTS), 0);
+    ck_assert_int_eq(orr_predictor_continue(continued, 6, 4), ORR_EINVAL);
     orr_predictor_destroy(continued);
     orr_predictor_destroy(whole);
     orr_model_destroy(model);
@@ -344,6 +549,9 @@ Suite *suite(void)
     tcase_add_loop_test(c, test_generation, 0, 2);
     tcase_add_test(c, test_sampling);
     tcase_add_loop_test(c, test_continuing, 0, 8);
+    tcase_add_test(c, test_selection);
+    tcase_add_test(c, test_rules);
+    tcase_add_loop_test(c, test_rearranging, 0, 5);
     tcase_add_test(c, test_asking_again);
     tcase_add_test(c, test_batch);
     tcase_add_test(c, test_cache_memory);
