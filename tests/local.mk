@@ -210,6 +210,7 @@ cli_tests = \
 	tests/cli/commands.sh \
 	tests/cli/cuda.sh \
 	tests/cli/full_disk.sh \
+	tests/cli/generate.sh \
 	tests/cli/groups.sh \
 	tests/cli/layouts.sh \
 	tests/cli/precision.sh \
@@ -239,6 +240,7 @@ mpi_tests = \
 	tests/mpi/cuda.sh \
 	tests/mpi/equivalence.sh \
 	tests/mpi/exchange.sh \
+	tests/mpi/generate.sh \
 	tests/mpi/hosts.sh \
 	tests/mpi/kill.sh \
 	tests/mpi/memory.sh \
