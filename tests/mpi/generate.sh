@@ -37,7 +37,7 @@ alike 4 '--dp 2 --pp 2' --temperature 0 --kv-cache off --max-tokens 20
 
 ranks 2 "$orrery" $generate --dp 2 --beams 2 --top-k 3
 told 2 '^orrery: --beams: draws no tokens'
-echo "$(cat text)" | tr -d '\n' > long
+tr -d '\n' < text > long
 ranks 2 "$orrery" generate --model model --prompts long --dp 2
 told 2 '^orrery: long:1: the prompt has [0-9]* tokens, and the model takes 160'
 finish
