@@ -8,8 +8,8 @@
 #include "graph/graph.h"
 
 /* What a replica does of the run under way, and keeps. */
-struct part {
-    int replica;
+struct replica {
+    int number;
     int count;                  /* sequences of its microbatch; 0: it has nothing to do                          */
     struct orr_source source;   /* of their tokens                                                               */
     bool cached;                /* what they leave goes to the cache                                             */
@@ -35,7 +35,7 @@ struct orr_predictor {
     int vocab, width, positions;
     struct orr_slots *slots;    /* for a whole sequence                      */
     int seq, rows;              /* what these have room for                  */
-    struct part *part;          /* [dp]                                      */
+    struct replica *replica;    /* [dp]                                      */
     struct continued continued;
 };
 
@@ -48,12 +48,12 @@ static int replicas(const struct orr_predictor *p)
 static int make_rows(struct orr_predictor *p, size_t rows)
 {
     for (int d = 0; d < replicas(p); d++) {
-        int32_t *row = realloc(p->part[d].row, 2 * rows * sizeof(*row));
+        int32_t *row = realloc(p->replica[d].row, 2 * rows * sizeof(*row));
         if (!row)
             return orri_fail(ORR_ENOMEM, "predict", "no room for %zu rows", rows);
-        p->part[d].row = row;
-        p->part[d].to = row + rows;
-        p->part[d].replica = d;
+        p->replica[d].row = row;
+        p->replica[d].to = row + rows;
+        p->replica[d].number = d;
     }
     return ORR_OK;
 }
@@ -67,8 +67,8 @@ struct orr_predictor *orr_predictor_create(struct orr_model *model, int vocab, i
         return NULL;
     }
     *p = (struct orr_predictor){.model = model, .vocab = vocab, .width = width, .positions = positions};
-    p->part = orri_calloc((size_t)replicas(p), sizeof(*p->part));
-    if (!p->part || make_rows(p, (size_t)positions) != 0) {
+    p->replica = orri_calloc((size_t)replicas(p), sizeof(*p->replica));
+    if (!p->replica || make_rows(p, (size_t)positions) != 0) {
         orr_predictor_destroy(p);
         return NULL;
     }
@@ -81,9 +81,9 @@ static void discontinue(struct orr_predictor *p)
     free(p->continued.length);
     p->continued = (struct continued){0};
     for (int d = 0; d < replicas(p); d++) {
-        orri_cache_destroy(&p->part[d].cache);
-        free(p->part[d].sequence);
-        p->part[d].sequence = NULL;
+        orri_cache_destroy(&p->replica[d].cache);
+        free(p->replica[d].sequence);
+        p->replica[d].sequence = NULL;
     }
 }
 
@@ -91,12 +91,12 @@ void orr_predictor_destroy(struct orr_predictor *p)
 {
     if (!p)
         return;
-    if (p->part)
+    if (p->replica)
         discontinue(p);
-    for (int d = 0; p->part && d < replicas(p); d++)
-        free(p->part[d].row);
+    for (int d = 0; p->replica && d < replicas(p); d++)
+        free(p->replica[d].row);
     orr_slots_destroy(p->slots);
-    free(p->part);
+    free(p->replica);
     free(p);
 }
 
@@ -141,36 +141,36 @@ static int make_room(struct orr_predictor *p, int count, int rows)
 /* The sequence, and padding. */
 static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
 {
-    const struct part *part = self;
+    const struct replica *replica = self;
 
     (void)first, (void)count;
     for (int t = 0; t < seq; t++) {
-        tokens[t] = t < part->length ? part->tokens[t] : 0;
+        tokens[t] = t < replica->length ? replica->tokens[t] : 0;
         labels[t] = ORR_IGNORE;
     }
 }
 
 static void read_last_tokens(void *self, uint64_t first, int count, int seq, int32_t *tokens, int32_t *labels)
 {
-    const struct part *part = self;
+    const struct replica *replica = self;
 
     (void)first, (void)seq;
     for (int i = 0; i < count; i++) {
-        tokens[i] = part->last[i];
+        tokens[i] = replica->last[i];
         labels[i] = ORR_IGNORE;
     }
 }
 
-static int submit(struct orr_predictor *p, struct orr_slots *slots, struct part *part, int64_t run)
+static int submit(struct orr_predictor *p, struct orr_slots *slots, struct replica *replica, int64_t run)
 {
     struct orr_model *model = p->model;
-    struct orri_microbatch mb = {.run = run, .count = part->count, .replica = part->replica,
-                                 .here = orri_replica_here(model, part->replica), .cache = part->cached ? &part->cache : NULL};
+    struct orri_microbatch mb = {.run = run, .count = replica->count, .replica = replica->number,
+                                 .here = orri_replica_here(model, replica->number), .cache = replica->cached ? &replica->cache : NULL};
 
-    ORR_TRY(orri_input_submit(slots, &mb, &part->source, 0));
+    ORR_TRY(orri_input_submit(slots, &mb, &replica->source, 0));
     for (int l = 0; l < model->blocks - 1; l++)
         ORR_TRY(orri_forward_submit(slots, &mb, model->block[l]));
-    return orri_predict_submit(slots, &mb, model->block[model->blocks - 1], (struct orr_rows){part->rows, part->row});
+    return orri_predict_submit(slots, &mb, model->block[model->blocks - 1], (struct orr_rows){replica->rows, replica->row});
 }
 
 /* Row r of what was predicted: its logits, and its hidden state unless NULL. */
@@ -183,12 +183,13 @@ static void take_row(const struct orr_predictor *p, const float *out, int r, flo
         memcpy(hidden, out + (size_t)r * (v + c) + v, c * sizeof(*hidden));
 }
 
-static void take(const struct orr_predictor *p, struct orr_tile *prediction, const struct part *part, float *logits, float *hidden)
+static void take(const struct orr_predictor *p, struct orr_tile *prediction, const struct replica *replica, float *logits,
+                 float *hidden)
 {
     const float *out = orr_tile_acquire(prediction, false);
 
-    for (int r = 0; out && r < part->rows; r++) {
-        size_t row = (size_t)part->to[r];
+    for (int r = 0; out && r < replica->rows; r++) {
+        size_t row = (size_t)replica->to[r];
         take_row(p, out, r, logits + row * (size_t)p->vocab, hidden ? hidden + row * (size_t)p->width : NULL);
     }
     orr_tile_release(prediction);
@@ -210,7 +211,7 @@ static int check_sequence(const struct orr_predictor *p, const int32_t *tokens, 
 static void begin_round(struct orr_predictor *p)
 {
     for (int d = 0; d < replicas(p); d++)
-        p->part[d].count = 0;
+        p->replica[d].count = 0;
 }
 
 /* Runs the microbatches of all replicas that have one, and gives what the rows asked for came to. */
@@ -220,29 +221,29 @@ static int run(struct orr_predictor *p, struct orr_slots *slots, float *logits, 
     int status = ORR_OK;
 
     for (int d = 0; d < replicas(p); d++)
-        if (p->part[d].count > 0 && status == 0)
-            status = submit(p, slots, &p->part[d], number);
+        if (p->replica[d].count > 0 && status == 0)
+            status = submit(p, slots, &p->replica[d], number);
     ORR_TRY(orri_model_submitted(p->model, status));
     for (int d = 0; d < replicas(p); d++)
-        if (p->part[d].count > 0)
-            take(p, &slots->prediction[d], &p->part[d], logits, hidden);
+        if (p->replica[d].count > 0)
+            take(p, &slots->prediction[d], &p->replica[d], logits, hidden);
     return orri_model_settle(p->model, orr_model_status(p->model));
 }
 
 /* ---- a whole sequence ----------------------------------------------------------------------------------------- */
 
 /* Its last row goes to number `to`, and the rows before it before that. */
-static void set_whole(struct part *part, const int32_t *tokens, int count, int rows, int to, bool cached)
+static void set_whole(struct replica *replica, const int32_t *tokens, int count, int rows, int to, bool cached)
 {
-    part->count = 1;
-    part->source = (struct orr_source){read_tokens, part};
-    part->cached = cached;
-    part->tokens = tokens;
-    part->length = count;
-    part->rows = rows;
+    replica->count = 1;
+    replica->source = (struct orr_source){read_tokens, replica};
+    replica->cached = cached;
+    replica->tokens = tokens;
+    replica->length = count;
+    replica->rows = rows;
     for (int r = 0; r < rows; r++) {
-        part->row[r] = count - rows + r;
-        part->to[r] = to - rows + 1 + r;
+        replica->row[r] = count - rows + r;
+        replica->to[r] = to - rows + 1 + r;
     }
 }
 
@@ -253,7 +254,7 @@ int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int r
         return orri_fail(ORR_EINVAL, "predict", "%d rows of a sequence of %d tokens", rows, count);
     ORR_TRY(make_room(p, count, rows));
     begin_round(p);
-    set_whole(&p->part[0], tokens, count, rows, rows - 1, false);
+    set_whole(&p->replica[0], tokens, count, rows, rows - 1, false);
     return run(p, p->slots, logits, hidden);
 }
 
@@ -273,20 +274,20 @@ static size_t most_dealt(const struct orr_predictor *p)
     return (size_t)dealt(p, 0, 0).count;
 }
 
-static int begin_part(struct orr_predictor *p, struct part *part)
+static int begin_replica(struct orr_predictor *p, struct replica *replica)
 {
     size_t n = most_dealt(p);
 
-    part->sequence = orri_alloc(4 * n * sizeof(*part->sequence));
-    if (!part->sequence)
+    replica->sequence = orri_alloc(4 * n * sizeof(*replica->sequence));
+    if (!replica->sequence)
         return orri_fail(ORR_ENOMEM, "predict", "no room for %zu sequences", n);
-    part->first = part->sequence + n;
-    part->added = part->first + n;
-    part->last = part->added + n;
-    ORR_TRY(orri_cache_create(&part->cache, p->model, part->replica, (int)dealt(p, 0, part->replica).count, p->positions));
-    part->cache.past.sequence = part->sequence;
-    part->cache.past.first = part->first;
-    part->cache.past.count = part->added;
+    replica->first = replica->sequence + n;
+    replica->added = replica->first + n;
+    replica->last = replica->added + n;
+    ORR_TRY(orri_cache_create(&replica->cache, p->model, replica->number, (int)dealt(p, 0, replica->number).count, p->positions));
+    replica->cache.past.sequence = replica->sequence;
+    replica->cache.past.first = replica->first;
+    replica->cache.past.count = replica->added;
     return ORR_OK;
 }
 
@@ -304,7 +305,7 @@ static int begin(struct orr_predictor *p, int sequences, int together)
     int most = (int)most_dealt(p);
     ORR_TRY(make_rows(p, (size_t)(most > p->positions ? most : p->positions)));
     for (int d = 0; d < replicas(p); d++)
-        ORR_TRY(begin_part(p, &p->part[d]));
+        ORR_TRY(begin_replica(p, &p->replica[d]));
     c->slots = make_slots(p, most, 1, most);
     return c->slots ? ORR_OK : orr_error_code();
 }
@@ -324,13 +325,13 @@ int orr_predictor_continue(struct orr_predictor *p, int sequences, int together)
     return status;
 }
 
-static int rearrange_part(struct orr_predictor *p, struct part *part, const int *from, int *moved)
+static int rearrange_replica(struct orr_predictor *p, struct replica *replica, const int *from, int *moved)
 {
-    struct orr_part mine = dealt(p, 0, part->replica);
+    struct orr_part mine = dealt(p, 0, replica->number);
 
     for (int s = 0; s < mine.count; s++)
         moved[s] = from[mine.first + s] - (int)mine.first;
-    return orri_cache_rearrange(&part->cache, moved, p->continued.length + mine.first);
+    return orri_cache_rearrange(&replica->cache, moved, p->continued.length + mine.first);
 }
 
 /* The lengths change behind the caches, which ask for those before. */
@@ -340,7 +341,7 @@ static int rearrange(struct orr_predictor *p, const int *from)
     int *moved = orri_alloc((size_t)c->count * sizeof(*moved)), status = moved ? ORR_OK : ORR_ENOMEM;
 
     for (int d = 0; d < replicas(p) && status == 0; d++)
-        status = rearrange_part(p, &p->part[d], from, moved);
+        status = rearrange_replica(p, &p->replica[d], from, moved);
     for (int s = 0; s < c->count && status == 0; s++)
         moved[s] = c->length[from[s]];
     if (status == 0)
@@ -363,11 +364,11 @@ int orr_predictor_rearrange(struct orr_predictor *p, const int *from, int count)
 }
 
 /* Number i of a replica's microbatch is number s of its sequences. */
-static void place(struct part *part, int i, int s, int first, int added)
+static void place(struct replica *replica, int i, int s, int first, int added)
 {
-    part->sequence[i] = s;
-    part->first[i] = first;
-    part->added[i] = added;
+    replica->sequence[i] = s;
+    replica->first[i] = first;
+    replica->added[i] = added;
 }
 
 static bool is_next(const struct orr_predictor *p, const struct orr_sequence *sequence, int s)
@@ -375,8 +376,8 @@ static bool is_next(const struct orr_predictor *p, const struct orr_sequence *se
     return p->continued.count > 0 && sequence->count == p->continued.length[s] + 1 && sequence->count <= p->positions;
 }
 
-/* A sequence number s from nothing: what is kept of it afterwards is all of it, or, where it is too long to be continued, nothing. */
-static int prepare_whole(struct orr_predictor *p, struct part *part, const struct orr_sequence *sequence, int s)
+/* Sequence number s from nothing: what is kept of it afterwards is all of it, or, where it is too long to be continued, nothing. */
+static int prepare_whole(struct orr_predictor *p, struct replica *replica, const struct orr_sequence *sequence, int s)
 {
     struct continued *c = &p->continued;
     bool cached = c->count > 0 && sequence->count <= p->positions;
@@ -387,8 +388,8 @@ static int prepare_whole(struct orr_predictor *p, struct part *part, const struc
     if (c->count > 0)
         c->length[s] = UNKNOWN;
     if (cached)
-        place(part, 0, s - (int)dealt(p, 0, part->replica).first, 0, seen);
-    set_whole(part, tokens, seen, 1, s, cached);
+        place(replica, 0, s - (int)dealt(p, 0, replica->number).first, 0, seen);
+    set_whole(replica, tokens, seen, 1, s, cached);
     return ORR_OK;
 }
 
@@ -403,8 +404,8 @@ static int reserve_whole(struct orr_predictor *p)
     if (same)
         status = rearrange(p, same);
     for (int d = 0; d < replicas(p) && status == 0; d++)
-        if (p->part[d].count > 0 && p->part[d].cached)
-            status = orri_cache_reserve(&p->part[d].cache, p->part[d].length);
+        if (p->replica[d].count > 0 && p->replica[d].cached)
+            status = orri_cache_reserve(&p->replica[d].cache, p->replica[d].length);
     free(same);
     return orri_model_settle(p->model, status);
 }
@@ -426,8 +427,8 @@ static int predict_round(struct orr_predictor *p, int longest, float *logits)
     ORR_TRY(make_room(p, longest, 1));
     ORR_TRY(run(p, p->slots, logits, NULL));
     for (int d = 0; d < replicas(p); d++)
-        if (p->part[d].count > 0 && p->part[d].cached)
-            p->continued.length[p->part[d].to[0]] = p->part[d].length;
+        if (p->replica[d].count > 0 && p->replica[d].cached)
+            p->continued.length[p->replica[d].to[0]] = p->replica[d].length;
     return ORR_OK;
 }
 
@@ -445,8 +446,8 @@ static int predict_wholes(struct orr_predictor *p, const struct orr_sequence *se
             const struct orr_sequence *sequence = find_whole(p, sequences, end < count ? end : count, &next[d]);
             if (!sequence)
                 continue;
-            ORR_TRY(prepare_whole(p, &p->part[d], sequence, next[d]++));
-            longest = p->part[d].length > longest ? p->part[d].length : longest;
+            ORR_TRY(prepare_whole(p, &p->replica[d], sequence, next[d]++));
+            longest = p->replica[d].length > longest ? p->replica[d].length : longest;
         }
         if (longest > 0)
             ORR_TRY(predict_round(p, longest, logits));
@@ -455,28 +456,29 @@ static int predict_wholes(struct orr_predictor *p, const struct orr_sequence *se
 }
 
 /* A replica's sequences that have become one token longer, of the first `count`; *longest becomes the length of the longest. */
-static int prepare_next(struct orr_predictor *p, struct part *part, const struct orr_sequence *sequences, int count, int *longest)
+static int prepare_next(struct orr_predictor *p, struct replica *replica, const struct orr_sequence *sequences, int count,
+                        int *longest)
 {
-    struct orr_part mine = dealt(p, count, part->replica);
+    struct orr_part mine = dealt(p, count, replica->number);
     int n = 0;
 
-    part->source = (struct orr_source){read_last_tokens, part};
-    part->cached = true;
+    replica->source = (struct orr_source){read_last_tokens, replica};
+    replica->cached = true;
     for (int i = 0; i < mine.count; i++) {
         int s = (int)mine.first + i;
         const struct orr_sequence *sequence = &sequences[s];
         if (s >= count || sequence->ended || !is_next(p, sequence, s))
             continue;
-        part->last[n] = sequence->tokens[sequence->count - 1];
-        ORR_TRY(check_sequence(p, &part->last[n], 1));
-        part->row[n] = n;
-        part->to[n] = s;
-        place(part, n++, i, p->continued.length[s], 1);
+        replica->last[n] = sequence->tokens[sequence->count - 1];
+        ORR_TRY(check_sequence(p, &replica->last[n], 1));
+        replica->row[n] = n;
+        replica->to[n] = s;
+        place(replica, n++, i, p->continued.length[s], 1);
         *longest = sequence->count > *longest ? sequence->count : *longest;
     }
     for (int i = n; i < (int)most_dealt(p); i++)
-        place(part, i, -1, 0, 0);
-    part->count = part->rows = n;
+        place(replica, i, -1, 0, 0);
+    replica->count = replica->rows = n;
     return ORR_OK;
 }
 
@@ -489,18 +491,18 @@ static int predict_continued(struct orr_predictor *p, const struct orr_sequence 
     begin_round(p);
     for (int d = 0; d < replicas(p); d++) {
         int longest = 0;
-        ORR_TRY(prepare_next(p, &p->part[d], sequences, count, &longest));
-        rows += p->part[d].rows;
+        ORR_TRY(prepare_next(p, &p->replica[d], sequences, count, &longest));
+        rows += p->replica[d].rows;
         if (status == 0)
-            status = orri_cache_reserve(&p->part[d].cache, longest);
+            status = orri_cache_reserve(&p->replica[d].cache, longest);
     }
     if (rows == 0)
         return ORR_OK;
     ORR_TRY(orri_model_settle(p->model, status));
     ORR_TRY(run(p, c->slots, logits, NULL));
     for (int d = 0; d < replicas(p); d++)
-        for (int i = 0; i < p->part[d].count; i++)
-            c->length[p->part[d].to[i]]++;
+        for (int i = 0; i < p->replica[d].count; i++)
+            c->length[p->replica[d].to[i]]++;
     return ORR_OK;
 }
 
