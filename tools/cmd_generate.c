@@ -14,8 +14,8 @@ static struct list stops;
 
 static struct setting table[] = {
     SETTING("prompt", "TEXT", "what the text begins with", OPTION_TEXT, &prompt, 0, 0, false),
-    SETTING("prompts", "FILE", "a prompt per line: all of them are continued, and printed in their order", OPTION_TEXT, &prompts_path, 0,
-     0, false),
+    SETTING("prompts", "FILE", "a prompt per line: all of them are continued, and printed in their order", OPTION_TEXT,
+     &prompts_path, 0, 0, false),
     SETTING("batch", "N", "prompts of a file that are continued together (default: as many as fit, at most 64 a replica)", OPTION_INT,
      &batch, 1, 1 << 20, false),
     SETTING("max-tokens", "N", "tokens to add (200)", OPTION_INT, &max_tokens, 1, 1 << 24, false),
@@ -262,10 +262,14 @@ static int print_text(const struct prompts *p, int i)
 
 /* ---- the command ----------------------------------------------------------------------------------------------------- */
 
+static struct orr_rules rules_given(void)
+{
+    return (struct orr_rules){repetition_penalty, (int)no_repeat_ngram, (int)min_tokens};
+}
+
 static int generate_tokens(struct together *t, struct orr_predictor *predictor, int count)
 {
-    const struct orr_rules rules = {repetition_penalty, (int)no_repeat_ngram, (int)min_tokens};
-    const struct orr_sampling sampling = {temperature, (int)top_k, top_p, (uint64_t)layout_options.seed, t->first, rules};
+    const struct orr_sampling sampling = {temperature, (int)top_k, top_p, (uint64_t)layout_options.seed, t->first, rules_given()};
 
     return orr_generate(predictor, t->prompts->sequence + t->first, count, (int)max_tokens, t->end, &sampling, emit, t);
 }
@@ -273,8 +277,7 @@ static int generate_tokens(struct together *t, struct orr_predictor *predictor, 
 /* The text comes when it is found. */
 static int generate_by_beams(struct together *t, struct orr_predictor *predictor, int count)
 {
-    const struct orr_rules rules = {repetition_penalty, (int)no_repeat_ngram, (int)min_tokens};
-    const struct orr_beams search = {(int)beams, length_penalty, rules, stops.count > 0 ? ends : NULL, t};
+    const struct orr_beams search = {(int)beams, length_penalty, rules_given(), stops.count > 0 ? ends : NULL, t};
     struct orr_sequence *sequence = t->prompts->sequence + t->first;
 
     ORR_TRY(orr_generate_beams(predictor, sequence, count, (int)max_tokens, t->end, &search, NULL));

@@ -399,12 +399,13 @@ static double compare_crowd(struct orr_predictor *continued, struct orr_predicto
 /* Over several pages, with a group that begins anew where others hold its pages in common. */
 START_TEST(test_rearranging)
 {
-    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(1, 2, 1), MESH(1, 1, 3), MESH(2, 1, 1), MESH(3, 2, 2)};
-    struct orr_model *model = create_long_model(meshes[_i], ORR_F32);
+    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(1, 2, 1), MESH(1, 1, 3), MESH(2, 1, 1), MESH(3, 2, 2), MESH(1, 1, 3)};
+    enum orr_dtype dtype = _i == 5 ? ORR_BF16 : ORR_F32;
+    struct orr_model *model = create_long_model(meshes[_i], dtype);
     struct orr_predictor *continued = orr_predictor_create(model, VOCAB, WIDTH, LONGEST);
     struct orr_predictor *whole = orr_predictor_create(model, VOCAB, WIDTH, LONGEST);
     static const int across[TEXTS] = {0, 1, 2, 4, 4, 5, 6, 7};
-    double largest = 0, difference = 0;
+    double largest = 0, difference = 0, relative = dtype == ORR_F32 ? 1e-5 : 0.02;
     struct crowd c;
 
     ck_assert_msg(orr_predictor_continue(continued, TEXTS, TOGETHER) == 0, "%s", orr_error());
@@ -425,7 +426,7 @@ START_TEST(test_rearranging)
             c.sequence[1].count += 2;
     }
     ck_assert_double_gt(largest, 0.1);
-    ck_assert_msg(difference <= 1e-5 * largest, "off by %.3g, of %.3g", difference, largest);
+    ck_assert_msg(difference <= relative * largest, "off by %.3g, of %.3g", difference, largest);
     ck_assert_int_eq(orr_predictor_rearrange(continued, across, TEXTS), ORR_EINVAL);
     expect_error(ORR_EINVAL, "predict", "sequence 3 cannot become number 4: of 4 each are together");
     ck_assert_int_eq(orr_predictor_rearrange(continued, across, 3), ORR_EINVAL);
@@ -527,6 +528,18 @@ START_TEST(test_predicting_errors)
     ck_assert_int_eq(orr_predict(predictor, tokens, 3, 1, logits, NULL), ORR_EINVAL);
     expect_error(ORR_EINVAL, "predict", "token 61 at position 2 is outside the vocabulary of 61");
     ck_assert_int_eq(orr_predict(predictor, tokens, 2, 1, logits, NULL), 0);
+    struct orr_sequence sequence = {tokens, 2, false};
+    struct orr_beams beams = {.width = VOCAB / 2 + 1, .length_penalty = 1};
+    ck_assert_int_eq(orr_generate_beams(predictor, &sequence, 1, 3, -1, &beams, NULL), ORR_EINVAL);
+    expect_error(ORR_EINVAL, "generate", "31 beams need a vocabulary of twice as many tokens, and it has 61");
+    beams.width--;
+    ck_assert_int_eq(orr_generate_beams(predictor, &sequence, 1, 0, -1, &beams, NULL), 0);
+    ck_assert_int_eq(sequence.count, 2);
+    ck_assert_int_eq(orr_generate_beams(predictor, &sequence, 1, 3, -1, &beams, NULL), 0);
+    ck_assert_int_eq(sequence.count, 5);
+    ck_assert_int_eq(orr_predictor_continue(predictor, VOCAB / 2 + 1, 1), 0);
+    ck_assert_int_eq(orr_generate_beams(predictor, &sequence, 1, 3, -1, &beams, NULL), ORR_EINVAL);
+    expect_error(ORR_EINVAL, "predict", "30 sequences, of which 31 are continued");
     orr_predictor_destroy(predictor);
     orr_model_destroy(model);
 }
@@ -551,7 +564,7 @@ Suite *suite(void)
     tcase_add_loop_test(c, test_continuing, 0, 8);
     tcase_add_test(c, test_selection);
     tcase_add_test(c, test_rules);
-    tcase_add_loop_test(c, test_rearranging, 0, 5);
+    tcase_add_loop_test(c, test_rearranging, 0, 6);
     tcase_add_test(c, test_asking_again);
     tcase_add_test(c, test_batch);
     tcase_add_test(c, test_cache_memory);
