@@ -82,7 +82,10 @@ liborri_la_SOURCES += \
 	lib/graph/tape.c \
 	lib/graph/task.c \
 	lib/graph/transfer.c \
+	lib/infer/beams.c \
 	lib/infer/generate.c \
+	lib/infer/likely.c \
+	lib/infer/likely.h \
 	lib/infer/predict.c \
 	lib/io/config.c \
 	lib/io/file.c \

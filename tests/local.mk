@@ -2,6 +2,7 @@ EXTRA_DIST += \
 	tests/golden/README.md \
 	tests/golden/scores/scores.json \
 	tests/reference/scores_reference.py \
+	tests/golden/generate/cases.json \
 	tests/golden/gpt2-untied/config.json \
 	tests/golden/gpt2-untied/golden.safetensors \
 	tests/golden/gpt2-untied/input.json \
@@ -23,6 +24,7 @@ EXTRA_DIST += \
 	tests/golden/qwen2/input.json \
 	tests/golden/qwen2/model.safetensors \
 	tests/reference/check_hf.py \
+	tests/reference/generate_reference.py \
 	tests/reference/gpt2_reference.py
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
 # check_PROGRAMS and its sources; all are linked to liborri, which has the internal functions too.
@@ -200,6 +202,10 @@ check_PROGRAMS += tests/test_generate
 tests_test_generate_SOURCES = tests/infer/test_generate.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
 	tests/meshes.h
 
+check_PROGRAMS += tests/test_generate_golden
+tests_test_generate_golden_SOURCES = tests/infer/test_golden.c tests/models/golden.c tests/models/golden.h tests/check_main.h \
+	tests/meshes.h
+
 check_PROGRAMS += tests/test_mixed
 tests_test_mixed_SOURCES = tests/train/test_mixed.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
 	tests/files.h tests/meshes.h
@@ -243,6 +249,7 @@ cli_tests = \
 	tests/cli/commands.sh \
 	tests/cli/cuda.sh \
 	tests/cli/full_disk.sh \
+	tests/cli/generate.sh \
 	tests/cli/groups.sh \
 	tests/cli/layouts.sh \
 	tests/cli/precision.sh \
@@ -272,6 +279,7 @@ mpi_tests = \
 	tests/mpi/cuda.sh \
 	tests/mpi/equivalence.sh \
 	tests/mpi/exchange.sh \
+	tests/mpi/generate.sh \
 	tests/mpi/hosts.sh \
 	tests/mpi/kill.sh \
 	tests/mpi/memory.sh \

@@ -105,7 +105,7 @@ static int make_prompts(struct orr_sequence *sequences, const struct orr_hyper *
  * made once (parameters, primitives, memory) is made before. */
 static int time_tokens(struct orr_predictor *predictor, struct orr_sequence *sequences, const struct generation *g, double *seconds)
 {
-    const struct orr_sampling likeliest = {0, 0, 1, 0};
+    const struct orr_sampling likeliest = {.top_p = 1};
 
     ORR_TRY(orr_generate(predictor, sequences, g->batch, WARM_UP, -1, &likeliest, NULL, NULL));
     for (int s = 0; s < g->batch; s++)
@@ -144,7 +144,7 @@ json_t *bench_generate(struct opened *o, const struct generation *g)
     if (status == 0)
         status = make_prompts(sequences, &o->hyper, g);
     if (status == 0 && g->cache)
-        status = orr_predictor_continue(predictor, g->batch);
+        status = orr_predictor_continue(predictor, g->batch, 1);
     if (status == 0)
         status = time_tokens(predictor, sequences, g, seconds);
     json_t *object = status == 0 ? report(o, g, seconds) : NULL;

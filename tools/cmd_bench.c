@@ -229,7 +229,7 @@ static int run_generation(struct opened *o, double read_speed)
     ORR_TRY(read_kv_cache(o, kv_cache, &g.cache));
     ORR_TRY(check_shape(o, 1, seq));
     ORR_TRY(orr_model_freeze(o->model));
-    ORR_TRY(check_generation(o, g.batch, g.cache));
+    ORR_TRY(check_generation(o, &(struct generation_shape){g.batch, 1, o->hyper.positions, g.cache}));
     ORR_TRY(fill_model(o));
     json_t *object = bench_generate(o, &g);
     return object ? print_object(object) : orr_error_code();

@@ -357,15 +357,20 @@ int check_prediction(const struct opened *o, int micro_batch, int seq, int micro
                                                     : "choose a smaller model");
 }
 
-/* Beside the slots for a whole sequence there are some for one token of each, which are counted as predictions are. */
-int check_generation(const struct opened *o, int sequences, bool cache)
+/* Beside the slots for a whole sequence there are some for one token of each, which are counted as predictions are; and the logits of
+ * all, with what a search sorts. */
+int check_generation(const struct opened *o, const struct generation_shape *shape)
 {
+    int sequences = shape->prompts * shape->beams, most = (int)orr_split(sequences, shape->beams, o->mesh.dp, 0).count;
     struct orr_slots_options slots = {
         .batch = 1, .seq = o->hyper.positions, .microbatches = 1,
-        .predict_floats = (int64_t)(sequences + 1) * (o->hyper.vocab + o->hyper.width)};
-    int64_t kept = cache ? orr_cache_memory(o->model, sequences, o->hyper.positions, orr_rank()) : 0;
+        .predict_floats = (int64_t)(most + 1) * (o->hyper.vocab + o->hyper.width)};
+    int64_t kept = ((int64_t)sequences * (int64_t)sizeof(float) + 32 * (int64_t)shape->beams) * o->hyper.vocab;
 
-    return check_room(o, &slots, kept, sequences > 1 ? "give fewer prompts, or choose a smaller model" : "choose a smaller model");
+    if (shape->cache)
+        kept += orr_cache_memory(o->model, sequences, shape->beams, shape->positions, orr_rank());
+    return check_room(o, &slots, kept, shape->prompts > 1 ? "give fewer prompts at a time (--batch), or choose a smaller model"
+                                                          : "choose a smaller model");
 }
 
 int read_kv_cache(const struct opened *o, const char *value, bool *cache)

@@ -15,6 +15,8 @@ orrery_SOURCES = \
 	tools/common.c \
 	tools/compare.c \
 	tools/compare.h \
+	tools/generated.c \
+	tools/generated.h \
 	tools/options.c \
 	tools/options.h \
 	tools/orrery.c \

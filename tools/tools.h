@@ -90,8 +90,13 @@ int check_shape(const struct opened *o, int64_t micro_batch, int64_t seq);
  * `floats` of predictions. */
 int check_prediction(const struct opened *o, int micro_batch, int seq, int microbatches, int64_t floats);
 
-/* Whether generating for so many sequences at a time fits, with the model's positions; `cache`: they are continued. */
-int check_generation(const struct opened *o, int sequences, bool cache);
+/* Whether generating for so many prompts at a time fits, each with so many beams, up to so many positions; `cache`: they are
+ * continued. ORR_ENOFIT. */
+struct generation_shape {
+    int prompts, beams, positions;
+    bool cache;
+};
+int check_generation(const struct opened *o, const struct generation_shape *shape);
 
 /* The value of --kv-cache: whether there is one; NULL: where sequences are not cut into chunks. ORR_EINVAL. */
 int read_kv_cache(const struct opened *o, const char *value, bool *cache);

@@ -2,7 +2,6 @@
 #include <codelets/attention/attention.h>
 
 #include <math.h>
-#include <string.h>
 
 #include "codelets/math/residual.h"
 #include "core/core.h"
@@ -135,18 +134,32 @@ static struct heads heads_at(const struct orr_operands *o, const struct orri_att
     return (struct heads){u, orri_at(o, u, keys), orri_at(o, u, values)};
 }
 
+/* Bytes of a position's keys and values. */
+static size_t row_bytes(const struct orr_operands *o, const struct orri_attention *k)
+{
+    return 2 * (size_t)k->kv_heads * (size_t)k->head_dim * orr_dtype_size(o->dtype);
+}
+
+/* Sequence b's part of page p, in rows of so many bytes. */
+static void *part_of(const struct orr_operands *o, int b, int p, size_t row)
+{
+    const struct orr_past *past = o->past;
+    size_t part = (size_t)past->part[past->sequence[b] * ORR_MAX_PAGES + p];
+
+    return (char *)o->page[p] + part * (size_t)past->page * row;
+}
+
 /* Keys and values of the sequence's new positions, which lie beside each other in u, to the pages. */
 static void keep(const struct orr_operands *o, const struct orri_attention *k, int b, void *keys)
 {
     const struct orr_past *past = o->past;
-    size_t size = orr_dtype_size(o->dtype), row = 2 * (size_t)k->kv_heads * (size_t)k->head_dim * size, from = (size_t)k->ld * size;
+    size_t row = row_bytes(o, k), from = (size_t)k->ld * orr_dtype_size(o->dtype);
     int first = past->first[b], end = first + past->count[b];
 
     for (int t = first, n; t < end; t += n) {
         n = past->page - t % past->page < end - t ? past->page - t % past->page : end - t;
-        size_t to = (size_t)past->sequence[b] * (size_t)past->page + (size_t)(t % past->page);
         ORRI_KERNEL(o, copy_rows, (size_t)n, row, orri_at(o, keys, ((int64_t)b * o->seq + t - first) * k->ld), from,
-                    (char *)o->page[t / past->page] + to * row, row);
+                    (char *)part_of(o, b, t / past->page, row) + (size_t)(t % past->page) * row, row);
     }
 }
 
@@ -154,9 +167,10 @@ static void keep(const struct orr_operands *o, const struct orri_attention *k, i
 static void next(const struct orr_operands *o, const struct orri_attention *k, int b, const void *q, void *h)
 {
     const struct orr_past *past = o->past;
-    struct orri_kept kept = {past->first[b] + 1, past->page, (int64_t)past->sequence[b] * past->page, {NULL}};
+    struct orri_kept kept = {past->first[b] + 1, past->page, {NULL}};
 
-    memcpy(kept.pages, o->page, sizeof(kept.pages));
+    for (int p = 0; p * kept.page < kept.length; p++)
+        kept.pages[p] = part_of(o, b, p, row_bytes(o, k));
     ORRI_KERNEL(o, attention_next, o->dtype, k, orri_at(o, q, b * k->ld), &kept, orri_at(o, h, b * k->ld_out));
 }
 

@@ -84,7 +84,7 @@ void orri_cpu_attention_next(enum orr_dtype dtype, const struct orri_attention *
     }
     for (int t = begin, count; t < kept->length; t += count) {
         count = page - t % page < kept->length - t ? page - t % page : kept->length - t;
-        const char *keys = (const char *)kept->pages[t / page] + (size_t)(kept->first + t % page) * 2 * shared * element;
+        const char *keys = (const char *)kept->pages[t / page] + (size_t)(t % page) * 2 * shared * element;
 
         for (int j = 0; j < count; j++) {
             orri_widen(dtype, shared, keys + (size_t)j * 2 * shared * element, row);

@@ -32,7 +32,7 @@ __global__ void attend(struct orri_attention a, const T *q, struct orri_kept kep
         mine[d] = 0;
     __syncthreads();
     for (int t = warp; t < kept.length; t += WARPS) {
-        const T *k = static_cast<const T *>(kept.pages[t / kept.page]) + (kept.first + t % kept.page) * 2 * width + h * dim;
+        const T *k = static_cast<const T *>(kept.pages[t / kept.page]) + t % kept.page * 2 * width + h * dim;
         float s = 0;
 
         for (int d = lane; d < dim; d += WARP)

@@ -146,13 +146,12 @@ static inline int orri_attention_group(const struct orri_attention *a)
     return a->kv_heads ? a->heads / a->kv_heads : 1;
 }
 
-/* What is kept of a sequence: row first + t % page of page number t / page has the keys of position t, of all heads, and behind them
- * the values. Rows have 2 D elements for each of these heads. */
+/* What is kept of a sequence: row t % page of pages[t / page] has the keys of position t, of all heads, and behind them the values.
+ * Rows have 2 D elements for each of these heads. */
 struct orri_kept {
     int length;                         /* positions                                           */
     int page;                           /* of a page                                           */
-    int64_t first;                      /* the sequence's first row in each page                */
-    void *pages[ORR_MAX_PAGES];
+    void *pages[ORR_MAX_PAGES];         /* the sequence's part of each                          */
 };
 
 /* ---- softmax cross-entropy over rows of logits -------------------------------------------------

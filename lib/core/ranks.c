@@ -223,7 +223,7 @@ int orri_ranks_merge(void *data, size_t bytes)
     return ORR_OK;
 }
 
-int orri_ranks_least(int *value)
+int orr_ranks_least(int *value)
 {
     ORR_TRY(orr_ranks_settle(ORR_OK));
     if (ranks.count > 1)
@@ -376,7 +376,7 @@ int orri_ranks_merge(void *data, size_t bytes)
     return ORR_OK;
 }
 
-int orri_ranks_least(int *value)
+int orr_ranks_least(int *value)
 {
     (void)value;
     return ORR_OK;

@@ -27,9 +27,6 @@ int orri_ranks_broadcast(void *data, size_t bytes, int root);
 /* Each byte becomes the bitwise or of all ranks': what one rank has and the others left zero, all have then. */
 int orri_ranks_merge(void *data, size_t bytes);
 
-/* *value becomes the least of all ranks'. */
-int orri_ranks_least(int *value);
-
 /* orr_ranks_agree() of any bytes. */
 int orri_ranks_agree(const char *what, const void *data, size_t bytes);
 

@@ -124,7 +124,7 @@ int orr_init(const struct orr_runtime_options *options)
         return status;
     }
     runtime.least_workers = orr_worker_count();
-    ORR_TRY(orri_ranks_least(&runtime.least_workers));
+    ORR_TRY(orr_ranks_least(&runtime.least_workers));
     orri_fxt_align(orr_rank_count());
     /* A worker's first interval is only right when it began with profiling on. */
     starpu_profiling_status_set(STARPU_PROFILING_ENABLE);

@@ -146,7 +146,7 @@ struct orr_slots {
     bool split;                     /* B and W are tasks of their own                          */
     struct orri_ring *ring;         /* [dp][stages]                                            */
     struct orr_tile *result;        /* [ORRI_MOST_STEPS][dp][chunks]                           */
-    struct orr_tile prediction;     /* on every rank, when predicting                          */
+    struct orr_tile *prediction;    /* [dp] on every rank, when predicting                     */
     struct orr_tile *loss_scale;    /* begins with a float that the loss block multiplies its gradients by; NULL: 1 */
     bool counting;                  /* nothing is created, only `bytes` added up               */
     double bytes;
@@ -167,10 +167,13 @@ struct orri_microbatch {
     struct orri_cache *cache;       /* of sequences that are continued; NULL: none is          */
 };
 
-/* What blocks keep of sequences that are continued (cache.c): pages of all of them, made as they grow. */
+/* What the blocks of a replica keep of sequences that are continued (cache.c): pages of all of them, made as they grow. Each has a
+ * part of every page. Pages that are full may be parts that several have in common; others never are. */
 struct orri_cache {
     struct orr_model *model;
-    struct orr_past past;           /* its arrays are the owner's                              */
+    int replica;
+    struct orr_past past;           /* its arrays of the microbatch are the owner's            */
+    int32_t *part;                  /* [sequences][ORR_MAX_PAGES]: past.part                   */
     int pages;                      /* made so far                                             */
     struct orr_tile *tile;          /* [blocks][tp][ORR_MAX_PAGES]; on each rank those of its shards */
 };
@@ -347,12 +350,16 @@ void orri_memory_total(struct orr_memory_need *need);
 
 /* ---- caches (cache.c) ------------------------------------------------------------------------------- */
 
-/* A cache for `sequences` of at most `positions` tokens, without pages; pages for `positions` of them, or fewer if there are; the
- * pages that a block's shard has. */
-int orri_cache_create(struct orri_cache *cache, struct orr_model *model, int sequences, int positions);
+/* A cache of a replica for `sequences` of at most `positions` tokens, without pages; pages for `positions` of them, or fewer if there
+ * are; the pages that a block's shard has. */
+int orri_cache_create(struct orri_cache *cache, struct orr_model *model, int replica, int sequences, int positions);
 void orri_cache_destroy(struct orri_cache *cache);
 int orri_cache_reserve(struct orri_cache *cache, int positions);
 struct orr_tile *orri_cache_pages(const struct orri_cache *cache, const struct orr_block *block, int t);
+
+/* Sequence s becomes what from[s] was, of which length[from[s]] positions are kept; behind these its parts are nobody else's. Full
+ * pages are held in common from then on, of others what several want is copied, by a task on the page. Returns at once. */
+int orri_cache_rearrange(struct orri_cache *cache, const int *from, const int *length);
 
 /* ---- tasks (task.c, pass.c) --------------------------------------------------------------------- */
 

@@ -553,7 +553,7 @@ static void add_chunk_operands(struct list *list, const struct orr_block *block,
     if ((operands & ORR_LOSS_SCALE) && list->slots->loss_scale)
         add(list, list->slots->loss_scale, ORR_LOSS_SCALE, 0, STARPU_R);
     if (operands & ORR_PREDICTION)
-        add(list, &list->slots->prediction, ORR_PREDICTION, 0, STARPU_W);
+        add(list, &list->slots->prediction[list->mb->replica], ORR_PREDICTION, 0, STARPU_W);
 }
 
 static void come(struct task *task, const struct orr_tile *tile)

@@ -329,8 +329,22 @@ static int make_results(struct orr_slots *slots)
             ORR_TRY(orr_tile_create(&slots->result[i], ORR_SCALAR, ORR_U8, sizeof(struct orr_result), home, true));
         slots->result[i].rank = home;
     }
-    return make(slots, &slots->prediction, ORR_ACTIVATION, ORR_F32, slots->options.predict_floats,
-                orr_mesh_place(&model->mesh, 0, model->stages - 1, 0), true, orri_tag(model, ORRI_PREDICTION, 0, 0, 0, 0, 0));
+    return ORR_OK;
+}
+
+/* Every rank has what each replica predicts. */
+static int make_predictions(struct orr_slots *slots)
+{
+    const struct orr_model *model = slots->model;
+
+    slots->prediction = orri_calloc((size_t)model->mesh.dp, sizeof(*slots->prediction));
+    if (!slots->prediction)
+        return ORR_ENOMEM;
+    for (int d = 0; d < model->mesh.dp; d++)
+        ORR_TRY(make(slots, &slots->prediction[d], ORR_ACTIVATION, ORR_F32, slots->options.predict_floats,
+                     orr_mesh_place(&model->mesh, d, model->stages - 1, 0), true,
+                     orri_tag(model, ORRI_PREDICTION, d, 0, 0, 0, 0)));
+    return ORR_OK;
 }
 
 /* The slots of a ring are alike: one is counted for all. */
@@ -417,7 +431,8 @@ struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slo
     slots->model = model;
     slots->options = *options;
     slots->split = orr_slot_split(&options->policy);
-    if ((options->training && make_gradients(slots) != 0) || make_results(slots) != 0 || make_rings(slots) != 0) {
+    if ((options->training && make_gradients(slots) != 0) || make_results(slots) != 0 || make_predictions(slots) != 0 ||
+        make_rings(slots) != 0) {
         orr_slots_destroy(slots);
         return NULL;
     }
@@ -450,7 +465,9 @@ static void free_slots(struct orr_slots *slots)
     }
     for (int i = 0; slots->result && i < ORRI_MOST_STEPS * model->mesh.dp * model->chunks; i++)
         orr_tile_destroy(&slots->result[i]);
-    orr_tile_destroy(&slots->prediction);
+    for (int d = 0; slots->prediction && d < model->mesh.dp; d++)
+        orr_tile_destroy(&slots->prediction[d]);
+    free(slots->prediction);
     free(slots->ring);
     free(slots->result);
 }
@@ -617,6 +634,8 @@ int orr_slots_memory(const struct orr_model *model, const struct orr_slots_optio
     slots.bytes = 0;
     if (status == 0)
         status = make_results(&slots);
+    if (status == 0)
+        status = make_predictions(&slots);
     if (status == 0)
         status = make_rings(&slots);
     orri_memory_add(&need->slots, slots.bytes);

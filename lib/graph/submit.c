@@ -187,7 +187,7 @@ int orri_backward_submit(struct orr_slots *slots, const struct orri_microbatch *
     return ORR_OK;
 }
 
-/* What is predicted comes to every rank. */
+/* What a replica predicts comes to every rank. */
 int orri_predict_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block,
                         struct orr_rows rows)
 {
@@ -209,7 +209,7 @@ int orri_predict_submit(struct orr_slots *slots, const struct orri_microbatch *m
         ORR_TRY(orri_pass_submit(slots, mb, block, ORR_CHUNK_PREDICT, 0, rows));
     }
     for (int rank = 0; rank < model->mesh.ranks; rank++)
-        ORR_TRY(orri_transfer_submit(model, &slots->prediction, at, rank, mb->run));
+        ORR_TRY(orri_transfer_submit(model, &slots->prediction[mb->replica], at, rank, mb->run));
     return ORR_OK;
 }
 

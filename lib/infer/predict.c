@@ -7,12 +7,24 @@
 #include "core/ranks.h"
 #include "graph/graph.h"
 
+/* What a replica does of the run under way, and keeps. */
+struct replica {
+    int number;
+    int count;                  /* sequences of its microbatch; 0: it has nothing to do                          */
+    struct orr_source source;   /* of their tokens                                                               */
+    bool cached;                /* what they leave goes to the cache                                             */
+    int rows;                   /* that are asked for of it                                                      */
+    int32_t *row, *to;          /* [rows] which, and number to[r] of all that are asked for                      */
+    const int32_t *tokens;      /* of a whole sequence                                                           */
+    int length;
+    int32_t *sequence, *first, *added, *last;   /* [batch] see struct orr_past; each one's last token        */
+    struct orri_cache cache;
+};
+
 /* Sequences that are continued. */
 struct continued {
-    int count;
+    int count, together;
     int *length;                /* [count] tokens of each that are kept; UNKNOWN: none                  */
-    int32_t *sequence, *first, *tokens, *new;   /* [count] of the run under way: see struct orr_past; each one's last token */
-    struct orri_cache cache;
     struct orr_slots *slots;    /* for the next token of each                                           */
 };
 
@@ -23,11 +35,28 @@ struct orr_predictor {
     int vocab, width, positions;
     struct orr_slots *slots;    /* for a whole sequence                      */
     int seq, rows;              /* what these have room for                  */
-    int32_t *row;               /* [positions] which rows are asked for, or [continued] */
+    struct replica *replica;    /* [dp]                                      */
     struct continued continued;
-    const int32_t *tokens;      /* of the run under way                       */
-    int count;
 };
+
+static int replicas(const struct orr_predictor *p)
+{
+    return p->model->mesh.dp;
+}
+
+/* Rows that can be asked for of each replica. */
+static int make_rows(struct orr_predictor *p, size_t rows)
+{
+    for (int d = 0; d < replicas(p); d++) {
+        int32_t *row = realloc(p->replica[d].row, 2 * rows * sizeof(*row));
+        if (!row)
+            return orri_fail(ORR_ENOMEM, "predict", "no room for %zu rows", rows);
+        p->replica[d].row = row;
+        p->replica[d].to = row + rows;
+        p->replica[d].number = d;
+    }
+    return ORR_OK;
+}
 
 struct orr_predictor *orr_predictor_create(struct orr_model *model, int vocab, int width, int positions)
 {
@@ -38,30 +67,36 @@ struct orr_predictor *orr_predictor_create(struct orr_model *model, int vocab, i
         return NULL;
     }
     *p = (struct orr_predictor){.model = model, .vocab = vocab, .width = width, .positions = positions};
-    p->row = orri_alloc((size_t)positions * sizeof(*p->row));
-    if (!p->row) {
-        free(p);
+    p->replica = orri_calloc((size_t)replicas(p), sizeof(*p->replica));
+    if (!p->replica || make_rows(p, (size_t)positions) != 0) {
+        orr_predictor_destroy(p);
         return NULL;
     }
     return p;
 }
 
-static void discontinue(struct continued *c)
+static void discontinue(struct orr_predictor *p)
 {
-    orr_slots_destroy(c->slots);
-    orri_cache_destroy(&c->cache);
-    free(c->length);
-    free(c->sequence);
-    *c = (struct continued){0};
+    orr_slots_destroy(p->continued.slots);
+    free(p->continued.length);
+    p->continued = (struct continued){0};
+    for (int d = 0; d < replicas(p); d++) {
+        orri_cache_destroy(&p->replica[d].cache);
+        free(p->replica[d].sequence);
+        p->replica[d].sequence = NULL;
+    }
 }
 
 void orr_predictor_destroy(struct orr_predictor *p)
 {
     if (!p)
         return;
-    discontinue(&p->continued);
+    if (p->replica)
+        discontinue(p);
+    for (int d = 0; p->replica && d < replicas(p); d++)
+        free(p->replica[d].row);
     orr_slots_destroy(p->slots);
-    free(p->row);
+    free(p->replica);
     free(p);
 }
 
@@ -107,11 +142,11 @@ static int make_room(struct orr_predictor *p, int count, int rows)
 static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
     int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
-    const struct orr_predictor *p = self;
+    const struct replica *replica = self;
 
     (void)first, (void)count;
     for (int t = 0; t < seq; t++) {
-        tokens[t] = t < p->count ? p->tokens[t] : 0;
+        tokens[t] = t < replica->length ? replica->tokens[t] : 0;
         labels[t] = ORR_IGNORE;
     }
 }
@@ -119,26 +154,26 @@ static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t 
 static void read_last_tokens(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
     int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
-    const struct continued *c = self;
+    const struct replica *replica = self;
 
     (void)first, (void)seq;
     for (int i = 0; i < count; i++) {
-        tokens[i] = c->tokens[i];
+        tokens[i] = replica->last[i];
         labels[i] = ORR_IGNORE;
     }
 }
 
-static int submit(struct orr_predictor *p, struct orr_slots *slots, const struct orr_source *source, int count, int length,
-                  struct orri_cache *cache, struct orr_rows rows)
+static int submit(struct orr_predictor *p, struct orr_slots *slots, struct replica *replica, int64_t run)
 {
     struct orr_model *model = p->model;
-    struct orri_microbatch mb = {
-        .run = model->runs++, .count = count, .here = orri_replica_here(model, 0), .length = length, .cache = cache};
+    struct orri_microbatch mb = {.run = run, .count = replica->count, .replica = replica->number,
+                                 .here = orri_replica_here(model, replica->number), .length = replica->length,
+                                 .cache = replica->cached ? &replica->cache : NULL};
 
-    ORR_TRY(orri_input_submit(slots, &mb, source, 0));
+    ORR_TRY(orri_input_submit(slots, &mb, &replica->source, 0));
     for (int l = 0; l < model->blocks - 1; l++)
         ORR_TRY(orri_forward_submit(slots, &mb, model->block[l]));
-    return orri_predict_submit(slots, &mb, model->block[model->blocks - 1], rows);
+    return orri_predict_submit(slots, &mb, model->block[model->blocks - 1], (struct orr_rows){replica->rows, replica->row});
 }
 
 /* Row r of what was predicted: its logits, and its hidden state unless NULL. */
@@ -149,6 +184,18 @@ static void take_row(const struct orr_predictor *p, const float *out, int r, flo
     memcpy(logits, out + (size_t)r * (v + c), v * sizeof(*logits));
     if (hidden)
         memcpy(hidden, out + (size_t)r * (v + c) + v, c * sizeof(*hidden));
+}
+
+static void take(const struct orr_predictor *p, struct orr_tile *prediction, const struct replica *replica, float *logits,
+                 float *hidden)
+{
+    const float *out = orr_tile_acquire(prediction, false);
+
+    for (int r = 0; out && r < replica->rows; r++) {
+        size_t row = (size_t)replica->to[r];
+        take_row(p, out, r, logits + row * (size_t)p->vocab, hidden ? hidden + row * (size_t)p->width : NULL);
+    }
+    orr_tile_release(prediction);
 }
 
 static int check_sequence(const struct orr_predictor *p, const int32_t *tokens, int count)
@@ -164,35 +211,43 @@ static int check_sequence(const struct orr_predictor *p, const int32_t *tokens, 
     return ORR_OK;
 }
 
-/* Runs a microbatch of `count` sequences and gives what the rows asked for came to: row r is number to[r] of logits and, unless NULL, of
- * hidden; without to[] number r. */
-static int run(struct orr_predictor *p, struct orr_slots *slots, const struct orr_source *source, int count, struct orri_cache *cache,
-               struct orr_rows rows, const int32_t *to, float *logits, float *hidden)
+static void begin_round(struct orr_predictor *p)
 {
-    ORR_TRY(orri_model_submitted(p->model, submit(p, slots, source, count, slots == p->slots ? p->count : 0, cache, rows)));
-    const float *out = orr_tile_acquire(&slots->prediction, false);
-    for (int r = 0; out && r < rows.count; r++) {
-        size_t row = (size_t)(to ? to[r] : r);
-        take_row(p, out, r, logits + row * (size_t)p->vocab, hidden ? hidden + row * (size_t)p->width : NULL);
-    }
-    orr_tile_release(&slots->prediction);
+    for (int d = 0; d < replicas(p); d++)
+        p->replica[d].count = 0;
+}
+
+/* Runs the microbatches of all replicas that have one, and gives what the rows asked for came to. */
+static int run(struct orr_predictor *p, struct orr_slots *slots, float *logits, float *hidden)
+{
+    int64_t number = p->model->runs++;
+    int status = ORR_OK;
+
+    for (int d = 0; d < replicas(p); d++)
+        if (p->replica[d].count > 0 && status == 0)
+            status = submit(p, slots, &p->replica[d], number);
+    ORR_TRY(orri_model_submitted(p->model, status));
+    for (int d = 0; d < replicas(p); d++)
+        if (p->replica[d].count > 0)
+            take(p, &slots->prediction[d], &p->replica[d], logits, hidden);
     return orri_model_settle(p->model, orr_model_status(p->model));
 }
 
 /* ---- a whole sequence ----------------------------------------------------------------------------------------- */
 
-/* What it leaves goes to the cache, unless NULL. */
-static int predict(struct orr_predictor *p, const int32_t *tokens, int count, int rows, struct orri_cache *cache, float *logits,
-                   float *hidden)
+/* Its last row goes to number `to`, and the rows before it before that. */
+static void set_whole(struct replica *replica, const int32_t *tokens, int count, int rows, int to, bool cached)
 {
-    struct orr_source source = {read_tokens, p};
-
-    ORR_TRY(make_room(p, count, rows));
-    p->tokens = tokens;
-    p->count = count;
-    for (int r = 0; r < rows; r++)
-        p->row[r] = count - rows + r;
-    return run(p, p->slots, &source, 1, cache, (struct orr_rows){rows, p->row}, NULL, logits, hidden);
+    replica->count = 1;
+    replica->source = (struct orr_source){read_tokens, replica};
+    replica->cached = cached;
+    replica->tokens = tokens;
+    replica->length = count;
+    replica->rows = rows;
+    for (int r = 0; r < rows; r++) {
+        replica->row[r] = count - rows + r;
+        replica->to[r] = to - rows + 1 + r;
+    }
 }
 
 int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int rows, float *logits, float *hidden)
@@ -200,78 +255,123 @@ int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int r
     ORR_TRY(check_sequence(p, tokens, count));
     if (rows < 1 || rows > count)
         return orri_fail(ORR_EINVAL, "predict", "%d rows of a sequence of %d tokens", rows, count);
-    return predict(p, tokens, count, rows, NULL, logits, hidden);
+    ORR_TRY(make_room(p, count, rows));
+    begin_round(p);
+    set_whole(&p->replica[0], tokens, count, rows, rows - 1, false);
+    return run(p, p->slots, logits, hidden);
 }
 
 /* ---- continued sequences ------------------------------------------------------------------------------------------ */
 
-static int begin(struct orr_predictor *p, int sequences)
+/* Those of `count` that replica d has. */
+static struct orr_part dealt(const struct orr_predictor *p, int count, int d)
+{
+    const struct continued *c = &p->continued;
+
+    return c->count > 0 ? orr_split(c->count, c->together, replicas(p), d) : orr_split(count, 1, replicas(p), d);
+}
+
+/* All replicas' microbatches have the shape of the largest. */
+static size_t most_dealt(const struct orr_predictor *p)
+{
+    return (size_t)dealt(p, 0, 0).count;
+}
+
+static int begin_replica(struct orr_predictor *p, struct replica *replica)
+{
+    size_t n = most_dealt(p);
+
+    replica->sequence = orri_alloc(4 * n * sizeof(*replica->sequence));
+    if (!replica->sequence)
+        return orri_fail(ORR_ENOMEM, "predict", "no room for %zu sequences", n);
+    replica->first = replica->sequence + n;
+    replica->added = replica->first + n;
+    replica->last = replica->added + n;
+    ORR_TRY(orri_cache_create(&replica->cache, p->model, replica->number, (int)dealt(p, 0, replica->number).count, p->positions));
+    replica->cache.past.sequence = replica->sequence;
+    replica->cache.past.first = replica->first;
+    replica->cache.past.count = replica->added;
+    return ORR_OK;
+}
+
+static int begin(struct orr_predictor *p, int sequences, int together)
 {
     struct continued *c = &p->continued;
-    size_t n = (size_t)sequences;
-    int32_t *row = realloc(p->row, (sequences > p->positions ? n : (size_t)p->positions) * sizeof(*row));
 
-    p->row = row ? row : p->row;
     c->count = sequences;
-    c->length = orri_alloc(n * sizeof(*c->length));
-    c->sequence = orri_alloc(4 * n * sizeof(*c->sequence));
-    if (!row || !c->length || !c->sequence)
-        return orri_fail(ORR_ENOMEM, "predict", "no room for %d sequences", sequences);
-    c->first = c->sequence + n;
-    c->new = c->first + n;
-    c->tokens = c->new + n;
+    c->together = together;
+    c->length = orri_alloc((size_t)sequences * sizeof(*c->length));
+    if (!c->length)
+        return ORR_ENOMEM;
     for (int s = 0; s < sequences; s++)
         c->length[s] = UNKNOWN;
-    ORR_TRY(orri_cache_create(&c->cache, p->model, sequences, p->positions));
-    c->cache.past.sequence = c->sequence;
-    c->cache.past.first = c->first;
-    c->cache.past.count = c->new;
-    c->slots = make_slots(p, sequences, 1, sequences);
+    int most = (int)most_dealt(p);
+    ORR_TRY(make_rows(p, (size_t)(most > p->positions ? most : p->positions)));
+    for (int d = 0; d < replicas(p); d++)
+        ORR_TRY(begin_replica(p, &p->replica[d]));
+    c->slots = make_slots(p, most, 1, most);
     return c->slots ? ORR_OK : orr_error_code();
 }
 
-int orr_predictor_continue(struct orr_predictor *p, int sequences)
+int orr_predictor_continue(struct orr_predictor *p, int sequences, int together)
 {
-    discontinue(&p->continued);
-    if (sequences < 0)
-        return orri_fail(ORR_EINVAL, "predict", "%d sequences cannot be continued", sequences);
+    discontinue(p);
+    if (sequences < 0 || together < 1 || sequences % together != 0)
+        return orri_fail(ORR_EINVAL, "predict", "%d sequences, %d together, cannot be continued", sequences, together);
     if (sequences > 0 && p->model->chunks > 1)
         return orri_remedy(orri_fail(ORR_EINVAL, "predict", "sequences that are cut into chunks cannot be continued"),
                            "leave sequence parallelism out");
-    int status = sequences > 0 ? begin(p, sequences) : ORR_OK;
+    int status = sequences > 0 ? begin(p, sequences, together) : ORR_OK;
     status = orri_model_settle(p->model, status);
     if (status != 0)
-        discontinue(&p->continued);
+        discontinue(p);
     return status;
 }
 
-/* Sequence s of the cache is the one of the microbatch, or number i of those in it. */
-static void place(struct continued *c, int i, int s, int first, int count)
+static int rearrange_replica(struct orr_predictor *p, struct replica *replica, const int *from, int *moved)
 {
-    c->sequence[i] = s;
-    c->first[i] = first;
-    c->new[i] = count;
+    struct orr_part mine = dealt(p, 0, replica->number);
+
+    for (int s = 0; s < mine.count; s++)
+        moved[s] = from[mine.first + s] - (int)mine.first;
+    return orri_cache_rearrange(&replica->cache, moved, p->continued.length + mine.first);
 }
 
-/* From nothing: what is kept of it afterwards is all of it, or, where it is too long to be continued, nothing. */
-static int predict_whole(struct orr_predictor *p, const struct orr_sequence *sequence, int s, float *logits)
+/* The lengths change behind the caches, which ask for those before. */
+static int rearrange(struct orr_predictor *p, const int *from)
 {
     struct continued *c = &p->continued;
-    bool fits = sequence->count <= p->positions, kept = c->count > 0 && fits;
-    int seen = fits ? sequence->count : p->positions;
-    const int32_t *tokens = sequence->tokens + sequence->count - seen;
+    int *moved = orri_alloc((size_t)c->count * sizeof(*moved)), status = moved ? ORR_OK : ORR_ENOMEM;
 
-    ORR_TRY(check_sequence(p, tokens, seen));
-    if (kept) {
-        ORR_TRY(orri_model_settle(p->model, orri_cache_reserve(&c->cache, seen)));
-        place(c, 0, s, 0, seen);
-    }
-    if (c->count > 0)
-        c->length[s] = UNKNOWN;
-    ORR_TRY(predict(p, tokens, seen, 1, kept ? &c->cache : NULL, logits, NULL));
-    if (kept)
-        c->length[s] = seen;
-    return ORR_OK;
+    for (int d = 0; d < replicas(p) && status == 0; d++)
+        status = rearrange_replica(p, &p->replica[d], from, moved);
+    for (int s = 0; s < c->count && status == 0; s++)
+        moved[s] = c->length[from[s]];
+    if (status == 0)
+        memcpy(c->length, moved, (size_t)c->count * sizeof(*moved));
+    free(moved);
+    return orri_model_submitted(p->model, status);
+}
+
+int orr_predictor_rearrange(struct orr_predictor *p, const int *from, int count)
+{
+    const struct continued *c = &p->continued;
+
+    if (c->count > 0 && count != c->count)
+        return orri_fail(ORR_EINVAL, "predict", "%d sequences, of which %d are continued", count, c->count);
+    for (int s = 0; s < c->count; s++)
+        if (from[s] < 0 || from[s] / c->together != s / c->together)
+            return orri_fail(ORR_EINVAL, "predict", "sequence %d cannot become number %d: of %d each are together", s, from[s],
+                             c->together);
+    return c->count > 0 ? rearrange(p, from) : ORR_OK;
+}
+
+/* Number i of a replica's microbatch is number s of its sequences. */
+static void place(struct replica *replica, int i, int s, int first, int added)
+{
+    replica->sequence[i] = s;
+    replica->first[i] = first;
+    replica->added[i] = added;
 }
 
 static bool is_next(const struct orr_predictor *p, const struct orr_sequence *sequence, int s)
@@ -279,43 +379,145 @@ static bool is_next(const struct orr_predictor *p, const struct orr_sequence *se
     return p->continued.count > 0 && sequence->count == p->continued.length[s] + 1 && sequence->count <= p->positions;
 }
 
+/* Sequence number s from nothing: what is kept of it afterwards is all of it, or, where it is too long to be continued, nothing. */
+static int prepare_whole(struct orr_predictor *p, struct replica *replica, const struct orr_sequence *sequence, int s)
+{
+    struct continued *c = &p->continued;
+    bool cached = c->count > 0 && sequence->count <= p->positions;
+    int seen = sequence->count < p->positions ? sequence->count : p->positions;
+    const int32_t *tokens = sequence->tokens + sequence->count - seen;
+
+    ORR_TRY(check_sequence(p, tokens, seen));
+    if (c->count > 0)
+        c->length[s] = UNKNOWN;
+    if (cached)
+        place(replica, 0, s - (int)dealt(p, 0, replica->number).first, 0, seen);
+    set_whole(replica, tokens, seen, 1, s, cached);
+    return ORR_OK;
+}
+
+/* What these begin to write of pages that are there must be theirs alone. */
+static int reserve_whole(struct orr_predictor *p)
+{
+    struct continued *c = &p->continued;
+    int *same = orri_alloc((size_t)c->count * sizeof(*same)), status = same ? ORR_OK : ORR_ENOMEM;
+
+    for (int s = 0; same && s < c->count; s++)
+        same[s] = s;
+    if (same)
+        status = rearrange(p, same);
+    for (int d = 0; d < replicas(p) && status == 0; d++)
+        if (p->replica[d].count > 0 && p->replica[d].cached)
+            status = orri_cache_reserve(&p->replica[d].cache, p->replica[d].length);
+    free(same);
+    return orri_model_settle(p->model, status);
+}
+
+/* The next of a replica's sequences, from number *s on, that has to be computed whole. */
+static const struct orr_sequence *find_whole(const struct orr_predictor *p, const struct orr_sequence *sequences, int end, int *s)
+{
+    for (; *s < end; ++*s)
+        if (!sequences[*s].ended && !is_next(p, &sequences[*s], *s))
+            return &sequences[*s];
+    return NULL;
+}
+
+/* Runs the sequences that were prepared. */
+static int predict_round(struct orr_predictor *p, int longest, float *logits)
+{
+    if (p->continued.count > 0)
+        ORR_TRY(reserve_whole(p));
+    ORR_TRY(make_room(p, longest, 1));
+    ORR_TRY(run(p, p->slots, logits, NULL));
+    for (int d = 0; d < replicas(p); d++)
+        if (p->replica[d].count > 0 && p->replica[d].cached)
+            p->continued.length[p->replica[d].to[0]] = p->replica[d].length;
+    return ORR_OK;
+}
+
+/* Those that cannot be continued: of each replica one at a time. next[d] is the number of the first that it has not looked at. */
+static int predict_wholes(struct orr_predictor *p, const struct orr_sequence *sequences, int count, int *next, float *logits)
+{
+    for (int d = 0; d < replicas(p); d++)
+        next[d] = (int)dealt(p, count, d).first;
+    for (int longest = 1; longest > 0;) {
+        longest = 0;
+        begin_round(p);
+        for (int d = 0; d < replicas(p); d++) {
+            struct orr_part mine = dealt(p, count, d);
+            int end = (int)(mine.first + mine.count);
+            const struct orr_sequence *sequence = find_whole(p, sequences, end < count ? end : count, &next[d]);
+            if (!sequence)
+                continue;
+            ORR_TRY(prepare_whole(p, &p->replica[d], sequence, next[d]++));
+            longest = p->replica[d].length > longest ? p->replica[d].length : longest;
+        }
+        if (longest > 0)
+            ORR_TRY(predict_round(p, longest, logits));
+    }
+    return ORR_OK;
+}
+
+/* A replica's sequences that have become one token longer, of the first `count`; *longest becomes the length of the longest. */
+static int prepare_next(struct orr_predictor *p, struct replica *replica, const struct orr_sequence *sequences, int count,
+                        int *longest)
+{
+    struct orr_part mine = dealt(p, count, replica->number);
+    int n = 0;
+
+    replica->source = (struct orr_source){read_last_tokens, replica};
+    replica->cached = true;
+    for (int i = 0; i < mine.count; i++) {
+        int s = (int)mine.first + i;
+        const struct orr_sequence *sequence = &sequences[s];
+        if (s >= count || sequence->ended || !is_next(p, sequence, s))
+            continue;
+        replica->last[n] = sequence->tokens[sequence->count - 1];
+        ORR_TRY(check_sequence(p, &replica->last[n], 1));
+        replica->row[n] = n;
+        replica->to[n] = s;
+        place(replica, n++, i, p->continued.length[s], 1);
+        *longest = sequence->count > *longest ? sequence->count : *longest;
+    }
+    for (int i = n; i < (int)most_dealt(p); i++)
+        place(replica, i, -1, 0, 0);
+    replica->count = replica->rows = n;
+    replica->length = 0;
+    return ORR_OK;
+}
+
 /* The next token of all sequences that have become one token longer. */
 static int predict_continued(struct orr_predictor *p, const struct orr_sequence *sequences, int count, float *logits)
 {
     struct continued *c = &p->continued;
-    struct orr_source source = {read_last_tokens, c};
-    int rows = 0, longest = 0;
+    int status = ORR_OK, rows = 0;
 
-    for (int s = 0; s < count; s++) {
-        const struct orr_sequence *sequence = &sequences[s];
-        if (sequence->ended || !is_next(p, sequence, s))
-            continue;
-        const int32_t *last = &sequence->tokens[sequence->count - 1];
-        ORR_TRY(check_sequence(p, last, 1));
-        c->tokens[rows] = *last;
-        p->row[rows] = rows;
-        place(c, rows++, s, c->length[s], 1);
-        longest = sequence->count > longest ? sequence->count : longest;
+    begin_round(p);
+    for (int d = 0; d < replicas(p); d++) {
+        int longest = 0;
+        ORR_TRY(prepare_next(p, &p->replica[d], sequences, count, &longest));
+        rows += p->replica[d].rows;
+        if (status == 0)
+            status = orri_cache_reserve(&p->replica[d].cache, longest);
     }
-    for (int i = rows; i < c->count; i++)
-        place(c, i, -1, 0, 0);
     if (rows == 0)
         return ORR_OK;
-    ORR_TRY(orri_model_settle(p->model, orri_cache_reserve(&c->cache, longest)));
-    ORR_TRY(run(p, c->slots, &source, rows, &c->cache, (struct orr_rows){rows, p->row}, c->sequence, logits, NULL));
-    for (int i = 0; i < rows; i++)
-        c->length[c->sequence[i]]++;
+    ORR_TRY(orri_model_settle(p->model, status));
+    ORR_TRY(run(p, c->slots, logits, NULL));
+    for (int d = 0; d < replicas(p); d++)
+        for (int i = 0; i < p->replica[d].count; i++)
+            c->length[p->replica[d].to[i]]++;
     return ORR_OK;
 }
 
 int orr_predict_next(struct orr_predictor *p, const struct orr_sequence *sequences, int count, float *logits)
 {
-    struct continued *c = &p->continued;
+    const struct continued *c = &p->continued;
 
     if (c->count > 0 && count > c->count)
         return orri_fail(ORR_EINVAL, "predict", "%d sequences, of which %d are continued", count, c->count);
-    for (int s = 0; s < count; s++)
-        if (!sequences[s].ended && !is_next(p, &sequences[s], s))
-            ORR_TRY(predict_whole(p, &sequences[s], s, logits + (size_t)s * (size_t)p->vocab));
-    return predict_continued(p, sequences, count, logits);
+    int *next = orri_alloc((size_t)replicas(p) * sizeof(*next));
+    int status = next ? predict_wholes(p, sequences, count, next, logits) : ORR_ENOMEM;
+    free(next);
+    return status == 0 && c->count > 0 ? predict_continued(p, sequences, count, logits) : status;
 }

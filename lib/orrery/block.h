@@ -154,11 +154,13 @@ struct orr_rows {
 };
 
 /* How a microbatch of F continues sequences: what blocks keep of the positions that they have seen (attention: keys and values)
- * lies in a cache, of which each block, or shard of one, has its own pages. Position t of sequence s of the cache is row
- * s * page + t % page of page[t / page], of as many values as the class says. Arrays are the host's. */
+ * lies in a cache, of which each block, or shard of one, has its own pages. Each has a part for every sequence, but which is whose
+ * changes: position t of sequence s of the cache is row part[s * ORR_MAX_PAGES + t / page] * page + t % page of page[t / page], of
+ * as many values as the class says. Arrays are the host's. */
 struct orr_past {
     int page;                       /* positions of a page                                               */
     int sequences;                  /* of the cache                                                      */
+    const int32_t *part;            /* [sequences][ORR_MAX_PAGES]                                        */
     const int32_t *sequence;        /* [B] which of them sequence b of the microbatch is; -1: none, its rows count for nothing */
     const int32_t *first;           /* [B] position of its first token; those before it are in the cache. Where T > 1: 0 */
     const int32_t *count;           /* [B] its tokens; behind them, up to T, is padding                  */

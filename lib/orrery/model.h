@@ -151,9 +151,9 @@ struct orr_memory_need {
 int orr_slots_memory(const struct orr_model *model, const struct orr_slots_options *options, int state_tiles, int rank,
                      struct orr_memory_need *need);
 
-/* Bytes that rank `rank` needs to continue `sequences` sequences of `positions` tokens: what its blocks keep of them (struct
- * orr_past). Of a built model. */
-int64_t orr_cache_memory(const struct orr_model *model, int sequences, int positions, int rank);
+/* Bytes that rank `rank` needs to continue `sequences` sequences of `positions` tokens, of which each `together` are on one replica:
+ * what its blocks keep of them (struct orr_past). Of a built model. */
+int64_t orr_cache_memory(const struct orr_model *model, int sequences, int together, int positions, int rank);
 
 /* The model's floating-point operations for one token of a sequence of seq tokens, forward and backward, as
  * the PaLM paper counts (Chowdhery et al. 2022, appendix B): 6 x parameters + 12 x layers x width x T. */

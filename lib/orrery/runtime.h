@@ -59,6 +59,9 @@ int orr_ranks_settle(int status);
  * (so a text is best written as lines of "name=value"). `what` stands before it. Trivial with one rank. Main thread. */
 int orr_ranks_agree(const char *what, const char *text);
 
+/* Collective: *value becomes the least of all ranks'. Trivial with one rank. Main thread. */
+int orr_ranks_least(int *value);
+
 /* This process' rank and the number of ranks; 0 and 1 without a launcher and before orr_ranks_start(). */
 int orr_rank(void);
 int orr_rank_count(void);

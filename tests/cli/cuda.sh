@@ -109,6 +109,10 @@ works generate --model whole --device cpu --prompts prompts --max-tokens 20 --te
 cp "$work/out" expected
 works generate --model whole --device cuda --prompts prompts --max-tokens 20 --temperature 0
 check 'a device generates the same tokens' cmp -s expected "$work/out"
+works generate --model whole --device cpu --prompts prompts --max-tokens 20 --beams 3 --no-repeat-ngram 2
+cp "$work/out" expected
+works generate --model whole --device cuda --prompts prompts --max-tokens 20 --beams 3 --no-repeat-ngram 2
+check 'and by beams' cmp -s expected "$work/out"
 works bench --model whole --device cuda --batch 2 --seq 16 --steps 2 --json
 same 'the device of the benchmark' "$(value device "$work/out")" cuda
 check 'its name' test -n "$(value device_name "$work/out")"

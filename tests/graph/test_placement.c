@@ -399,7 +399,8 @@ static void note_slots(struct tags *tags, const struct orr_slots *slots)
             }
         }
     }
-    note(tags, slots->prediction.tag, what_of(6, 0, 0, 0, 0));
+    for (int d = 0; d < model->mesh.dp; d++)
+        note(tags, slots->prediction[d].tag, what_of(6, d, 0, 0, 0));
 }
 
 static void note_tree(struct tags *tags, const struct orri_tree *tree, int number)
@@ -498,8 +499,10 @@ static int64_t bytes_of_slots(const struct orr_slots *slots)
 {
     const struct orr_model *model = slots->model;
     int tp = model->mesh.tp, chunks = model->chunks, tiles = 2 * chunks + tp + (tp > 1 ? 2 * chunks + 2 * tp * chunks : 0);
-    int64_t sum = bytes_of(&slots->prediction);
+    int64_t sum = 0;
 
+    for (int d = 0; d < model->mesh.dp; d++)
+        sum += bytes_of(&slots->prediction[d]);
     for (int r = 0; r < model->mesh.dp * model->stages; r++) {
         int s = r % model->stages;
         for (int k = 0; slots->ring[r].slot && k < slots->ring[r].count; k++) {

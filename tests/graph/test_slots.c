@@ -324,8 +324,10 @@ static int64_t bytes_of(const struct orr_tile *tile)
 static int64_t slots_bytes(const struct orr_slots *slots)
 {
     const struct orr_model *model = slots->model;
-    int64_t sum = bytes_of(&slots->prediction);
+    int64_t sum = 0;
 
+    for (int d = 0; d < model->mesh.dp; d++)
+        sum += bytes_of(&slots->prediction[d]);
     for (int r = 0; r < model->mesh.dp * model->stages; r++) {
         int s = r % model->stages;
         for (int k = 0; k < slots->ring[r].count; k++) {

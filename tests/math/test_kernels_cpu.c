@@ -396,11 +396,11 @@ START_TEST(next_position)
             int heads = sizes[i].heads, dim = sizes[i].dim, width = heads * dim;
             const struct orri_attention a = {.heads = heads, .head_dim = dim, .scale = 0.7f};
             struct array page[PAGES], q = array_of(dtype, (size_t)width, 2, 99), o = array_of(dtype, (size_t)width, 1, 98);
-            struct orri_kept kept = {length, PAGE, SEQUENCE * PAGE, {NULL}};
+            struct orri_kept kept = {length, PAGE, {NULL}};
 
             for (int n = 0; n < PAGES; n++) {
                 page[n] = array_of(dtype, SEQUENCES * PAGE * 2 * (size_t)width, 2, (uint64_t)n);
-                kept.pages[n] = page[n].data;
+                kept.pages[n] = (char *)page[n].data + SEQUENCE * PAGE * 2 * (size_t)width * orr_dtype_size(dtype);
             }
             orri_cpu_attention_next(dtype, &a, q.data, &kept, o.data);
             orri_widen(dtype, o.count, o.data, o.wide);

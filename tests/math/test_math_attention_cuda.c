@@ -411,24 +411,27 @@ END_TEST
 /* Against the CPU's kernel, which gets the same rounded inputs: both sum in fp32, in another order. */
 START_TEST(next_position)
 {
-    enum { PAGE = 16, PAGES = 5, FIRST = 3 * PAGE, ROWS = 5 * PAGE, LENGTHS = 5 };
+    enum { PAGE = 16, PAGES = 5, PART = 3, PARTS = 5, LENGTHS = 5 };
     static const int lengths[LENGTHS] = {1, 9, PAGE, 3 * PAGE + 5, PAGES * PAGE}, dims[] = {5, 64, 128, 300};
     enum orr_dtype dtype = dtypes[_i];
 
     for (int i = 0; i < LENGTHS * 4; i++) {
         int dim = dims[i / LENGTHS], heads = 3, width = heads * dim;
         const struct orri_attention a = {.heads = heads, .head_dim = dim, .scale = 1 / sqrtf((float)dim)};
-        struct orri_kept there = {lengths[i % LENGTHS], PAGE, FIRST, {NULL}}, here = there;
+        struct orri_kept there = {lengths[i % LENGTHS], PAGE, {NULL}}, here = there;
+        size_t part = PAGE * 2 * (size_t)width, before = PART * part * orr_dtype_size(dtype);
         struct array page[PAGES], q, o;
         float *query = random_floats((size_t)width, 2, 7), *out = random_floats((size_t)width, 1, 8);
-        void *values[PAGES], *rows = malloc((size_t)width * sizeof(float)), *result = malloc((size_t)width * sizeof(float));
+        char *values[PAGES];
+        void *rows = malloc((size_t)width * sizeof(float)), *result = malloc((size_t)width * sizeof(float));
 
         for (int n = 0; n < PAGES; n++) {
-            size_t count = ROWS * 2 * (size_t)width;
+            size_t count = PARTS * part;
             float *x = random_floats(count, 2, (uint64_t)n);
             page[n] = put(dtype, count, x, 0);
-            there.pages[n] = page[n].data;
-            here.pages[n] = values[n] = malloc(count * sizeof(float));
+            there.pages[n] = (char *)page[n].data + before;
+            values[n] = malloc(count * sizeof(float));
+            here.pages[n] = values[n] + before;
             orr_dtype_round(dtype, count, x, values[n]);
             free(x);
         }
