@@ -1,12 +1,14 @@
 nobase_api_HEADERS += \
 	codelets/layer.h \
 	codelets/attention/attention.h \
+	codelets/dense/dense.h \
 	codelets/embedding/embedding.h \
 	codelets/head/head.h \
 	codelets/mlp/mlp.h
 
 liborri_la_SOURCES += \
 	codelets/attention/attention.c \
+	codelets/dense/dense.c \
 	codelets/embedding/embedding.c \
 	codelets/head/head.c \
 	codelets/math/attention.c \

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include <models/task.h>
 #include <orrery/config.h>
 #include <orrery/model.h>
 
@@ -16,6 +17,9 @@ extern "C" {
 struct orr_hyper {
     int vocab, positions, width, layers;    /* V, T, C, L                                        */
     int shards;                             /* into which attention can be cut: the most that --tp may be */
+    int outputs;                            /* logits of a position: V, or the labels            */
+    struct orr_task_head task;
+    bool causal;                            /* a position sees those before it alone             */
 };
 
 /* Reads and checks the hyper-parameters of a model; its family is the one of "model_type", which is gpt2 where it is missing. ORR_ENOENT
@@ -25,6 +29,10 @@ int orr_family_read(const struct orr_config *config, struct orr_hyper *hyper);
 /* The model, in a dtype to compute in: blocks in place, parameters not yet allocated. NULL with the error of reading or of
  * orr_model_build(). */
 struct orr_model *orr_family_create(const struct orr_config *config, enum orr_dtype dtype, const struct orr_mesh *mesh);
+
+/* Makes it a model for a task: "architectures", and "id2label" and "label2id" of its labels, if any, as transformers writes them. ORR_EINVAL
+ * for a task that the family does not have. */
+int orr_family_set_task(struct orr_config *config, enum orr_task task, const char *const *labels, int count);
 
 /* A preset of any family. NULL with ORR_ENOENT where there is none of that name. And the names of all, separated by blanks. */
 struct orr_config *orr_family_preset(const char *name);

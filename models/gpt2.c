@@ -14,23 +14,23 @@
 /* ---- parameters and their names in GPT2LMHeadModel's files -------------------------------------------- */
 
 static const struct orr_parameter_name names[] = {
-    {"embedding.token.weight", "transformer.wte.weight"},
-    {"embedding.position.weight", "transformer.wpe.weight"},
-    {"attention.norm.weight", "transformer.h.%d.ln_1.weight"},
-    {"attention.norm.bias", "transformer.h.%d.ln_1.bias"},
-    {"attention.qkv.weight", "transformer.h.%d.attn.c_attn.weight"},
-    {"attention.qkv.bias", "transformer.h.%d.attn.c_attn.bias"},
-    {"attention.proj.weight", "transformer.h.%d.attn.c_proj.weight"},
-    {"attention.proj.bias", "transformer.h.%d.attn.c_proj.bias"},
-    {"mlp.norm.weight", "transformer.h.%d.ln_2.weight"},
-    {"mlp.norm.bias", "transformer.h.%d.ln_2.bias"},
-    {"mlp.fc.weight", "transformer.h.%d.mlp.c_fc.weight"},
-    {"mlp.fc.bias", "transformer.h.%d.mlp.c_fc.bias"},
-    {"mlp.proj.weight", "transformer.h.%d.mlp.c_proj.weight"},
-    {"mlp.proj.bias", "transformer.h.%d.mlp.c_proj.bias"},
-    {"head.norm.weight", "transformer.ln_f.weight"},
-    {"head.norm.bias", "transformer.ln_f.bias"},
-    {"head.output.weight", "lm_head.weight"},
+    {"embedding.token.weight", "transformer.wte.weight", NULL},
+    {"embedding.position.weight", "transformer.wpe.weight", NULL},
+    {"attention.norm.weight", "transformer.h.%d.ln_1.weight", NULL},
+    {"attention.norm.bias", "transformer.h.%d.ln_1.bias", NULL},
+    {"attention.qkv.weight", "transformer.h.%d.attn.c_attn.weight", NULL},
+    {"attention.qkv.bias", "transformer.h.%d.attn.c_attn.bias", NULL},
+    {"attention.proj.weight", "transformer.h.%d.attn.c_proj.weight", NULL},
+    {"attention.proj.bias", "transformer.h.%d.attn.c_proj.bias", NULL},
+    {"mlp.norm.weight", "transformer.h.%d.ln_2.weight", NULL},
+    {"mlp.norm.bias", "transformer.h.%d.ln_2.bias", NULL},
+    {"mlp.fc.weight", "transformer.h.%d.mlp.c_fc.weight", NULL},
+    {"mlp.fc.bias", "transformer.h.%d.mlp.c_fc.bias", NULL},
+    {"mlp.proj.weight", "transformer.h.%d.mlp.c_proj.weight", NULL},
+    {"mlp.proj.bias", "transformer.h.%d.mlp.c_proj.bias", NULL},
+    {"head.norm.weight", "transformer.ln_f.weight", NULL},
+    {"head.norm.bias", "transformer.ln_f.bias", NULL},
+    {"head.output.weight", "lm_head.weight", NULL},
 };
 
 /* ---- the model ----------------------------------------------------------------------------------------- */
@@ -39,7 +39,8 @@ static int wire(struct orr_model *m, const struct orr_gpt2 *g)
 {
     /* Projections onto the residual stream start smaller, by 1/sqrt of their number (section 2.3). */
     float std = g->initializer_range, residual_std = std / sqrtf(2 * (float)g->n_layer);
-    struct orr_embedding embedding = {g->vocab_size, g->n_positions, g->n_embd, g->embd_pdrop, std};
+    struct orr_embedding embedding = {.vocab = g->vocab_size, .positions = g->n_positions, .width = g->n_embd,
+                                      .dropout = g->embd_pdrop, .std = std};
     struct orr_attention attention = {.width = g->n_embd, .heads = g->n_head, .eps = g->layer_norm_epsilon,
                                       .attention_dropout = g->attn_pdrop, .dropout = g->resid_pdrop, .std = std,
                                       .projection_std = residual_std};
@@ -53,6 +54,8 @@ static int wire(struct orr_model *m, const struct orr_gpt2 *g)
         ORR_TRY(orr_attention(m, l, &attention));           /* x += proj(softmax(q k^T / sqrt(d)) v), of LN(x) */
         ORR_TRY(orr_mlp(m, l, &mlp));                       /* x += W2 gelu(W1 LN(x))                        */
     }
+    if (g->task.task == ORR_TASK_CLASSIFY)
+        return orri_causal_classifier(m, &head, g->task.labels, names, (int)ORRI_COUNT(names));
     struct orr_block *wte = g->tie_word_embeddings ? orr_model_block(m, 0) : NULL;
     ORR_TRY(orr_head(m, &head, wte));                       /* loss = -log softmax(LN(x) wte^T)[next token]  */
     return orr_model_build(m, names, (int)ORRI_COUNT(names));
@@ -61,11 +64,13 @@ static int wire(struct orr_model *m, const struct orr_gpt2 *g)
 struct orr_model *orr_gpt2_create(const struct orr_gpt2 *gpt, const struct orr_mesh *mesh)
 {
     static const char *const ignored[] = {"*.attn.bias", "*.attn.masked_bias", NULL};    /* masks that old versions stored */
-    static const struct orr_file_rules rules = {"transformer.", ignored};
+    static const struct orr_file_rules rules = {"transformer.", ignored, orri_causal_heads};
     struct orr_model *model = orr_model_create(mesh);
 
     if (model)
         orr_model_set_file_rules(model, &rules);
+    if (model && gpt->task.task == ORR_TASK_CLASSIFY)
+        orr_model_pack(model);
     if (model && (orr_model_set_dtype(model, gpt->dtype) != 0 || wire(model, gpt) != 0)) {
         orr_model_destroy(model);
         return NULL;
@@ -98,7 +103,8 @@ struct orr_config *orr_gpt2_preset(const char *name)
 
 int orr_gpt2_read(const struct orr_config *config, struct orr_gpt2 *g)
 {
-    g->dtype = ORR_F32;
+    *g = (struct orr_gpt2){.dtype = ORR_F32};
+    ORR_TRY(orri_causal_task(config, &g->task));
     ORR_TRY(orri_key_activation(config, "activation_function", "gelu_new", &g->activation_function));
     ORR_TRY(orri_key_needs(config, "scale_attn_weights", true));
     ORR_TRY(orri_key_needs(config, "scale_attn_by_inverse_layer_idx", false));

@@ -3,6 +3,7 @@
 #ifndef ORRERY_GPT2_H
 #define ORRERY_GPT2_H
 
+#include <models/task.h>
 #include <orrery/config.h>
 #include <orrery/model.h>
 
@@ -18,6 +19,7 @@ struct orr_gpt2 {
     float embd_pdrop, attn_pdrop, resid_pdrop;      /* dropout                               */
     float layer_norm_epsilon, initializer_range;
     bool tie_word_embeddings;
+    struct orr_task_head task;                      /* language modelling, or classification of sequences at their last token */
     enum orr_dtype dtype;                           /* to compute in; none of the file's keys: orr_gpt2_read() leaves ORR_F32 */
 };
 

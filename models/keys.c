@@ -82,6 +82,32 @@ int orri_key_activation(const struct orr_config *config, const char *key, const 
                        "use gelu_new, gelu, relu or silu");
 }
 
+const char *const orri_causal_heads[] = {"lm_head.weight", "score.weight", NULL};
+
+int orri_causal_task(const struct orr_config *config, struct orr_task_head *task)
+{
+    ORR_TRY(orr_task_read(config, ORR_TASK_LM, task));
+    if (task->task == ORR_TASK_LM || task->task == ORR_TASK_CLASSIFY)
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(config), "architectures: this model has no such head"),
+                       "its tasks are lm and classify");
+}
+
+/* The table has the head's name last. */
+int orri_causal_classifier(struct orr_model *model, const struct orr_head *like, int labels, const struct orr_parameter_name *names,
+                           int count)
+{
+    struct orr_parameter_name own[64];
+    struct orr_head head = *like;
+
+    head.vocab = labels;
+    ORR_TRY(orr_head(model, &head, NULL));
+    for (int i = 0; i < count - 1; i++)
+        own[i] = names[i];
+    own[count - 1] = (struct orr_parameter_name){"head.output.weight", "score.weight", NULL};
+    return orr_model_build(model, own, count);
+}
+
 static int set_all(struct orr_config *config, const char *const *keys)
 {
     for (; *keys; keys++)

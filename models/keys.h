@@ -3,7 +3,9 @@
 #ifndef ORRI_KEYS_H
 #define ORRI_KEYS_H
 
+#include <codelets/head/head.h>
 #include <codelets/layer.h>
+#include <models/task.h>
 #include <orrery/config.h>
 
 enum { ORRI_MOST_LAYERS = 10000 };      /* what follows, up to the memory check, is quick for so many */
@@ -27,6 +29,14 @@ int orri_key_refuse(const struct orr_config *config, const char *key);
 
 /* An activation by its name in transformers. */
 int orri_key_activation(const struct orr_config *config, const char *key, const char *usual, int *activation);
+
+/* The task of a causal model: language modelling, or classification. ORR_EFORMAT for another. */
+int orri_causal_task(const struct orr_config *config, struct orr_task_head *task);
+
+/* Its head: logits of the labels, by "score.weight", at the last token; ends the model. And patterns of the tensors of its heads. */
+int orri_causal_classifier(struct orr_model *model, const struct orr_head *like, int labels, const struct orr_parameter_name *names,
+                           int count);
+extern const char *const orri_causal_heads[];
 
 /* A preset: a name and what it sets, ended by NULL. */
 struct orri_preset {

@@ -13,25 +13,25 @@
 /* ---- parameters and their names in the files of LlamaForCausalLM and its like ----------------------------- */
 
 static const struct orr_parameter_name names[] = {
-    {"embedding.token.weight", "model.embed_tokens.weight"},
-    {"attention.norm.weight", "model.layers.%d.input_layernorm.weight"},
-    {"attention.q.weight", "model.layers.%d.self_attn.q_proj.weight"},
-    {"attention.k.weight", "model.layers.%d.self_attn.k_proj.weight"},
-    {"attention.v.weight", "model.layers.%d.self_attn.v_proj.weight"},
-    {"attention.q.bias", "model.layers.%d.self_attn.q_proj.bias"},
-    {"attention.k.bias", "model.layers.%d.self_attn.k_proj.bias"},
-    {"attention.v.bias", "model.layers.%d.self_attn.v_proj.bias"},
-    {"attention.proj.weight", "model.layers.%d.self_attn.o_proj.weight"},
-    {"attention.proj.bias", "model.layers.%d.self_attn.o_proj.bias"},
-    {"mlp.norm.weight", "model.layers.%d.post_attention_layernorm.weight"},
-    {"mlp.gate.weight", "model.layers.%d.mlp.gate_proj.weight"},
-    {"mlp.up.weight", "model.layers.%d.mlp.up_proj.weight"},
-    {"mlp.gate.bias", "model.layers.%d.mlp.gate_proj.bias"},
-    {"mlp.up.bias", "model.layers.%d.mlp.up_proj.bias"},
-    {"mlp.proj.weight", "model.layers.%d.mlp.down_proj.weight"},
-    {"mlp.proj.bias", "model.layers.%d.mlp.down_proj.bias"},
-    {"head.norm.weight", "model.norm.weight"},
-    {"head.output.weight", "lm_head.weight"},
+    {"embedding.token.weight", "model.embed_tokens.weight", NULL},
+    {"attention.norm.weight", "model.layers.%d.input_layernorm.weight", NULL},
+    {"attention.q.weight", "model.layers.%d.self_attn.q_proj.weight", NULL},
+    {"attention.k.weight", "model.layers.%d.self_attn.k_proj.weight", NULL},
+    {"attention.v.weight", "model.layers.%d.self_attn.v_proj.weight", NULL},
+    {"attention.q.bias", "model.layers.%d.self_attn.q_proj.bias", NULL},
+    {"attention.k.bias", "model.layers.%d.self_attn.k_proj.bias", NULL},
+    {"attention.v.bias", "model.layers.%d.self_attn.v_proj.bias", NULL},
+    {"attention.proj.weight", "model.layers.%d.self_attn.o_proj.weight", NULL},
+    {"attention.proj.bias", "model.layers.%d.self_attn.o_proj.bias", NULL},
+    {"mlp.norm.weight", "model.layers.%d.post_attention_layernorm.weight", NULL},
+    {"mlp.gate.weight", "model.layers.%d.mlp.gate_proj.weight", NULL},
+    {"mlp.up.weight", "model.layers.%d.mlp.up_proj.weight", NULL},
+    {"mlp.gate.bias", "model.layers.%d.mlp.gate_proj.bias", NULL},
+    {"mlp.up.bias", "model.layers.%d.mlp.up_proj.bias", NULL},
+    {"mlp.proj.weight", "model.layers.%d.mlp.down_proj.weight", NULL},
+    {"mlp.proj.bias", "model.layers.%d.mlp.down_proj.bias", NULL},
+    {"head.norm.weight", "model.norm.weight", NULL},
+    {"head.output.weight", "lm_head.weight", NULL},
 };
 
 /* ---- the model ----------------------------------------------------------------------------------------- */
@@ -57,6 +57,8 @@ static int wire(struct orr_model *m, const struct orr_llama *h)
         ORR_TRY(orr_attention(m, l, &attention));           /* x += Wo softmax(turn(q) turn(k)^T / sqrt(d)) v, of n = RMSNorm(x) */
         ORR_TRY(orr_mlp(m, l, &mlp));                       /* x += Wdown (silu(Wgate n) * Wup n), n = RMSNorm(x)    */
     }
+    if (h->task.task == ORR_TASK_CLASSIFY)
+        return orri_causal_classifier(m, &head, h->task.labels, names, (int)ORRI_COUNT(names));
     struct orr_block *embed = h->tie_word_embeddings ? orr_model_block(m, 0) : NULL;
     ORR_TRY(orr_head(m, &head, embed));                     /* loss = -log softmax(Whead RMSNorm(x))[next token]      */
     return orr_model_build(m, names, (int)ORRI_COUNT(names));
@@ -65,12 +67,14 @@ static int wire(struct orr_model *m, const struct orr_llama *h)
 struct orr_model *orr_llama_create(const struct orr_llama *llama, const struct orr_mesh *mesh)
 {
     static const char *const ignored[] = {"*.rotary_emb.inv_freq", NULL};       /* which old versions stored */
-    static const struct orr_file_rules rules = {"model.", ignored};
+    static const struct orr_file_rules rules = {"model.", ignored, orri_causal_heads};
     struct orr_model *model = orr_model_create(mesh);
 
     if (!model)
         return NULL;
     orr_model_set_file_rules(model, &rules);
+    if (llama->task.task == ORR_TASK_CLASSIFY)
+        orr_model_pack(model);
     if (orr_model_set_dtype(model, llama->dtype) == 0 && wire(model, llama) == 0)
         return model;
     orr_model_destroy(model);
@@ -231,6 +235,7 @@ static int check_heads(const struct orr_config *config, const struct orr_llama *
 int orr_llama_read(const struct orr_config *config, struct orr_llama *h)
 {
     *h = (struct orr_llama){.dtype = ORR_F32};
+    ORR_TRY(orri_causal_task(config, &h->task));
     ORR_TRY(orri_key_refuse(config, "quantization_config"));
     ORR_TRY(orri_key_refuse(config, "partial_rotary_factor"));
     ORR_TRY(orri_key_size(config, "vocab_size", &h->vocab_size));

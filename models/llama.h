@@ -4,6 +4,7 @@
 #define ORRERY_LLAMA_H
 
 #include <codelets/attention/attention.h>
+#include <models/task.h>
 #include <orrery/config.h>
 #include <orrery/model.h>
 
@@ -23,6 +24,7 @@ struct orr_llama {
     float attention_dropout, rms_norm_eps, initializer_range;
     struct orr_rotary rope;
     int window[ORR_LLAMA_LAYERS];                   /* of each layer; 0: none                   */
+    struct orr_task_head task;                      /* language modelling, or classification of sequences at their last token */
     enum orr_dtype dtype;                           /* to compute in; none of the file's keys: orr_llama_read() leaves ORR_F32 */
 };
 

@@ -7,6 +7,26 @@ EXTRA_DIST += \
 	tests/golden/gpt2-untied/golden.safetensors \
 	tests/golden/gpt2-untied/input.json \
 	tests/golden/gpt2-untied/model.safetensors \
+	tests/golden/llama-classify/config.json \
+	tests/golden/llama-classify/golden.safetensors \
+	tests/golden/llama-classify/input.json \
+	tests/golden/llama-classify/model.safetensors \
+	tests/golden/bert/config.json \
+	tests/golden/bert/golden.safetensors \
+	tests/golden/bert/input.json \
+	tests/golden/bert/model.safetensors \
+	tests/golden/bert-classify/config.json \
+	tests/golden/bert-classify/golden.safetensors \
+	tests/golden/bert-classify/input.json \
+	tests/golden/bert-classify/model.safetensors \
+	tests/golden/roberta-tag/config.json \
+	tests/golden/roberta-tag/golden.safetensors \
+	tests/golden/roberta-tag/input.json \
+	tests/golden/roberta-tag/model.safetensors \
+	tests/golden/distilbert/config.json \
+	tests/golden/distilbert/golden.safetensors \
+	tests/golden/distilbert/input.json \
+	tests/golden/distilbert/model.safetensors \
 	tests/golden/llama/config.json \
 	tests/golden/llama/golden.safetensors \
 	tests/golden/llama/input.json \

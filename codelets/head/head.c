@@ -2,9 +2,11 @@
 #include <codelets/head/head.h>
 
 #include <math.h>
+#include <string.h>
 
 #include "codelets/math/operands.h"
 #include "codelets/math/product_cpu.h"
+#include "codelets/math/residual.h"
 #include "core/core.h"
 
 enum { NORM, OUTPUT };      /* groups */
@@ -23,6 +25,14 @@ static const struct orr_head *head_of(const struct orr_operands *o)
 static struct orri_norm norm_of(const struct orr_operands *o)
 {
     return (struct orri_norm){(enum orr_norm)head_of(o)->norm, head_of(o)->eps};
+}
+
+/* The bias of the logits, or its gradient, is the view behind the norm's. */
+static const void *bias_of(const struct orr_operands *o)
+{
+    const struct orri_norm norm = norm_of(o);
+
+    return head_of(o)->bias ? o->param[NORM][orri_norm_views(&norm)] : NULL;
 }
 
 /* The rows of W, that is columns of the logits, that shard t has. */
@@ -69,17 +79,19 @@ static struct row row_at(const struct orr_operands *o, int position)
 static void specify(const void *config, struct orr_block_spec *spec)
 {
     const struct config *h = config;
+    const struct orr_style style = {.norm = h->head.norm};
     int c = h->head.width;
 
     *spec = (struct orr_block_spec){
         .groups = 2,
-        .views = {h->head.norm == ORR_RMSNORM ? 1 : 2, h->tied ? 0 : 1},
-        .view = {{{"norm.weight", 1, {c, 0}, ORR_INITIAL_ONE, 0, -1, 1, 1, 0},
-                  {"norm.bias", 1, {c, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0}},
-                 {{"output.weight", 2, {h->head.vocab, c}, ORR_INITIAL_NORMAL, h->head.std, 0, 1, 1, 0}}},
+        .views = {0, h->tied ? 0 : 1},
+        .view = {{{0}}, {{"output.weight", 2, {h->head.vocab, c}, ORR_INITIAL_NORMAL, h->head.std, 0, 1, 1, 0}}},
         .width = c,
         .input_width = c,
     };
+    spec->views[NORM] = orri_norm_specify(&style, c, spec->view[NORM]);
+    if (h->head.bias)
+        orri_add_view(spec->view[NORM], &spec->views[NORM], "output.bias", orri_bias_view(h->head.vocab, true, 1));
 }
 
 static struct orr_saved_size saved_size(const void *config, int batch, int seq)
@@ -129,6 +141,9 @@ struct work {
     void *logits;               /* [strip,padded]    */
     float *loss;                /* [N]               */
     float *sums;                /* [N,3] or [N,2]    */
+    int32_t *row, *target;      /* [N] of rows that have labels */
+    const int32_t *labels;      /* of the rows whose logits are computed */
+    void *bias;                 /* for its gradient  */
     float *floats;              /* statistics and gradients of the norm, where nothing is saved: see saved_at() */
     struct orri_rooms rest;     /* for the norm      */
 };
@@ -143,6 +158,9 @@ static struct work work_at(struct orri_rooms rooms, const struct orr_head *h, bo
     w.logits = orri_room(&w.rest, (size_t)strip_rows(cuda, dtype, vocab, rows) * (size_t)padded(vocab) * orr_dtype_size(dtype));
     w.loss = orri_room(&w.rest, (size_t)rows * sizeof(*w.loss));
     w.sums = orri_room(&w.rest, (size_t)rows * ORRI_LOSS_PART * sizeof(*w.sums));
+    w.row = orri_room(&w.rest, (size_t)rows * sizeof(*w.row));
+    w.target = orri_room(&w.rest, (size_t)rows * sizeof(*w.target));
+    w.bias = orri_room(&w.rest, h->bias ? ORRI_SCRATCH(cuda, bias_backward, strip_rows(cuda, dtype, vocab, rows), vocab) : 0);
     w.floats = orri_room(&w.rest, 2 * (size_t)(rows + h->width) * sizeof(*w.floats));
     return w;
 }
@@ -153,7 +171,9 @@ static size_t scratch_bytes(const void *config, const struct orr_shape *shape)
     int rows = shape->batch * shape->seq, vocab = (int)orr_split(h->vocab, 1, shape->shards, 0).count;
     struct work w = work_at((struct orri_rooms){0}, h, shape->cuda, shape->dtype, rows, vocab);
 
-    return w.rest.used + orri_norm_scratch(shape, h->width, rows);
+    size_t norm = orri_norm_scratch(shape, h->width, rows), bias = h->bias ? (size_t)vocab * sizeof(float) + 256 : 0;
+
+    return w.rest.used + (norm > bias ? norm : bias);
 }
 
 /* Of W for logits, and for the gradient of norm(x). */
@@ -178,8 +198,8 @@ static void logits_of(const struct orr_operands *o, int n, int vocab, const void
 {
     int c = head_of(o)->width;
     const struct orri_product p = {.trans_b = true, .m = n, .n = vocab, .k = c, .dtype = o->dtype, .a = x, .lda = c,
-                                        .b = o->param[OUTPUT][0], .ldb = c, .b_version = o->version[OUTPUT], .c = logits,
-                                        .ldc = padded(vocab), .c_dtype = o->dtype};
+                                        .b = o->param[OUTPUT][0], .ldb = c, .b_version = o->version[OUTPUT], .bias = bias_of(o),
+                                        .c = logits, .ldc = padded(vocab), .c_dtype = o->dtype};
 
     ORRI_KERNEL(o, gemm, &p);
 }
@@ -195,38 +215,93 @@ static void input_gradient(const struct orr_operands *o, int n, int vocab, const
     ORRI_KERNEL(o, gemm, &p);
 }
 
-/* dW [+]= dlogits^T x */
-static void weights_gradient(const struct orr_operands *o, int n, int vocab, const void *dlogits, const void *x, bool add)
+/* dW [+]= dlogits^T x, db [+]= the sum of its rows */
+static void weights_gradient(const struct orr_operands *o, int n, int vocab, const void *dlogits, const void *x, bool add, void *bias_room)
 {
     int c = head_of(o)->width;
     float *dw = o->grad[OUTPUT][0];
     const struct orri_product p = {.trans_a = true, .m = vocab, .n = c, .k = n, .dtype = o->dtype, .a = dlogits,
                                         .lda = padded(vocab), .b = x, .ldb = c, .add = add ? dw : NULL, .c = dw, .ldc = c,
                                         .c_dtype = ORR_F32};
+    const struct orri_norm norm = norm_of(o);
 
     ORRI_KERNEL(o, gemm, &p);
+    if (head_of(o)->bias)
+        ORRI_KERNEL(o, bias_backward, o->dtype, n, vocab, dlogits, padded(vocab), add ? 1 : 0, o->grad[NORM][orri_norm_views(&norm)],
+                    bias_room);
 }
 
 /* ---- the whole block ------------------------------------------------------------------------------------------------- */
 
-/* Strip by strip the logits of norm(x), their loss, and from their gradient that of norm(x) and that of W, each where asked for. */
-static void strips(const struct orr_operands *o, const struct work *w, void *dnorm, bool dw)
+static void no_weights_gradient(const struct orr_operands *o)
+{
+    const struct orri_norm norm = norm_of(o);
+    size_t v = (size_t)head_of(o)->vocab;
+
+    if (!o->first_gradient)
+        return;
+    ORRI_KERNEL(o, zero, v * (size_t)head_of(o)->width * sizeof(float), o->grad[OUTPUT][0]);
+    if (head_of(o)->bias)
+        ORRI_KERNEL(o, zero, v * sizeof(float), o->grad[NORM][orri_norm_views(&norm)]);
+}
+
+/* Rows with a label come first in norm(x), and their labels in w->target; how many they are. What a device holds is not known here. */
+static int gather_labelled(const struct orr_operands *o, struct work *w)
+{
+    int rows = o->batch * o->seq, n = 0;
+    size_t bytes = (size_t)head_of(o)->width * orr_dtype_size(o->dtype);
+
+    w->labels = o->ids;
+    if (o->cuda)
+        return rows;
+    for (int r = 0; r < rows; r++) {
+        if (o->ids[r] == ORR_IGNORE)
+            continue;
+        if (n != r)
+            memcpy((char *)w->norm + (size_t)n * bytes, (char *)w->norm + (size_t)r * bytes, bytes);
+        w->target[n] = o->ids[r];
+        w->row[n++] = r;
+    }
+    w->labels = w->target;
+    return n;
+}
+
+/* The other way: gradients of the first n rows go to where these came from, the rest are 0. */
+static void scatter_labelled(const struct orr_operands *o, const struct work *w, int n, void *dnorm)
+{
+    int rows = o->batch * o->seq;
+    size_t bytes = (size_t)head_of(o)->width * orr_dtype_size(o->dtype);
+
+    for (int r = rows - 1, i = n - 1; n < rows && r >= 0; r--) {
+        char *to = (char *)dnorm + (size_t)r * bytes;
+        if (i >= 0 && w->row[i] == r)
+            memmove(to, (char *)dnorm + (size_t)i-- * bytes, bytes);
+        else
+            memset(to, 0, bytes);
+    }
+}
+
+/* Strip by strip the logits of the first `rows` rows of norm(x), their loss, and from their gradient that of norm(x) and that of W, each
+ * where asked for. */
+static void strips(const struct orr_operands *o, const struct work *w, int rows, void *dnorm, bool dw)
 {
     const struct orr_head *h = head_of(o);
-    int rows = o->batch * o->seq, strip = strip_rows(o->cuda, o->dtype, h->vocab, rows);
+    int strip = strip_rows(o->cuda, o->dtype, h->vocab, o->batch * o->seq);
     bool add = !o->first_gradient;
 
     for (int r = 0; r < rows; r += strip, add = true) {
         int n = rows - r < strip ? rows - r : strip;
         const void *x = orri_at(o, w->norm, (int64_t)r * h->width);
         logits_of(o, n, h->vocab, x, w->logits);
-        ORRI_KERNEL(o, softmax_cross_entropy, o->dtype, n, h->vocab, w->logits, padded(h->vocab), o->ids + r, dnorm || dw,
+        ORRI_KERNEL(o, softmax_cross_entropy, o->dtype, n, h->vocab, w->logits, padded(h->vocab), w->labels + r, dnorm || dw,
                                         o->loss_scale, w->loss + r);
         if (dnorm)
             input_gradient(o, n, h->vocab, w->logits, orri_at(o, dnorm, (int64_t)r * h->width));
         if (dw)
-            weights_gradient(o, n, h->vocab, w->logits, x, add);
+            weights_gradient(o, n, h->vocab, w->logits, x, add, w->bias);
     }
+    if (dw && rows == 0)
+        no_weights_gradient(o);
 }
 
 /* A diverged run ends here, before it can spoil the parameters; with a loss scale the step is skipped first. What a device found
@@ -237,9 +312,9 @@ static void check_loss(const struct orr_operands *o)
         orr_task_fail(o, ORR_ENONFINITE, "the loss is not a finite number");
 }
 
-static void add_result(const struct orr_operands *o, const struct work *w)
+static void add_result(const struct orr_operands *o, const struct work *w, int rows)
 {
-    ORRI_KERNEL(o, add_losses, o->batch * o->seq, w->loss, o->ids, o->first_result, o->result);
+    ORRI_KERNEL(o, add_losses, rows, w->loss, w->labels, o->first_result, o->result);
     check_loss(o);
 }
 
@@ -257,8 +332,11 @@ static void forward(const struct orr_operands *o)
     struct saved s = saved_of(o, &w);
 
     orri_norm(o, &norm, h->width, w.norm, s.mean, s.rstd);
-    strips(o, &w, o->saved ? s.dnorm : NULL, false);
-    add_result(o, &w);
+    int rows = gather_labelled(o, &w);
+    strips(o, &w, rows, o->saved ? s.dnorm : NULL, false);
+    if (o->saved)
+        scatter_labelled(o, &w, rows, s.dnorm);
+    add_result(o, &w, rows);
 }
 
 static void backward(const struct orr_operands *o)
@@ -278,7 +356,7 @@ static void weights(const struct orr_operands *o)
     struct saved s = saved_of(o, &w);
 
     orri_norm_again(o, &norm, h->width, s.mean, s.rstd, w.norm);
-    strips(o, &w, NULL, true);
+    strips(o, &w, gather_labelled(o, &w), NULL, true);
     orri_norm_weights(o, &norm, h->width, s.dgamma, s.dbeta);
 }
 
@@ -290,8 +368,10 @@ static void whole(const struct orr_operands *o)
     struct saved s = saved_of(o, &w);
 
     orri_norm(o, &norm, h->width, w.norm, s.mean, s.rstd);
-    strips(o, &w, s.dnorm, true);
-    add_result(o, &w);
+    int rows = gather_labelled(o, &w);
+    strips(o, &w, rows, s.dnorm, true);
+    scatter_labelled(o, &w, rows, s.dnorm);
+    add_result(o, &w, rows);
     orri_norm_input_gradient(o, &norm, h->width, NULL, s.dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, &w.rest);
     orri_norm_weights(o, &norm, h->width, s.dgamma, s.dbeta);
 }
@@ -310,7 +390,20 @@ static void pick(const struct orr_operands *o, const struct work *w)
     }
 }
 
-/* out [n,v] = x W^T in fp32, with row stride ld. */
+/* In fp32, with row stride ld. */
+static void add_bias(const struct orr_operands *o, int v, float *out, int ld)
+{
+    struct orri_rooms rooms = work_of(o).rest;
+    float *bias = orri_room(&rooms, (size_t)v * sizeof(*bias));
+
+    if (!head_of(o)->bias)
+        return;
+    ORRI_KERNEL(o, convert, (size_t)v, o->dtype, bias_of(o), ORR_F32, bias);
+    for (int i = 0; i < o->rows.count; i++)
+        ORRI_KERNEL(o, add, ORR_F32, (size_t)v, bias, out + (size_t)i * (size_t)ld);
+}
+
+/* out [n,v] = x W^T + b in fp32, with row stride ld. */
 static void prediction_of(const struct orr_operands *o, int v, const void *x, float *out, int ld)
 {
     int c = head_of(o)->width;
@@ -318,6 +411,7 @@ static void prediction_of(const struct orr_operands *o, int v, const void *x, fl
                                         .b = o->param[OUTPUT][0], .ldb = c, .c = out, .ldc = ld, .c_dtype = ORR_F32};
 
     ORRI_KERNEL(o, gemm, &p);
+    add_bias(o, v, out, ld);
 }
 
 static void predict(const struct orr_operands *o)
@@ -428,7 +522,7 @@ static void shard_backward(const struct orr_operands *o)
         ORRI_KERNEL(o, cross_entropy_part_gradient, o->dtype, n, v, w.logits, padded(v), o->ids + r, (int)tokens.first,
                                               sums + (size_t)r * ORRI_LOSS_NORM, o->loss_scale);
         input_gradient(o, n, v, w.logits, orri_at(o, dnorm, (int64_t)r * c));
-        weights_gradient(o, n, v, w.logits, x, add);
+        weights_gradient(o, n, v, w.logits, x, add, w.bias);
     }
     orri_scatter_end(o, c, orr_dtype_size(o->dtype), dnorm, o->dpartial);
 }
@@ -514,7 +608,9 @@ int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_
     if (config->vocab < 1 || config->width < 1)
         return orri_fail(ORR_EINVAL, "head", "a vocabulary of %d and a width of %d are not both positive",
                          config->vocab, config->width);
-    struct orr_block *block = orr_block_append(model, &head_class, 0, &full);
+    if (config->norm == ORR_NO_NORM && !config->bias)
+        return orri_fail(ORR_EINVAL, "head", "without a norm there is a bias");
+    struct orr_block *block = orr_block_append(model, &head_class, config->layer, &full);
     if (!block)
         return orr_error_code();
     return tied ? orr_block_share(block, OUTPUT, tied, 0) : ORR_OK;

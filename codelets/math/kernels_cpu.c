@@ -297,6 +297,25 @@ void orri_cpu_zero(size_t bytes, void *to)
 
 /* ---- gates and rotary positions ---------------------------------------------------------------------------------------------- */
 
+static void activate_backward(enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *dh, const void *u, void *du)
+{
+    struct rooms w = rooms_for(STRIP);
+
+    for (size_t k = 0, n; k < count; k += n) {
+        n = count - k < STRIP ? count - k : STRIP;
+        float *out = orri_begin(dtype, orri_element(dtype, du, k), w.room[2]);
+        orri_activate_backward(kind, n, orri_wide(dtype, n, orri_element(dtype, dh, k), w.room[0]),
+                               orri_wide(dtype, n, orri_element(dtype, u, k), w.room[1]), out);
+        orri_end(dtype, n, out, orri_element(dtype, du, k));
+    }
+}
+
+void orri_cpu_activate_backward(enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *dh, const void *u, void *du)
+{
+    ORRI_TEAM_FOR(count, STRIP, k, n,
+                  activate_backward(dtype, kind, n, orri_element(dtype, dh, k), orri_element(dtype, u, k), orri_element(dtype, du, k)));
+}
+
 /* u is gate and up beside each other in a row. By pieces of rows, which fit into the rooms. */
 static void gated(enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u, void *h)
 {

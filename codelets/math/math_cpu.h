@@ -54,6 +54,7 @@ void orri_cpu_zero(size_t bytes, void *to);
 
 /* ---- gates and rotary positions ----------------------------------------------------------------------------------- */
 
+void orri_cpu_activate_backward(enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *dh, const void *u, void *du);
 void orri_cpu_gated(enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u, void *h);
 void orri_cpu_gated_backward(enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *dh, void *u);
 void orri_cpu_rotate(enum orr_dtype dtype, const struct orri_rotary *rotary, int batch, int seq, int heads, int first,

@@ -245,10 +245,10 @@ int orri_received_within(const struct orr_model *model, const struct orri_parame
 
 /* ---- fields (slots.c): pure ------------------------------------------------------------------------ */
 
-/* The operands that are fields of the data; which one each is of a block; and whether the model's microbatches have it. */
+/* The operands that are fields of the data; which one each is of a block; and whether it is there. */
 static const enum orr_operand orri_field_operands[] = {ORR_IDS, ORR_PLACES, ORR_TYPES, ORR_SOURCE_PLACES};
 enum orr_field orri_field_of(const struct orr_block *block, enum orr_operand operand);
-bool orri_has_field(const struct orr_model *model, enum orr_operand operand);
+bool orri_has_field(const struct orr_block *block, enum orr_operand operand);
 
 /* ---- the tape (tape.c): pure ------------------------------------------------------------------- */
 

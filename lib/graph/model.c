@@ -80,6 +80,13 @@ void orr_model_set_file_rules(struct orr_model *model, const struct orr_file_rul
     model->rules = *rules;
 }
 
+static char *name_in_files(const struct orr_parameter_name *name, int layer)
+{
+    if (!name->first)
+        return orri_format(name->file, layer);
+    return layer == 0 ? orri_format("%s", name->first) : orri_format(name->file, layer - 1);
+}
+
 static int name_views(struct orr_model *model, const struct orr_parameter_name *names, int count)
 {
     model->views = 0;
@@ -93,7 +100,7 @@ static int name_views(struct orr_model *model, const struct orr_parameter_name *
             snprintf(local, sizeof(local), "%s.%s", block->cls->name, group->view[v].name);
             for (int n = 0; n < count && !group->name[v]; n++)
                 if (strcmp(names[n].view, local) == 0)
-                    group->name[v] = orri_format(names[n].file, block->layer);
+                    group->name[v] = name_in_files(&names[n], block->layer);
             if (!names)
                 group->name[v] = orri_format("%s.%d.%s", block->cls->name, block->layer, group->view[v].name);
             if (!group->name[v])

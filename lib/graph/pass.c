@@ -597,7 +597,7 @@ static void add_values(struct list *list, const struct orr_block *block, enum or
 
     for (size_t i = 0; i < ORRI_COUNT(orri_field_operands); i++) {
         enum orr_operand operand = orri_field_operands[i];
-        if ((operands & operand) && orri_has_field(block->model, operand))
+        if ((operands & operand) && orri_has_field(block, operand))
             add(list, &slot->field[orri_field_of(block, operand)][part], operand, 0, STARPU_R);
     }
     if ((operands & ORR_CACHE) && list->mb->cache)

@@ -95,9 +95,14 @@ enum orr_field orri_field_of(const struct orr_block *block, enum orr_operand ope
     }
 }
 
-bool orri_has_field(const struct orr_model *model, enum orr_operand operand)
+bool orri_has_field(const struct orr_block *block, enum orr_operand operand)
 {
-    return model->packed || (operand != ORR_PLACES && operand != ORR_SOURCE_PLACES);
+    switch (operand) {
+    case ORR_PLACES:
+    case ORR_SOURCE_PLACES: return block->model->packed;
+    case ORR_TYPES: return block->spec.types;
+    default: return true;
+    }
 }
 
 static bool reads(const struct orr_block *block, enum orr_field field)
@@ -107,7 +112,7 @@ static bool reads(const struct orr_block *block, enum orr_field field)
     for (int pass = 0; pass < ORR_PASSES; pass++)
         operands |= block->cls->operands[pass];
     for (size_t i = 0; i < ORRI_COUNT(orri_field_operands); i++)
-        if ((operands & orri_field_operands[i]) && orri_has_field(block->model, orri_field_operands[i]) &&
+        if ((operands & orri_field_operands[i]) && orri_has_field(block, orri_field_operands[i]) &&
             orri_field_of(block, orri_field_operands[i]) == field)
             return true;
     return false;

@@ -32,7 +32,7 @@ enum { UNKNOWN = -2 };          /* no sequence is one token longer */
 
 struct orr_predictor {
     struct orr_model *model;
-    int vocab, width, positions;
+    int tokens, vocab, width, positions;    /* V; the logits' outputs, as a rule V, too; C, T */
     struct orr_slots *slots;    /* for a whole sequence                      */
     int seq, rows;              /* what these have room for                  */
     struct replica *replica;    /* [dp]                                      */
@@ -66,7 +66,7 @@ struct orr_predictor *orr_predictor_create(struct orr_model *model, int vocab, i
         free(p);
         return NULL;
     }
-    *p = (struct orr_predictor){.model = model, .vocab = vocab, .width = width, .positions = positions};
+    *p = (struct orr_predictor){.model = model, .tokens = vocab, .vocab = vocab, .width = width, .positions = positions};
     p->replica = orri_calloc((size_t)replicas(p), sizeof(*p->replica));
     if (!p->replica || make_rows(p, (size_t)positions) != 0) {
         orr_predictor_destroy(p);
@@ -98,6 +98,11 @@ void orr_predictor_destroy(struct orr_predictor *p)
     orr_slots_destroy(p->slots);
     free(p->replica);
     free(p);
+}
+
+void orr_predictor_set_outputs(struct orr_predictor *p, int outputs)
+{
+    p->vocab = outputs;
 }
 
 int orr_predictor_vocab(const struct orr_predictor *p)
@@ -141,12 +146,13 @@ static int make_room(struct orr_predictor *p, int count, int rows)
 /* The sequence, and padding. */
 static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
-    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
+    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS], *places = field[ORR_FIELD_PLACES];
     const struct replica *replica = self;
 
     (void)first, (void)count;
     for (int t = 0; t < seq; t++) {
         tokens[t] = t < replica->length ? replica->tokens[t] : 0;
+        places[t] = t < replica->length ? t : t - replica->length;      /* padding is a sequence of its own */
         labels[t] = ORR_IGNORE;
     }
 }
@@ -205,9 +211,9 @@ static int check_sequence(const struct orr_predictor *p, const int32_t *tokens, 
                                      p->positions),
                            "give a shorter sequence");
     for (int t = 0; t < count; t++)
-        if (tokens[t] < 0 || tokens[t] >= p->vocab)
+        if (tokens[t] < 0 || tokens[t] >= p->tokens)
             return orri_fail(ORR_EINVAL, "predict", "token %d at position %d is outside the vocabulary of %d",
-                             tokens[t], t, p->vocab);
+                             tokens[t], t, p->tokens);
     return ORR_OK;
 }
 

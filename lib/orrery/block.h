@@ -143,6 +143,7 @@ struct orr_block_spec {
     int64_t width;                                  /* C of the output value; the loss block: of its input */
     int64_t input_width;                            /* C of the values that it reads; 0: any             */
     int longest;                                    /* T that it takes at most; 0: any                      */
+    bool types;                                     /* it has a use for types                                */
     bool source;                                    /* it is an encoder's: its tokens and places are the source's */
 };
 

@@ -19,6 +19,9 @@ struct orr_predictor;
 struct orr_predictor *orr_predictor_create(struct orr_model *model, int vocab, int width, int positions);
 void orr_predictor_destroy(struct orr_predictor *predictor);
 
+/* The model's logits are of so many outputs (labels) instead of the vocabulary. Before the first prediction. */
+void orr_predictor_set_outputs(struct orr_predictor *predictor, int outputs);
+
 /* What it was created with. */
 int orr_predictor_vocab(const struct orr_predictor *predictor);
 int orr_predictor_positions(const struct orr_predictor *predictor);

@@ -20,6 +20,7 @@ struct orr_model;
 struct orr_parameter_name {
     const char *view;
     const char *file;
+    const char *first;      /* in layer 0, and then %d is the layer before; NULL: the same in all layers */
 };
 
 /* An empty model on a mesh. The blocks are appended next (models/gpt2.h), then orr_model_build() is
@@ -55,6 +56,7 @@ int orr_model_drop_masters(struct orr_model *model);
 struct orr_file_rules {
     const char *prefix;
     const char *const *ignored;
+    const char *const *heads;       /* patterns of what a model with another head has of it: see orr_weights_load_base() */
 };
 void orr_model_set_file_rules(struct orr_model *model, const struct orr_file_rules *rules);
 

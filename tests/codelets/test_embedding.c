@@ -29,7 +29,7 @@ static struct orr_model *model_of(const struct orr_embedding *config)
 
 static void open_case(struct harness *h, int i)
 {
-    struct orr_embedding config = {cases[i].vocab, cases[i].positions, cases[i].width, cases[i].dropout, 0.5f};
+    struct orr_embedding config = {.vocab = cases[i].vocab, .positions = cases[i].positions, .width = cases[i].width, .dropout = cases[i].dropout, .std = 0.5f};
 
     harness_open(h, model_of(&config), 0, cases[i].batch, cases[i].seq, cases[i].vocab);
 }
@@ -128,7 +128,7 @@ END_TEST
 
 static struct orr_model *with_dropout(void)
 {
-    struct orr_embedding config = {61, 20, 33, 0.2f, 0.5f};
+    struct orr_embedding config = {.vocab = 61, .positions = 20, .width = 33, .dropout = 0.2f, .std = 0.5f};
 
     return model_of(&config);
 }
@@ -142,7 +142,7 @@ END_TEST
 START_TEST(shards)
 {
     struct harness h;
-    struct orr_embedding config = {17, 9, 10, _i ? 0.2f : 0, 0.5f};
+    struct orr_embedding config = {.vocab = 17, .positions = 9, .width = 10, .dropout = _i ? 0.2f : 0, .std = 0.5f};
 
     harness_open(&h, model_of(&config), 0, 2, 7, 17);
     ck_assert_int_eq(h.cls->sharding->most(h.block->config), 17);
@@ -164,7 +164,7 @@ END_TEST
 
 START_TEST(refuses_what_it_cannot_be)
 {
-    struct orr_embedding empty = {.vocab = 5, .positions = 5}, dropout = {5, 5, 30, 1, 0};
+    struct orr_embedding empty = {.vocab = 5, .positions = 5}, dropout = {.vocab = 5, .positions = 5, .width = 30, .dropout = 1};
     struct orr_model *model = orr_model_create(&one);
 
     ck_assert_int_eq(orr_embedding(model, &empty), ORR_EINVAL);

@@ -352,9 +352,9 @@ END_TEST
 static struct orr_model *start(void)
 {
     static const struct orr_parameter_name names[] = {
-        {"embedding.token.weight", "token"}, {"embedding.position.weight", "position"},
-        {"head.norm.weight", "gamma"},       {"head.norm.bias", "beta"},
-        {"head.output.weight", "output"},
+        {"embedding.token.weight", "token", NULL}, {"embedding.position.weight", "position", NULL},
+        {"head.norm.weight", "gamma", NULL},       {"head.norm.bias", "beta", NULL},
+        {"head.output.weight", "output", NULL},
     };
 
     ck_assert_msg(orr_init(NULL) == 0, "%s", orr_error());

@@ -268,7 +268,7 @@ static const struct orr_block_class loss_class = {
 /* ---- models of them -------------------------------------------------------------------------------------------- */
 
 static const struct orr_parameter_name toy_names[] = {
-    {"source.w", "source"}, {"scale.w", "scale.%d"}, {"loss.b", "bias"}};
+    {"source.w", "source", NULL}, {"scale.w", "scale.%d", NULL}, {"loss.b", "bias", NULL}};
 
 enum { TOY_NAMES = sizeof(toy_names) / sizeof(toy_names[0]) };
 

@@ -146,7 +146,7 @@ static const struct orr_block_class mixed_class = {
 START_TEST(test_decay_of_matrices_only)
 {
     static const struct orr_parameter_name names[] = {
-        {"mixed.before", "before"}, {"mixed.matrix", "matrix"}, {"mixed.behind", "behind"}};
+        {"mixed.before", "before", NULL}, {"mixed.matrix", "matrix", NULL}, {"mixed.behind", "behind", NULL}};
     struct orr_mesh one = MESH(1, 1, 1);
     struct toy toy = {.flops = 1};
     struct orr_model *model = orr_model_create(&one);
