@@ -90,11 +90,19 @@ bool orri_is_word(UChar32 c)
            u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL);
 }
 
+bool orri_is_in_unicode(int version, UChar32 c)
+{
+    UVersionInfo age;
+
+    u_charAge(c, age);
+    return age[0] > 0 && age[0] <= version;
+}
+
 bool orri_is_punctuation(UChar32 c)
 {
     if (c < 0x80)
         return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
-    return U_GET_GC_MASK(c) & U_GC_P_MASK;
+    return (U_GET_GC_MASK(c) & U_GC_P_MASK) && orri_is_in_unicode(ORRI_BERT_UNICODE, c);
 }
 
 bool orri_is_numeric(UChar32 c)

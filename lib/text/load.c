@@ -368,6 +368,8 @@ void orri_files_free(struct orri_files *t)
         orri_pattern_free(&t->normal[i].pattern);
         free(t->normal[i].text);
         free(t->normal[i].units);
+        unorm2_close(t->normal[i].form);
+        uset_close(t->normal[i].known);
     }
     for (int i = 0; i < t->split_count; i++)
         orri_pattern_free(&t->split[i].pattern);

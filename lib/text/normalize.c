@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include <unicode/uchar.h>
+#include <unicode/uset.h>
 #include <unicode/ustring.h>
 
 /* ---- characters for themselves --------------------------------------------------------------------------------- */
@@ -29,12 +30,16 @@ static int lowercase(UChar32 c, struct orri_text *out)
 
 static int strip_marks(UChar32 c, struct orri_text *out)
 {
-    return c >= 0x80 && (U_GET_GC_MASK(c) & U_GC_M_MASK) ? ORR_OK : orri_text_add_character(out, c);
+    bool mark = c >= 0x80 && (U_GET_GC_MASK(c) & U_GC_M_MASK) && orri_is_in_unicode(ORRI_MARKS_UNICODE, c);
+
+    return mark ? ORR_OK : orri_text_add_character(out, c);
 }
 
 static int strip_nonspacing(UChar32 c, struct orri_text *out)
 {
-    return c >= 0x80 && u_charType(c) == U_NON_SPACING_MARK ? ORR_OK : orri_text_add_character(out, c);
+    bool mark = c >= 0x80 && u_charType(c) == U_NON_SPACING_MARK && orri_is_in_unicode(ORRI_BERT_UNICODE, c);
+
+    return mark ? ORR_OK : orri_text_add_character(out, c);
 }
 
 /* BERT's: no control characters, plain blanks. */
@@ -42,7 +47,8 @@ static int clean(UChar32 c, struct orri_text *out)
 {
     if (c == '\t' || c == '\n' || c == '\r')
         return orri_text_add_character(out, ' ');
-    if (c == 0 || c == 0xfffd || (U_GET_GC_MASK(c) & (U_GC_CC_MASK | U_GC_CF_MASK | U_GC_CO_MASK | U_GC_CS_MASK)))
+    bool other = U_GET_GC_MASK(c) & (U_GC_CC_MASK | U_GC_CF_MASK | U_GC_CO_MASK);
+    if (c == 0 || c == 0xfffd || (other && orri_is_in_unicode(ORRI_BERT_UNICODE, c)))
         return ORR_OK;
     return orri_text_add_character(out, orri_is_space(c) ? ' ' : c);
 }
@@ -214,11 +220,21 @@ static int add_map(struct orri_files *t, int (*map)(UChar32 c, struct orri_text 
     return add(t, &(struct orri_normal){.apply = apply_map, .map = map}, NULL);
 }
 
-static int add_form(struct orri_files *t, const struct orri_component *c, const UNormalizer2 *form)
+/* The form by ICU, of the characters that ORRI_FORMS_UNICODE has. */
+static int add_form(struct orri_files *t, const struct orri_component *c, const UNormalizer2 *all)
 {
-    if (!form)
-        return orri_component_fail(c, "the Unicode library has no data for it");
-    return add(t, &(struct orri_normal){.apply = apply_form, .form = form}, NULL);
+    struct orri_normal *step = NULL;
+    UErrorCode error = U_ZERO_ERROR;
+    UChar pattern[sizeof(ORRI_FORMS_UNICODE)];
+
+    ORR_TRY(add(t, &(struct orri_normal){.apply = apply_form}, &step));
+    u_uastrcpy(pattern, ORRI_FORMS_UNICODE);
+    step->known = uset_openPattern(pattern, -1, &error);
+    if (U_SUCCESS(error)) {
+        uset_freeze(step->known);
+        step->form = unorm2_openFiltered(all, step->known, &error);
+    }
+    return U_SUCCESS(error) ? ORR_OK : orri_component_fail(c, "the Unicode library has no data for it: %s", u_errorName(error));
 }
 
 static int load_bert(struct orri_files *t, const struct orri_component *c)

@@ -40,7 +40,8 @@ struct rewriting {
     int depth;
 };
 
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* With the superscripts and fractions of Latin-1, which Oniguruma counts as well. */
+#define WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 
 static int refuse(const struct rewriting *r, const char *what)
 {

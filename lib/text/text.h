@@ -16,6 +16,7 @@
 #include <jansson.h>
 #include <unicode/ubrk.h>
 #include <unicode/unorm2.h>
+#include <unicode/uset.h>
 #include <unicode/utf8.h>
 
 #include <orrery/tokenizer.h>
@@ -90,9 +91,15 @@ static inline UChar32 orri_character_before(const char *text, size_t end)
     return c;
 }
 
+/* The tokenizers in use know the Unicode of when they were written; ids are to be theirs. Which version that is has been found by
+ * comparing all characters. */
+enum { ORRI_BERT_UNICODE = 8, ORRI_MARKS_UNICODE = 9 };
+bool orri_is_in_unicode(int version, UChar32 c);
+#define ORRI_FORMS_UNICODE "[:age=12.0:]"
+
 bool orri_is_space(UChar32 c);          /* White_Space                                    */
 bool orri_is_word(UChar32 c);           /* \w of Unicode Technical Standard 18, annex C   */
-bool orri_is_punctuation(UChar32 c);    /* P, and ASCII's symbols                         */
+bool orri_is_punctuation(UChar32 c);    /* P of ORRI_BERT_UNICODE, and ASCII's symbols    */
 bool orri_is_numeric(UChar32 c);        /* N                                              */
 
 /* ---- strings with numbers (vocab.c) ------------------------------------------------------------------------------ */
@@ -185,7 +192,8 @@ struct orri_encoder;
 struct orri_normal {
     int (*apply)(const struct orri_normal *step, struct orri_encoder *e, const char *text, size_t size, struct orri_text *out);
     int (*map)(UChar32 c, struct orri_text *out);   /* of those that look at characters for themselves */
-    const UNormalizer2 *form;
+    UNormalizer2 *form;                             /* of the characters of a set  */
+    USet *known;
     struct orri_pattern pattern;
     char *text;                                     /* what is put in or before    */
     size_t size;
