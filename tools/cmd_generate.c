@@ -52,6 +52,24 @@ static int no_room(void)
     return command_fail(ORR_ENOMEM, "generate: no room for the tokens");
 }
 
+/* With what the tokenizer puts around a text. Something has to be continued: without a prompt the token that begins a text, else the end
+ * of a line. */
+static int encode_prompt(const struct opened *o, const char *text, struct orr_encoding *encoding)
+{
+    int32_t begin = orr_tokenizer_special(o->tokenizer, ORR_BEGIN);
+    const char *token = begin >= 0 ? orr_tokenizer_token(o->tokenizer, begin) : NULL;
+
+    ORR_TRY(orr_tokenizer_encode_input(o->tokenizer, text, strlen(text), NULL, 0, encoding));
+    if (encoding->count > 0)
+        return ORR_OK;
+    orr_encoding_free(encoding);
+    ORR_TRY(orr_tokenizer_encode_input(o->tokenizer, token ? token : "\n", token ? strlen(token) : 1, NULL, 0, encoding));
+    if (encoding->count > 0)
+        return ORR_OK;
+    orr_encoding_free(encoding);
+    return command_remedy(command_fail(ORR_EINVAL, "--prompt: is no token"), "give a text with --prompt");
+}
+
 /* Takes the text. */
 static int add_prompt(struct prompts *p, const struct opened *o, char *text)
 {
@@ -62,7 +80,7 @@ static int add_prompt(struct prompts *p, const struct opened *o, char *text)
     p->sequence = sequences ? sequences : p->sequence;
     int *begins = realloc(p->begins, n * sizeof(*begins));
     p->begins = begins ? begins : p->begins;
-    int32_t *ids = NULL;
+    struct orr_encoding encoding;
 
     if (!text || !texts || !sequences || !begins) {
         free(text);
@@ -70,19 +88,18 @@ static int add_prompt(struct prompts *p, const struct opened *o, char *text)
     }
     p->text[p->count] = text;
     p->sequence[p->count++] = (struct orr_sequence){0};
-    ORR_TRY(orr_tokenizer_encode(o->tokenizer, text, strlen(text), &ids, &count));
+    ORR_TRY(encode_prompt(o, text, &encoding));
+    count = encoding.count;
     if (count + (size_t)max_tokens > INT32_MAX) {
-        free(ids);
+        orr_encoding_free(&encoding);
         return command_remedy(command_fail(ORR_EINVAL, "--max-tokens: with the prompt's %zu tokens these are too many", count),
                               "lower --max-tokens");
     }
-    int32_t *tokens = realloc(ids, (count + (size_t)max_tokens + 1) * sizeof(*tokens));
-    if (!tokens) {
-        free(ids);
+    int32_t *tokens = realloc(encoding.ids, (count + (size_t)max_tokens) * sizeof(*tokens));
+    encoding.ids = tokens ? NULL : encoding.ids;
+    orr_encoding_free(&encoding);
+    if (!tokens)
         return no_room();
-    }
-    if (count == 0)
-        tokens[count++] = '\n';     /* something has to be continued */
     p->begins[p->count - 1] = (int)count;
     p->sequence[p->count - 1] = (struct orr_sequence){tokens, (int)count, false};
     return ORR_OK;
@@ -138,20 +155,77 @@ static bool is_streamed(void)
     return !prompts_path && !json;
 }
 
-static bool emit(void *self, int sequence, int32_t token)
+/* What tokens first ... last - 1 of a sequence add to the text. Since a token's text may depend on those before it (the blank that begins
+ * a word, a character of several tokens), a few of these are decoded along, and what they give by themselves is left out. Ids that
+ * the tokenizer has no token for give nothing. */
+static int added_text(const struct orr_tokenizer *tokenizer, const int32_t *tokens, int first, int last, char **text, size_t *size)
+{
+    enum { ALONG = 6 };
+    int32_t *known = malloc(((size_t)last + 1) * sizeof(*known));
+    char *before = NULL;
+    size_t skipped = 0;
+    int count = 0, along = 0;
+
+    if (!known)
+        return no_room();
+    for (int i = first > ALONG ? first - ALONG : 0; i < last; i++) {
+        along = i == first ? count : along;
+        if (tokens[i] < orr_tokenizer_vocab_size(tokenizer))
+            known[count++] = tokens[i];
+    }
+    along = first == last ? count : along;
+    int status = orr_tokenizer_decode(tokenizer, known, (size_t)along, &before, &skipped);
+    if (status == 0)
+        status = orr_tokenizer_decode(tokenizer, known, (size_t)count, text, size);
+    if (status == 0) {
+        skipped = skipped < *size ? skipped : *size;
+        memmove(*text, *text + skipped, *size - skipped + 1);
+        *size -= skipped;
+    }
+    free(before);
+    free(known);
+    return status;
+}
+
+/* A text that appears as it grows. */
+struct stream {
+    const struct orr_tokenizer *tokenizer;
+    const struct orr_sequence *sequence;
+    int32_t stop;
+    int shown;                  /* tokens whose text has been printed */
+};
+
+/* Whether the text ends within a character, which more tokens may complete; not that many. */
+static bool is_unfinished(const char *text, size_t size, int tokens)
+{
+    enum { MOST = 5 };
+
+    return tokens < MOST && size >= 3 && memcmp(text + size - 3, "\xef\xbf\xbd", 3) == 0;
+}
+
+static int show(struct stream *s, int count, bool all)
 {
     char *text;
     size_t size;
 
-    (void)sequence;
-    if (!is_streamed())
-        return true;
-    if (orr_tokenizer_decode(self, &token, 1, &text, &size) != 0)
-        return false;
-    fwrite(text, 1, size, stdout);
-    fflush(stdout);
+    ORR_TRY(added_text(s->tokenizer, s->sequence->tokens, s->shown, count, &text, &size));
+    if (all || !is_unfinished(text, size, count - s->shown)) {
+        fwrite(text, 1, size, stdout);
+        fflush(stdout);
+        s->shown = count;
+    }
     free(text);
-    return !ferror(stdout);
+    return ORR_OK;
+}
+
+static bool emit(void *self, int sequence, int32_t token)
+{
+    struct stream *s = self;
+
+    (void)sequence;
+    if (!is_streamed() || token == s->stop)
+        return true;
+    return show(s, s->sequence->count, false) == 0 && !ferror(stdout);
 }
 
 /* Tokens may end within a character: bytes that are none are replaced by U+FFFD. */
@@ -178,6 +252,15 @@ static json_t *text_object(const char *text, size_t size)
     return whole;
 }
 
+/* Where the tokens of a text end: the one that ends it has none. */
+static int text_end(const struct opened *o, const struct prompts *p, int i)
+{
+    const struct orr_sequence *s = &p->sequence[i];
+    bool ended = s->count > p->begins[i] && s->tokens[s->count - 1] == orr_tokenizer_special(o->tokenizer, ORR_END);
+
+    return s->count - ended;
+}
+
 static int print_text(const struct opened *o, const struct prompts *p, int i)
 {
     const struct orr_sequence *s = &p->sequence[i];
@@ -185,7 +268,7 @@ static int print_text(const struct opened *o, const struct prompts *p, int i)
     char *text;
     size_t size;
 
-    ORR_TRY(orr_tokenizer_decode(o->tokenizer, s->tokens + p->begins[i], (size_t)added, &text, &size));
+    ORR_TRY(added_text(o->tokenizer, s->tokens, p->begins[i], text_end(o, p, i), &text, &size));
     if (json) {
         json_t *object = json_pack("{s:o, s:o, s:i}", "prompt", text_object(p->text[i], strlen(p->text[i])), "text",
                                    text_object(text, size), "tokens", added);
@@ -204,12 +287,15 @@ static int print_text(const struct opened *o, const struct prompts *p, int i)
 static int generate(const struct opened *o, struct prompts *p, struct orr_predictor *predictor)
 {
     struct orr_sampling sampling = {temperature, (int)top_k, top_p, (uint64_t)layout_options.seed};
+    struct stream stream = {o->tokenizer, &p->sequence[0], orr_tokenizer_special(o->tokenizer, ORR_END), p->begins[0]};
     int status = cache ? orr_predictor_continue(predictor, p->count) : ORR_OK;
 
     if (status == 0 && is_streamed())
         fputs(p->text[0], stdout);
     if (status == 0)
-        status = orr_generate(predictor, p->sequence, p->count, (int)max_tokens, -1, &sampling, emit, o->tokenizer);
+        status = orr_generate(predictor, p->sequence, p->count, (int)max_tokens, stream.stop, &sampling, emit, &stream);
+    if (status == 0 && is_streamed())
+        status = show(&stream, text_end(o, p, 0), true);
     if (status == 0 && is_streamed())
         putchar('\n');
     for (int i = 0; status == 0 && !is_streamed() && i < p->count; i++)
@@ -224,7 +310,7 @@ static int check_options(const struct opened *o)
     if (!o->weights)
         return command_remedy(command_fail(ORR_EINVAL, "%s: has no parameters to generate with", model_options.model),
                               "name a checkpoint's directory with --model");
-    if (orr_tokenizer_vocab_size(o->tokenizer) < vocab)
+    if (strcmp(orr_tokenizer_name(o->tokenizer), "bytes") == 0 && orr_tokenizer_vocab_size(o->tokenizer) < vocab)
         return command_remedy(command_fail(ORR_EINVAL, "--tokenizer: the model has %d tokens, '%s' %d", vocab,
                                            orr_tokenizer_name(o->tokenizer), orr_tokenizer_vocab_size(o->tokenizer)),
                               "generate with a model that was trained with this tokenizer");

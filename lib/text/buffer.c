@@ -109,3 +109,33 @@ bool orri_is_numeric(UChar32 c)
 {
     return U_GET_GC_MASK(c) & U_GC_N_MASK;
 }
+
+/* Whether the characters around the end of a line are no blanks; what is not UTF-8 is none. */
+static bool is_between_words(const char *text, size_t size, size_t line_end)
+{
+    size_t from = line_end < U8_MAX_LENGTH ? 0 : line_end - U8_MAX_LENGTH, behind = line_end + 1;
+    int32_t before = (int32_t)(line_end - from);
+    UChar32 a, b;
+
+    U8_PREV((const uint8_t *)text + from, 0, before, a);
+    U8_NEXT((const uint8_t *)text, behind, size, b);
+    return !orri_is_space(a) && !orri_is_space(b);
+}
+
+size_t orri_text_part(const char *text, size_t size, size_t from)
+{
+    const size_t part = 1 << 20, most = from + 64 * part;
+    size_t at = from + part;
+
+    if (at >= size)
+        return size;
+    for (const char *end; at < size && at < most && (end = memchr(text + at, '\n', size - at)) != NULL; at = (size_t)(end - text) + 1) {
+        size_t line = (size_t)(end - text);
+        if (line < most && line + 1 < size && is_between_words(text, size, line))
+            return line + 1;
+    }
+    at = most < size ? most : size;
+    while (at < size && at > from + part && ((unsigned char)text[at] & 0xc0) == 0x80)
+        at--;
+    return at;
+}

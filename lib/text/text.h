@@ -73,6 +73,10 @@ void orri_text_free(struct orri_text *text);
  * Substitution of Maximal Subparts"). *valid is the text itself where it is valid, else *copy's. */
 int orri_text_repair(const char *text, size_t size, struct orri_text *copy, const char **valid, size_t *valid_size);
 
+/* Where a long text may be cut: a MiB or more behind `from`, behind the end of a line that has other characters than blanks on both sides,
+ * which no tokenizer looks across that does not look at the whole text. Without such a place in 64 MiB, there. */
+size_t orri_text_part(const char *text, size_t size, size_t from);
+
 /* The character at *at, which it moves on. The text is valid. */
 static inline UChar32 orri_character(const char *text, size_t *at)
 {
