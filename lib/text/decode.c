@@ -274,6 +274,16 @@ static int decode_replace(const struct orri_decode *step, struct orri_strings *i
 
 /* ---- the chain -------------------------------------------------------------------------------------------------------- */
 
+/* Of an added token what the normalizer makes of it, since that is what a decoder can read. */
+static const char *spelling(const struct orri_files *t, int32_t id, size_t *size)
+{
+    const struct orri_pair *respelled = orri_pairs_get(&t->respelled, (uint64_t)id);
+    const struct orri_added *added = respelled ? &t->added[respelled->first] : NULL;
+
+    *size = added ? added->normal_size : t->vocab.size[id];
+    return added ? added->normal : t->vocab.token[id];
+}
+
 /* Ids that are in the vocabulary's range but have no token say nothing. Without a decoder there are blanks between tokens. */
 static int spell(const struct orri_files *t, const int32_t *ids, size_t count, struct orri_strings *out)
 {
@@ -282,12 +292,13 @@ static int spell(const struct orri_files *t, const int32_t *ids, size_t count, s
             return orri_remedy(orri_fail(ORR_EINVAL, t->base.name, "id %d at position %zu is outside the vocabulary of %d",
                                          (int)ids[i], i, t->base.vocab_size),
                                "decode ids of this tokenizer");
-        const char *token = t->vocab.token[ids[i]];
+        size_t size;
+        const char *token = spelling(t, ids[i], &size);
         if (!token)
             continue;
         if (!t->has_decoder && out->count)
             ORR_TRY(orri_text_add(&out->text, " ", 1));
-        ORR_TRY(add_string(out, token, t->vocab.size[ids[i]]));
+        ORR_TRY(add_string(out, token, size));
     }
     return ORR_OK;
 }

@@ -270,14 +270,21 @@ static int add_to_vocab(struct orri_files *t, const struct orri_component *c, co
 
 static int add_to_trie(struct orri_files *t, struct orri_encoder *e, int index)
 {
-    const struct orri_added *a = &t->added[index];
+    struct orri_added *a = &t->added[index];
+    struct orri_text copy = {0};
     const char *text;
     size_t size;
 
     if (!a->normalized)
         return orri_trie_add(&t->raw, a->text, a->size, index);
     ORR_TRY(orri_normalize(e, a->text, a->size, &text, &size));
-    return orri_trie_add(&t->normalized, text, size, index);
+    ORR_TRY(orri_trie_add(&t->normalized, text, size, index));
+    if (size == a->size && memcmp(text, a->text, size) == 0)
+        return ORR_OK;
+    ORR_TRY(orri_text_add(&copy, text, size));
+    a->normal = copy.data;
+    a->normal_size = size;
+    return orri_pairs_put(&t->respelled, (uint64_t)a->id, index, 0);
 }
 
 static int load_token(struct orri_files *t, const struct orri_component *c)
@@ -362,8 +369,10 @@ void orri_files_free(struct orri_files *t)
 {
     for (struct orri_encoder *e; (e = t->idle) != NULL; orri_encoder_free(e))
         t->idle = e->next;
-    for (int i = 0; i < t->added_count; i++)
+    for (int i = 0; i < t->added_count; i++) {
         free(t->added[i].text);
+        free(t->added[i].normal);
+    }
     for (int i = 0; i < t->normal_count; i++) {
         orri_pattern_free(&t->normal[i].pattern);
         free(t->normal[i].text);
@@ -391,6 +400,7 @@ void orri_files_free(struct orri_files *t)
     orri_pairs_free(&t->model.merges);
     orri_trie_free(&t->model.pieces);
     orri_trie_free(&t->raw);
+    orri_pairs_free(&t->respelled);
     orri_trie_free(&t->normalized);
     orri_vocab_free(&t->vocab);
     ubrk_close(t->graphemes);

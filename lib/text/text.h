@@ -182,8 +182,8 @@ void orri_pattern_free(struct orri_pattern *pattern);
 /* ---- added tokens (added.c) -------------------------------------------------------------------------------------- */
 
 struct orri_added {
-    char *text;
-    size_t size;
+    char *text, *normal;        /* normal: what the normalizer makes of it, where that is something else */
+    size_t size, normal_size;
     int32_t id;
     bool single_word, left, right, normalized, special;
 };
@@ -282,6 +282,7 @@ struct orri_files {
     struct orri_added *added;
     int added_count;
     struct orri_trie raw, normalized;   /* of added tokens: values are indices into `added` */
+    struct orri_pairs respelled;        /* by id, those that have a `normal`: first is the index */
     struct orri_normal *normal;
     struct orri_split *split;
     struct orri_decode *decode;

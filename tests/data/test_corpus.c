@@ -301,7 +301,7 @@ static int pairs_encode(const struct orr_tokenizer *t, const char *text, size_t 
 START_TEST(other_tokenizer)
 {
     static const struct orri_tokenizer_class class = {.name = "pairs", .encode = pairs_encode};
-    const struct orr_tokenizer pairs = {&class, 256000};
+    const struct orr_tokenizer pairs = {.class = &class, .vocab_size = 256000};
     int32_t ids[4];
 
     put_text(at("a"), "ABCD");

@@ -10,6 +10,7 @@
 
 Nothing is downloaded: what has to be trained is trained here.
 """
+import collections
 import ctypes
 import glob
 import io
@@ -111,8 +112,8 @@ def real(data):
 # ---- tokenizers -----------------------------------------------------------------------------------------------------
 
 def corpus(rng, lines):
-    """Text to train small vocabularies on."""
-    texts = [t.decode(errors="replace") for t in generated(rng, lines) if len(t) < 2000]
+    """Text to train small vocabularies on. Tokens with a zero byte cannot be read: JSON's reader here has none in names."""
+    texts = [t.decode(errors="replace").replace("\0", "") for t in generated(rng, lines) if len(t) < 2000]
     return texts + ["the quick brown fox jumps over the lazy dog and it's only the other one of them"] * 40
 
 
@@ -168,9 +169,11 @@ def trained_bert(texts, size, lowercase):
 
 def sentencepiece(texts, size, kind, **options):
     model = io.BytesIO()
-    lines = [line[:2000] for t in texts for line in t.replace("\0", "").split("\n") if line.strip()]
+    common = {c for c, _ in collections.Counter(c for t in texts for c in t if c not in "\0\n").most_common(size // 3)}
+    lines = ["".join(c for c in line[:2000] if c in common) for t in texts for line in t.split("\n")]
+    lines = [line for line in lines if line.strip()]
     spm.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, vocab_size=size, model_type=kind,
-                                   hard_vocab_limit=False, minloglevel=2, character_coverage=0.97, num_threads=1, **options)
+                                   hard_vocab_limit=False, minloglevel=2, character_coverage=1.0, num_threads=1, **options)
     from sentencepiece import sentencepiece_model_pb2 as pb
     proto = pb.ModelProto()
     proto.ParseFromString(model.getvalue())
@@ -211,6 +214,8 @@ def unigram(texts, size, xlmr=False, byte_fallback=False, rules=None):
             f.write(rules)
         options = {"normalization_rule_tsv": f.name}
     proto = sentencepiece(texts, size, "unigram", byte_fallback=byte_fallback, **options)
+    if rules:
+        os.unlink(f.name)
     vocab = [(p.piece, p.score) for p in proto.pieces]
     t = Tokenizer(models.Unigram(vocab, unk_id=0, byte_fallback=byte_fallback))
     steps = [normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap)]
@@ -525,6 +530,25 @@ def run_golden(folder):
         with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as f:
             json.dump({"tokenizer": json.loads(tokenizer.to_str()), "cases": cases(tokenizer)}, f, ensure_ascii=False, separators=(",", ":"))
             f.write("\n")
+    with open(os.path.join(folder, "trained.json"), "w", encoding="utf-8") as f:
+        json.dump(trained(), f, ensure_ascii=False, separators=(",", ":"))
+        f.write("\n")
+
+
+def trained():
+    """A text and what the package's trainer makes of it."""
+    rng = random.Random(6)
+    text = "".join(t.decode().replace("\0", "") + "\n" for t in generated(rng, 260) if is_utf8(t) and len(t) < 80)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", delete=False) as f:
+        f.write(text)
+    special = ["<|endoftext|>", "<pad>"]
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.train([f.name], trainers.BpeTrainer(vocab_size=700, special_tokens=special, show_progress=False,
+                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    os.unlink(f.name)
+    model = json.loads(t.to_str())["model"]
+    return {"text": text, "vocab_size": 700, "special": special, "vocab": model["vocab"], "merges": model["merges"]}
 
 
 def main():
