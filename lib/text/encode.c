@@ -154,6 +154,7 @@ static int normalize(struct orri_encoder *e, const struct orri_piece *piece)
     struct orri_piece normal = {.first = piece->first};
 
     ORR_TRY(orri_normalize(e, piece->text, piece->size, &normal.text, &normal.size));
+    normal.first = normal.first && !e->moved;
     return orri_encode_added(e, &e->t->normalized, &normal, split);
 }
 

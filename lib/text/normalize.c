@@ -13,10 +13,11 @@
 
 static int apply_map(const struct orri_normal *step, struct orri_encoder *e, const char *text, size_t size, struct orri_text *out)
 {
-    (void)e;
     ORR_TRY(orri_text_room(out, size));
-    for (size_t at = 0; at < size;)
+    for (size_t at = 0; at < size;) {
         ORR_TRY(step->map(orri_character(text, &at), out));
+        e->moved = e->moved || out->size == 0;
+    }
     return ORR_OK;
 }
 
@@ -154,6 +155,7 @@ static int apply_replace(const struct orri_normal *step, struct orri_encoder *e,
         ORR_TRY(orri_text_add(out, text + from, begin - from));
         ORR_TRY(orri_text_add(out, step->text, step->size));
         from = end;
+        e->moved = e->moved || out->size == 0;
     }
 }
 
@@ -169,11 +171,11 @@ static int apply_strip(const struct orri_normal *step, struct orri_encoder *e, c
 {
     size_t begin = 0;
 
-    (void)e;
     for (size_t next = 0; step->left && begin < size && orri_is_space(orri_character(text, &next));)
         begin = next;
     while (step->right && size > begin && orri_is_space(orri_character_before(text, size)))
         U8_BACK_1_UNSAFE((const uint8_t *)text, size);
+    e->moved = e->moved || begin > 0;
     return orri_text_add(out, text + begin, size - begin);
 }
 
@@ -190,6 +192,7 @@ int orri_normalize(struct orri_encoder *e, const char *text, size_t size, const 
 {
     const struct orri_files *t = e->t;
 
+    e->moved = false;
     for (int i = 0; i < t->normal_count; i++) {
         struct orri_text *to = &e->normal[i % 2];
         to->size = 0;

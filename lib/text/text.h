@@ -210,7 +210,7 @@ struct orri_normal {
 struct orri_piece {
     const char *text;
     size_t size;
-    bool first;                 /* the whole text begins with it */
+    bool first;                 /* the whole text begins with it, before the normalizer */
 };
 
 enum orri_behavior { ORRI_ISOLATED, ORRI_REMOVED, ORRI_CONTIGUOUS, ORRI_MERGED_WITH_PREVIOUS, ORRI_MERGED_WITH_NEXT };
@@ -336,6 +336,7 @@ struct orri_encoder {
     struct orri_matcher *matcher;
     UBreakIterator *graphemes;
     struct orri_cached *cache;
+    bool moved;                         /* the normalizer took away what the text began with */
     struct orri_encoder *next;
 };
 
