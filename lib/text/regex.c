@@ -40,8 +40,9 @@ struct rewriting {
     int depth;
 };
 
-/* With the superscripts and fractions of Latin-1, which Oniguruma counts as well. */
-#define WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define IN_CLASS "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* Outside of classes Oniguruma counts the superscripts and fractions of Latin-1 as well. */
+#define WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" IN_CLASS
 
 static int refuse(const struct rewriting *r, const char *what)
 {
@@ -102,7 +103,7 @@ static int rewrite_escape(struct rewriting *r, bool inside)
     case 'S':
         return put(r, "\\P{White_Space}");
     case 'w':
-        return put(r, inside ? WORD : "[" WORD "]");
+        return put(r, inside ? IN_CLASS : "[" WORD "]");
     case 'W':
         return inside ? refuse(r, "\\W in a class") : put(r, "[^" WORD "]");
     case 'h':

@@ -99,7 +99,7 @@ static inline UChar32 orri_character_before(const char *text, size_t end)
  * comparing all characters. */
 enum { ORRI_BERT_UNICODE = 8, ORRI_MARKS_UNICODE = 9 };
 bool orri_is_in_unicode(int version, UChar32 c);
-#define ORRI_FORMS_UNICODE "[:age=12.0:]"
+#define ORRI_FORMS_UNICODE "[:age=9.0:]"
 
 bool orri_is_space(UChar32 c);          /* White_Space                                    */
 bool orri_is_word(UChar32 c);           /* \w of Unicode Technical Standard 18, annex C   */
