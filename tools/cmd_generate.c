@@ -52,8 +52,8 @@ static int no_room(void)
     return command_fail(ORR_ENOMEM, "generate: no room for the tokens");
 }
 
-/* With what the tokenizer puts around a text. Something has to be continued: without a prompt the token that begins a text, else the end
- * of a line. */
+/* With what the tokenizer puts around a text. Something has to be continued: without a prompt the token that begins a text, else the
+ * end of a line. */
 static int encode_prompt(const struct opened *o, const char *text, struct orr_encoding *encoding)
 {
     int32_t begin = orr_tokenizer_special(o->tokenizer, ORR_BEGIN);
@@ -155,8 +155,8 @@ static bool is_streamed(void)
     return !prompts_path && !json;
 }
 
-/* What tokens first ... last - 1 of a sequence add to the text. Since a token's text may depend on those before it (the blank that begins
- * a word, a character of several tokens), a few of these are decoded along, and what they give by themselves is left out. Ids that
+/* What tokens first ... last - 1 of a sequence add to the text. Since a token's text may depend on those before it (the blank that
+ * begins a word, a character of several tokens), a few of these are decoded along, and what they give by themselves is left out. Ids that
  * the tokenizer has no token for give nothing. */
 static int added_text(const struct orr_tokenizer *tokenizer, const int32_t *tokens, int first, int last, char **text, size_t *size)
 {

@@ -13,11 +13,13 @@ static struct list files, special;
 static bool decode;
 
 static struct setting table[] = {
-    SETTING("tokenizer", "T", "bytes (default), a tokenizer.json, vocabulary files or their directory", OPTION_TEXT, &name, 0, 0, false),
+    SETTING("tokenizer", "T", "bytes (default), a tokenizer.json, vocabulary files or their directory", OPTION_TEXT, &name, 0, 0,
+     false),
     SETTING("model", "DIR", "the tokenizer in a model's directory", OPTION_TEXT, &model, 0, 0, false),
     SETTING("data", "FILE", "read lines from a file (default: standard input); repeatable", OPTION_LIST, &files, 0, 0, false),
     SETTING("decode", NULL, "turn lines of ids back into text", OPTION_FLAG, &decode, 0, 0, false),
-    SETTING("train", "FILE.json", "make a byte-level byte-pair encoding from --data, and write it there", OPTION_TEXT, &train, 0, 0, false),
+    SETTING("train", "FILE.json", "make a byte-level byte-pair encoding from --data, and write it there", OPTION_TEXT, &train, 0, 0,
+     false),
     SETTING("vocab-size", "N", "with --train: how many tokens", OPTION_INT, &vocab_size, 0, INT_MAX, false),
     SETTING("special", "TOKEN", "with --train: a special token, which comes first; repeatable", OPTION_LIST, &special, 0, 0, false),
     {0},
@@ -105,7 +107,8 @@ static int convert(void)
 static int make(void)
 {
     if (name || model || decode)
-        return command_remedy(command_fail(ORR_EINVAL, "--train: there is --%s, too", name ? "tokenizer" : model ? "model" : "decode"),
+        return command_remedy(command_fail(ORR_EINVAL, "--train: there is --%s, too",
+                                           name ? "tokenizer" : model ? "model" : "decode"),
                               "give one of them");
     if (vocab_size == 0)
         return command_remedy(command_fail(ORR_EINVAL, "--vocab-size: is missing"), "say how many tokens, as in --vocab-size 8000");
@@ -116,8 +119,8 @@ static int make(void)
 
 int cmd_tokenize(int argc, char **argv)
 {
-    int status = options_parse("tokenize", "Turns text lines into ids, one line per line, or back; or makes a tokenizer.", tables, argc,
-                               argv);
+    int status = options_parse("tokenize", "Turns text lines into ids, one line per line, or back; or makes a tokenizer.", tables,
+                               argc, argv);
 
     if (status == 0)
         status = train ? make() : convert();

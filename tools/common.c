@@ -20,7 +20,8 @@ struct setting model_table[] = {
                    "gpt2-large, gpt2-xl", OPTION_TEXT, &model_options.model, 0, 0, false),
     SETTING("set", "KEY=VALUE", "override a key of config.json, by its Hugging Face name", OPTION_LIST, &model_options.set, 0,
      0, false),
-    SETTING("tokenizer", "T", "bytes, a tokenizer.json, vocabulary files or their directory (default: the model's, else bytes)", OPTION_TEXT, &model_options.tokenizer, 0, 0, false),
+    SETTING("tokenizer", "T", "bytes, a tokenizer.json, vocabulary files or their directory (default: the model's, else bytes)",
+     OPTION_TEXT, &model_options.tokenizer, 0, 0, false),
     {0},
 };
 
@@ -194,6 +195,8 @@ struct orr_tokenizer *open_tokenizer(const char *name, const char *directory)
     if (!name)
         name = resolved && orr_tokenizer_in(resolved) ? resolved : "bytes";
     struct orr_tokenizer *tokenizer = orr_tokenizer_open(name);
+    if (!tokenizer && name == resolved)
+        command_remedy(orr_error_code(), "name another one with --tokenizer; bytes, where there are only ids to be read");
     free(resolved);
     return tokenizer;
 }

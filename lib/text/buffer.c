@@ -129,10 +129,12 @@ size_t orri_text_part(const char *text, size_t size, size_t from)
 
     if (at >= size)
         return size;
-    for (const char *end; at < size && at < most && (end = memchr(text + at, '\n', size - at)) != NULL; at = (size_t)(end - text) + 1) {
-        size_t line = (size_t)(end - text);
+    while (at < size && at < most) {
+        const char *end = memchr(text + at, '\n', size - at);
+        size_t line = end ? (size_t)(end - text) : size;
         if (line < most && line + 1 < size && is_between_words(text, size, line))
             return line + 1;
+        at = line + 1;
     }
     at = most < size ? most : size;
     while (at < size && at > from + part && ((unsigned char)text[at] & 0xc0) == 0x80)

@@ -44,13 +44,6 @@ static char *folder_of(const char *path)
     return !slash ? orri_strdup(".") : orri_format("%.*s", slash == path ? 1 : (int)(slash - path), path);
 }
 
-static bool ends_with(const char *text, const char *ending)
-{
-    size_t n = strlen(text), m = strlen(ending);
-
-    return n >= m && strcmp(text + n - m, ending) == 0;
-}
-
 /* Keeps a file's bytes, under the name that it is looked for by. */
 static int keep(struct orri_files *t, const char *path, const char *name, const struct orri_source **kept)
 {
@@ -85,11 +78,6 @@ static const struct {
     [ORR_MASK] = {"mask_token", {"[MASK]", "<mask>"}},
 };
 
-const char *orri_special_key(enum orr_special special)
-{
-    return meanings[special].key;
-}
-
 /* "<s>", or an object with such a "content". NULL: it is not named. */
 const char *orri_special_name(const json_t *config, enum orr_special special)
 {
@@ -98,12 +86,16 @@ const char *orri_special_name(const json_t *config, enum orr_special special)
     return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
-/* By what the files beside say; else, of unknown ones, by the model; else by how such tokens are spelled. */
+/* By what the files beside say; else, of unknown ones, by the model; else, where they name no token at all, by how such are
+ * spelled. */
 static void find_special(struct orri_files *t, const struct orri_configs *configs)
 {
+    bool said = false;
+
+    for (int i = 0; i < ORR_SPECIALS; i++)
+        said = said || json_object_get(configs->map, meanings[i].key) || json_object_get(configs->config, meanings[i].key);
     for (int i = 0; i < ORR_SPECIALS; i++) {
         const char *name = orri_special_name(configs->map, i);
-        bool said = configs->map || configs->config;
         name = name ? name : orri_special_name(configs->config, i);
         t->special[i] = name ? orr_tokenizer_id(&t->base, name) : -1;
         if (t->special[i] < 0 && i == ORR_UNKNOWN)
@@ -224,12 +216,14 @@ static int read_file(struct orri_files *t, const char *path)
             free(folder);
             return status;
         }
-    return ends_with(path, ".txt") ? read_words(t, path, &none) : read_whole(t, path, &none);
+    const char *ending = strrchr(base_of(path), '.');
+    return ending && strcmp(ending, ".txt") == 0 ? read_words(t, path, &none) : read_whole(t, path, &none);
 }
 
 bool orr_tokenizer_in(const char *directory)
 {
-    return has(directory, "tokenizer.json") || has(directory, pairs[0][0]) || has(directory, pairs[1][0]) || has(directory, "vocab.txt");
+    return has(directory, "tokenizer.json") || has(directory, pairs[0][0]) || has(directory, pairs[1][0]) ||
+           has(directory, "vocab.txt");
 }
 
 struct orr_tokenizer *orri_files_open(const char *path)

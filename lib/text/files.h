@@ -10,8 +10,7 @@ struct orri_configs {
     json_t *map, *config;
 };
 
-const char *orri_special_key(enum orr_special special);                                     /* "bos_token" */
-const char *orri_special_name(const json_t *config, enum orr_special special);              /* NULL: none  */
+const char *orri_special_name(const json_t *config, enum orr_special special);              /* NULL: none */
 
 /* vocab.txt, a token per line, with what BERT does to text; vocab.json and merges.txt, byte-level with GPT-2's pattern, or as
  * RoBERTa where tokenizer_config.json names that class. NULL with ORR_EFORMAT or ORR_ENOMEM; the caller's to json_decref(). */

@@ -302,7 +302,10 @@ void orri_matcher_destroy(struct orri_matcher *m)
 int orri_regex_find(const struct orri_regex *regex, struct orri_matcher *m, const char *text, size_t size, size_t from, bool *found,
                     size_t *begin, size_t *end)
 {
+    const size_t limit = 10000000 + 16 * size;      /* steps: a long run of blanks may take one for each of them */
     char what[128];
+
+    pcre2_set_match_limit(m->context, limit < UINT32_MAX ? (uint32_t)limit : UINT32_MAX);
     int rc = pcre2_match(regex->code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, m->data, m->context);
 
     *found = rc >= 0;

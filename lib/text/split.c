@@ -333,7 +333,8 @@ static int load_delimiter(struct orri_files *t, const struct orri_component *c)
 
 int orri_load_prepend_scheme(const struct orri_component *c, enum orri_prepend *scheme)
 {
-    static const char *const names[] = {[ORRI_PREPEND_NEVER] = "never", [ORRI_PREPEND_FIRST] = "first", [ORRI_PREPEND_ALWAYS] = "always"};
+    static const char *const names[] = {[ORRI_PREPEND_NEVER] = "never", [ORRI_PREPEND_FIRST] = "first",
+                                        [ORRI_PREPEND_ALWAYS] = "always"};
     char *name = NULL;
     size_t size, i = 0;
     bool before;

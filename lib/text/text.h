@@ -5,7 +5,8 @@
  *   text -> added tokens (added.c) -> normalizer (normalize.c) -> pre-tokenizer (split.c) -> model -> ids (encode.c)
  *   ids -> template.c;  ids -> tokens -> decoder (decode.c) -> text
  *
- * load.c builds the chains from a JSON object; files.c finds the files and makes such an object of those that are none. */
+ * load.c builds the chains from a JSON object; files.c finds the files, of which vocabulary_files.c makes such an object where they
+ * are none. */
 #ifndef ORRI_TEXT_H
 #define ORRI_TEXT_H
 
@@ -23,8 +24,8 @@
 
 struct orri_piece;
 
-/* The functions do what their orr_tokenizer_ counterparts say. encode appends to an encoding that has room for its types and
- * words, too. destroy frees what the struct points to, not the struct; it and those behind it may be NULL. */
+/* The functions do what their orr_tokenizer_ counterparts say. destroy frees what the struct points to, not the struct; it and those
+ * behind it may be NULL: there are no such tokens, no files. */
 struct orri_tokenizer_class {
     const char *name;
     bool ids_are_bytes;     /* text already is an array of 8-bit ids: nobody needs to encode it */
@@ -73,8 +74,8 @@ void orri_text_free(struct orri_text *text);
  * Substitution of Maximal Subparts"). *valid is the text itself where it is valid, else *copy's. */
 int orri_text_repair(const char *text, size_t size, struct orri_text *copy, const char **valid, size_t *valid_size);
 
-/* Where a long text may be cut: a MiB or more behind `from`, behind the end of a line that has other characters than blanks on both sides,
- * which no tokenizer looks across that does not look at the whole text. Without such a place in 64 MiB, there. */
+/* Where a long text may be cut: a MiB or more behind `from`, behind the end of a line that has other characters than blanks on both
+ * sides, which no tokenizer looks across that does not look at the whole text. Without such a place in 64 MiB, there. */
 size_t orri_text_part(const char *text, size_t size, size_t from);
 
 /* The character at *at, which it moves on. The text is valid. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Training of byte-level byte-pair encodings: what words there are and how often, then merges, always of the commonest pair. Pairs are
- * in a heap; one that has become rarer since is put back when it comes up. An entry knows the words in which its pair had appeared when
- * it was made, and merges it in those. */
+ * in a heap; one that has become rarer since is put back when it comes up. An entry knows the words in which its pair had appeared
+ * when it was made, and merges it in those. */
 #include "core/core.h"
 #include "io/io.h"
 #include "io/json.h"
@@ -100,8 +100,15 @@ static int count_file(struct trainer *t, const char *path)
 static int add_special(struct trainer *t, const char *const *special, int count)
 {
     for (int i = 0; i < count; i++) {
-        if (special[i][0] == '\0')
-            return orri_fail(ORR_EINVAL, "tokenizer", "a special token is empty");
+        const char *valid;
+        size_t size;
+        struct orri_text copy = {0};
+        int status = orri_text_repair(special[i], strlen(special[i]), &copy, &valid, &size);
+        if (status == 0 && (size == 0 || valid != special[i]))
+            status = orri_remedy(orri_fail(ORR_EINVAL, "tokenizer", "special token %d is %s", i + 1, size ? "not UTF-8" : "empty"),
+                                 "give another one");
+        orri_text_free(&copy);
+        ORR_TRY(status);
         if (orri_vocab_id(&t->vocab, special[i], strlen(special[i])) < 0)
             ORR_TRY(orri_vocab_add(&t->vocab, special[i], strlen(special[i]), t->vocab.count, true));
     }
@@ -369,13 +376,13 @@ static int write(const struct trainer *t, int special_count, const char *out)
 
     for (int i = 0; i < special_count; i++)
         json_array_append_new(added, orri_added_object(t->vocab.token[i], i, false));
-    json_t *object = json_pack("{s:s, s:n, s:n, s:o, s:n, s:o, s:n, s:o, s:{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:o}}",
-                               "version", "1.0", "truncation", "padding", "added_tokens", added, "normalizer", "pre_tokenizer",
-                               orri_byte_level_object(false), "post_processor", "decoder", orri_byte_level_object(true), "model", "type",
-                               "BPE", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", false,
-                               "byte_fallback", false, "ignore_merges", false, "vocab", vocab_object(t), "merges", merges_object(t));
-    int status = object ? orri_json_save(out, object) : orri_fail(ORR_EINVAL, out, "cannot be written: a special token is not UTF-8, or "
-                                                                                   "there is no room");
+    json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
+                              "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", false, "byte_fallback", false,
+                              "ignore_merges", false, "vocab", vocab_object(t), "merges", merges_object(t));
+    json_t *object = json_pack("{s:s, s:n, s:n, s:o, s:n, s:o, s:n, s:o, s:o}", "version", "1.0", "truncation", "padding",
+                               "added_tokens", added, "normalizer", "pre_tokenizer", orri_byte_level_object(false),
+                               "post_processor", "decoder", orri_byte_level_object(true), "model", model);
+    int status = object ? orri_json_save(out, object) : orri_fail(ORR_ENOMEM, out, "no room for its JSON text");
     json_decref(object);
     return status;
 }

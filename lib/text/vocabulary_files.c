@@ -84,7 +84,8 @@ static json_t *added_tokens(const json_t *vocab, const struct orri_configs *conf
         for (int k = 0; !again && k < i; k++)
             again = names[k] && strcmp(names[i], names[k]) == 0;
         if (!again)
-            json_array_append_new(list, orri_added_object(names[i], json_integer_value(id), roberta && strcmp(names[i], "<mask>") == 0));
+            json_array_append_new(list, orri_added_object(names[i], json_integer_value(id),
+                                                          roberta && strcmp(names[i], "<mask>") == 0));
     }
     return made(list);
 }
@@ -213,8 +214,8 @@ static json_t *bpe_object(json_t *vocab, json_t *merges, const struct orri_confi
     return made(json_pack("{s:o, s:o, s:o, s:o, s:{s:s, s:O, s:O}}", "added_tokens",
                           added_tokens(vocab, configs, is_roberta ? roberta : gpt2, is_roberta), "pre_tokenizer",
                           orri_byte_level_object(is_true(configs, "add_prefix_space", false)), "post_processor",
-                          is_roberta ? roberta_processing(vocab) : json_null(), "decoder", orri_byte_level_object(true), "model", "type",
-                          "BPE", "vocab", vocab, "merges", merges));
+                          is_roberta ? roberta_processing(vocab) : json_null(), "decoder", orri_byte_level_object(true), "model",
+                          "type", "BPE", "vocab", vocab, "merges", merges));
 }
 
 json_t *orri_bpe_object(const char *path, const struct orri_source *source, const char *merges_path, const struct orri_source *merges,

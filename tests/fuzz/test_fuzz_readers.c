@@ -267,48 +267,49 @@ static void read_json(const char *path, const struct sample *s, struct tally *ta
 /* ---- tokenizers ----------------------------------------------------------------------------------- */
 
 static const char bpe[] =
-    "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[{\"id\":9,\"content\":\"<s>\",\"single_word\":false,"
-    "\"lstrip\":true,\"rstrip\":false,\"normalized\":false,\"special\":true},{\"id\":10,\"content\":\"day\",\"single_word\":true,\"l"
-    "strip\":false,\"rstrip\":true,\"normalized\":true,\"special\":false}],\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["
-    "{\"type\":\"NFC\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x{1,3}+\"},\"content\":\"a\"},{\"type\":\"Lowercase\"},{\"type\":\"St"
-    "rip\",\"strip_left\":true,\"strip_right\":false}]},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Spl"
-    "it\",\"pattern\":{\"Regex\":\"[^\\\\r\\\\n\\\\p{L}]?\\\\w+|\\\\s+(?!\\\\S)\"},\"behavior\":\"MergedWithNext\",\"invert\":false},{\"type\""
-    ":\"Digits\",\"individual_digits\":true},{\"type\":\"Punctuation\",\"behavior\":\"Contiguous\"},{\"type\":\"ByteLevel\",\"add_pr"
-    "efix_space\":true,\"trim_offsets\":false,\"use_regex\":true}]},\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\""
-    "type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":false,\"use_regex\":true},{\"type\":\"TemplateProcessing\","
-    "\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[{\"Sequence\":{"
-    "\"id\":\"A\",\"type_id\":0}},{\"Sequence\":{\"id\":\"B\",\"type_id\":1}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[9],\"tok"
-    "ens\":[\"<s>\"]}}}]},\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},"
-    "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":\"?\",\"continuing_subword_prefix\":null,\"end_of_word_suffix\":nul"
-    "l,\"fuse_unk\":true,\"byte_fallback\":true,\"ignore_merges\":true,\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\"ab\":3,\"\\u0120\":4,\"\\u01"
-    "20a\":5,\"d\":6,\"<0xC4>\":7,\"<0x80>\":8},\"merges\":[\"a b\",[\"\\u0120\",\"a\"]]}}";
+    "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[{\"id\":9,\"content\":\"<s>\",\"single_word\":"
+    "false,\"lstrip\":true,\"rstrip\":false,\"normalized\":false,\"special\":true},{\"id\":10,\"content\":\"day\",\"single_word"
+    "\":true,\"lstrip\":false,\"rstrip\":true,\"normalized\":true,\"special\":false}],\"normalizer\":{\"type\":\"Sequence\",\"n"
+    "ormalizers\":[{\"type\":\"NFC\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x{1,3}+\"},\"content\":\"a\"},{\"type\":\""
+    "Lowercase\"},{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":false}]},\"pre_tokenizer\":{\"type\":\"Sequence\",\"p"
+    "retokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[^\\\\r\\\\n\\\\p{L}]?\\\\w+|\\\\s+(?!\\\\S)\"},\"behavior\":"
+    "\"MergedWithNext\",\"invert\":false},{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":\"Punctuation\",\"behavior"
+    "\":\"Contiguous\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":false,\"use_regex\":true}]},\"post_p"
+    "rocessor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":false"
+    ",\"use_regex\":true},{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Seq"
+    "uence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},{\"Sequence\":{\"id\":\"B\","
+    "\"type_id\":1}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[9],\"tokens\":[\"<s>\"]}}}]},\"decoder\":{\"type\":"
+    "\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":\"BPE\",\"dropout\":"
+    "null,\"unk_token\":\"?\",\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":true,\"byte_fallback"
+    "\":true,\"ignore_merges\":true,\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\"ab\":3,\"\\u0120\":4,\"\\u0120a\":5,\"d\":6,\"<0xC4>\""
+    ":7,\"<0x80>\":8},\"merges\":[\"a b\",[\"\\u0120\",\"a\"]]}}";
 
 static const char wordpiece[] =
-    "{\"added_tokens\":[],\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":true,\"strip_"
-    "accents\":null,\"lowercase\":true},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"post_processor\":{\"type\":\"BertProc"
-    "essing\",\"sep\":[\"b\",2],\"cls\":[\"a\",1]},\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true},\"model\":{\"typ"
-    "e\":\"WordPiece\",\"unk_token\":\"?\",\"continuing_subword_prefix\":\"##\",\"max_input_chars_per_word\":100,\"vocab\":{\"?\":0,"
-    "\"a\":1,\"b\":2,\"##b\":3,\"d\":4,\"##ay\":5}}}";
+    "{\"added_tokens\":[],\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":true,\"strip"
+    "_accents\":null,\"lowercase\":true},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"post_processor\":{\"type\":\"BertP"
+    "rocessing\",\"sep\":[\"b\",2],\"cls\":[\"a\",1]},\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true},"
+    "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"?\",\"continuing_subword_prefix\":\"##\",\"max_input_chars_per_word\":10"
+    "0,\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\"##b\":3,\"d\":4,\"##ay\":5}}}";
 
 static const char unigram[] =
-    "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAQAAAAgAAAJCQAA"
-    "CgUAAAAAAIDMBAIAgA0AAAgAAICgEQAAgAgCAAIAAICAJQAACgAAgKwAAgCBGQAAoSEAAA4AAAARAAAAEAAAABMAAAASAAAAFQAAABQAAAAXAA"
-    "AAFgAAABkAAAAYAAAAvU0AABoAAAC8zAIAHAAAAB8AAAAeAAAAIQAAACAAAAAjAAAAIgAAACUAAAAkAAAAJwAAACYAAAApAAAAKAAAACsAAAAq"
-    "AAAALQAAACwAAAAvAAAALgAAADEAAAAwAAAAMwAAADIAAAA1AAAANAAAADcAAAA2AAAAOQAAADgAAAA7AAAAOgAAAD0AAAA8AAAAPwAAAD4AAA"
-    "BBAAAAQAAAAEMAAABCAAAARQAAAEQAAABHAAAARgAAAEkAAABBBAIASwAAAEoAAABNAAAATAAAAE8AAABOAAAAUQAAAFAAAABTAAAAUgAAAFUA"
-    "AABUAAAAVwAAAFYAAABZAAAAWAAAAFsAAABaAAAAXQAAAFwAAABfAAAAXgAAAGEAAABgAAAAYwAAAGIAAABlAAAAZAAAAGcAAABmAAAAaQAAAG"
-    "gAAABrAAAAagAAAG0AAABsAAAAbwAAAG4AAABxAAAAcAAAAHMAAAByAAAAdQAAAHQAAAB3AAAAdgAAAHkAAAB4AAAAewAAAHoAAAB9AAAAfAAA"
-    "AH8AAAB+AAAAgQAAAIAAAACDAAAAggAAAIUAAACEAAAAhwAAAIYAAACJAAAAiAAAAIsAAACKAAAAjQAAAIwAAACPAAAAjgAAAJEAAACQAAAAkw"
-    "AAAJIAAACVAAAAlAAAAJcAAACWAAAAmQAAAJgAAACbAAAAmgAAAJ0AAACcAAAAnwAAAJ4AAAChAAAAoAAAAKMAAACiAAAApQAAAKQAAACnAAAA"
-    "pgAAAKkAAACoAAAAqwAAAKoAAACtAAAArAAAAK8AAACuAAAAsQAAALAAAACzAAAAsgAAALUAAAC0AAAAtwAAALYAAAC5AAAAuAAAALsAAAC6AA"
-    "AAvQAAALwAAAC/AAAAvgAAAMEAAADAAAAAwwAAAMIAAADFAAAAxAAAAMcAAADGAAAAyQAAAMgAAADCtAEAwzgBAM0AAADMAAAAzwAAAM4AAADR"
-    "AAAA0AAAANMAAADSAAAA1QAAANQAAADXAAAA1gAAANkAAADYAAAA2wAAANoAAADdAAAA3AAAAN8AAADeAAAA4QAAAOAAAADjAAAA4gAAAOUAAA"
-    "DkAAAA5wAAAO8cAQDpAAAA6AAAAOsAAADjjAEA7QAAAOwAAADvAAAA7gAAAPEAAADwAAAA8wAAAPIAAAD1AAAA9AAAAPcAAAD2AAAA+QAAAPgA"
-    "AAD7AAAA+gAAAP0AAAD8AAAA/wAAAP4AAAAgADHigYQyAEEAZmkA\"},{\"type\":\"Prepend\",\"prepend\":\"_\"}]},\"pre_tokenizer\":{\"ty"
-    "pe\":\"Metaspace\",\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\",\"split\":true},\"decoder\":{\"type\":\"Sequence\",\"de"
-    "coders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\""
-    "},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"?\",0.0],"
-    "[\"\\u2581\",-1.5],[\"a\",-2.5],[\"b\",-3],[\"\\u2581a\",-1],[\"<0x41>\",-4],[\"ab\",-2]],\"byte_fallback\":true}}";
+    "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAQAAAAgAAAJC"
+    "QAACgUAAAAAAIDMBAIAgA0AAAgAAICgEQAAgAgCAAIAAICAJQAACgAAgKwAAgCBGQAAoSEAAA4AAAARAAAAEAAAABMAAAASAAAAFQAAABQAAAAXAAAAFgAAABk"
+    "AAAAYAAAAvU0AABoAAAC8zAIAHAAAAB8AAAAeAAAAIQAAACAAAAAjAAAAIgAAACUAAAAkAAAAJwAAACYAAAApAAAAKAAAACsAAAAqAAAALQAAACwAAAAvAAAAL"
+    "gAAADEAAAAwAAAAMwAAADIAAAA1AAAANAAAADcAAAA2AAAAOQAAADgAAAA7AAAAOgAAAD0AAAA8AAAAPwAAAD4AAABBAAAAQAAAAEMAAABCAAAARQAAAEQAAAB"
+    "HAAAARgAAAEkAAABBBAIASwAAAEoAAABNAAAATAAAAE8AAABOAAAAUQAAAFAAAABTAAAAUgAAAFUAAABUAAAAVwAAAFYAAABZAAAAWAAAAFsAAABaAAAAXQAAA"
+    "FwAAABfAAAAXgAAAGEAAABgAAAAYwAAAGIAAABlAAAAZAAAAGcAAABmAAAAaQAAAGgAAABrAAAAagAAAG0AAABsAAAAbwAAAG4AAABxAAAAcAAAAHMAAAByAAA"
+    "AdQAAAHQAAAB3AAAAdgAAAHkAAAB4AAAAewAAAHoAAAB9AAAAfAAAAH8AAAB+AAAAgQAAAIAAAACDAAAAggAAAIUAAACEAAAAhwAAAIYAAACJAAAAiAAAAIsAA"
+    "ACKAAAAjQAAAIwAAACPAAAAjgAAAJEAAACQAAAAkwAAAJIAAACVAAAAlAAAAJcAAACWAAAAmQAAAJgAAACbAAAAmgAAAJ0AAACcAAAAnwAAAJ4AAAChAAAAoAA"
+    "AAKMAAACiAAAApQAAAKQAAACnAAAApgAAAKkAAACoAAAAqwAAAKoAAACtAAAArAAAAK8AAACuAAAAsQAAALAAAACzAAAAsgAAALUAAAC0AAAAtwAAALYAAAC5A"
+    "AAAuAAAALsAAAC6AAAAvQAAALwAAAC/AAAAvgAAAMEAAADAAAAAwwAAAMIAAADFAAAAxAAAAMcAAADGAAAAyQAAAMgAAADCtAEAwzgBAM0AAADMAAAAzwAAAM4"
+    "AAADRAAAA0AAAANMAAADSAAAA1QAAANQAAADXAAAA1gAAANkAAADYAAAA2wAAANoAAADdAAAA3AAAAN8AAADeAAAA4QAAAOAAAADjAAAA4gAAAOUAAADkAAAA5"
+    "wAAAO8cAQDpAAAA6AAAAOsAAADjjAEA7QAAAOwAAADvAAAA7gAAAPEAAADwAAAA8wAAAPIAAAD1AAAA9AAAAPcAAAD2AAAA+QAAAPgAAAD7AAAA+gAAAP0AAAD"
+    "8AAAA/wAAAP4AAAAgADHigYQyAEEAZmkA\"},{\"type\":\"Prepend\",\"prepend\":\"_\"}]},\"pre_tokenizer\":{\"type\":\"Metaspace\","
+    "\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\",\"split\":true},\"decoder\":{\"type\":\"Sequence\",\"decoders\":["
+    "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse"
+    "\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\""
+    ":[[\"?\",0.0],[\"\\u2581\",-1.5],[\"a\",-2.5],[\"b\",-3],[\"\\u2581a\",-1],[\"<0x41>\",-4],[\"ab\",-2]],\"byte_fallback\":"
+    "true}}";
 
 /* What is taken must work, whatever it makes of the text. */
 static void use_tokenizer(const struct orr_tokenizer *t)
@@ -508,7 +509,8 @@ END_TEST
 
 START_TEST(vocab_txt)
 {
-    const struct sample good = with_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n##b\n1\n,\nday\n\xc3\xa4\n##\xce\xb1\n\n<\ns\n>\nab\r\n");
+    const struct sample good = with_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n##b\n1\n,\nday\n"
+                                          "\xc3\xa4\n##\xce\xb1\n\n<\ns\n>\nab\r\n");
 
     fuzz("vocab.txt", &good, 1, 4000, 6, read_tokenizer);
 }

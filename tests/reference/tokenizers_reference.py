@@ -31,7 +31,8 @@ GPT4 = (r"(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\
 O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
          r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
          r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-RULES = "FF21\t0041\nFB01\t0066 0069\n00C0\t0041\n0041 0300\t0041\n00BD\t0031 2044 0032\n3000\t0020\n00A0\t0020\n0009\t0020\n000A\t0020\n"
+RULES = ("FF21\t0041\nFB01\t0066 0069\n00C0\t0041\n0041 0300\t0041\n00BD\t0031 2044 0032\n"
+         "3000\t0020\n00A0\t0020\n0009\t0020\n000A\t0020\n")
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
@@ -310,7 +311,8 @@ def large(texts):
         "whitespace": lambda n: words(texts, pre_tokenizers.Whitespace()),
         "whitespace-split": lambda n: words(texts, pre_tokenizers.WhitespaceSplit()),
         "punctuation": lambda n: words(texts, pre_tokenizers.Punctuation("merged_with_previous")),
-        "digits": lambda n: words(texts, pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.CharDelimiterSplit("a")])),
+        "digits": lambda n: words(texts, pre_tokenizers.Sequence([pre_tokenizers.Digits(True),
+                                                                  pre_tokenizers.CharDelimiterSplit("a")])),
         "digits-runs": lambda n: words(texts, pre_tokenizers.Digits(False)),
         "metaspace-first": lambda n: words(texts, pre_tokenizers.Metaspace(prepend_scheme="first")),
         "metaspace-never": lambda n: words(texts, pre_tokenizers.Metaspace(prepend_scheme="never")),
@@ -318,7 +320,8 @@ def large(texts):
         "nfd": lambda n: characters(texts, normalizer=normalizers.NFD()),
         "nfkc": lambda n: characters(texts, normalizer=normalizers.NFKC()),
         "nfkd": lambda n: characters(texts, normalizer=normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents()])),
-        "nmt": lambda n: characters(texts, normalizer=normalizers.Sequence([normalizers.Nmt(), normalizers.Strip(), normalizers.Lowercase()])),
+        "nmt": lambda n: characters(texts, normalizer=normalizers.Sequence([normalizers.Nmt(), normalizers.Strip(),
+                                                                            normalizers.Lowercase()])),
         "byte-normal": lambda n: characters(texts, normalizer=normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), "_"),
                                                                                     normalizers.ByteLevel()]), fuse=True),
         "boundary": lambda n: splits(texts, Regex(r"\b"), "isolated"),
@@ -533,7 +536,8 @@ def run_golden(folder):
     for name, make in makers.items():
         tokenizer = make(400)
         with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as f:
-            json.dump({"tokenizer": json.loads(tokenizer.to_str()), "cases": cases(tokenizer)}, f, ensure_ascii=False, separators=(",", ":"))
+            whole = {"tokenizer": json.loads(tokenizer.to_str()), "cases": cases(tokenizer)}
+            json.dump(whole, f, ensure_ascii=False, separators=(",", ":"))
             f.write("\n")
     with open(os.path.join(folder, "trained.json"), "w", encoding="utf-8") as f:
         json.dump(trained(), f, ensure_ascii=False, separators=(",", ":"))
