@@ -109,9 +109,29 @@ liborri_la_SOURCES += \
 	lib/report/trace_run.c \
 	lib/report/trace_svg.c \
 	lib/report/trace_table.c \
+	lib/text/added.c \
+	lib/text/bpe.c \
+	lib/text/buffer.c \
+	lib/text/byte_level.c \
 	lib/text/bytes.c \
+	lib/text/charsmap.c \
+	lib/text/component.c \
+	lib/text/decode.c \
+	lib/text/encode.c \
+	lib/text/files.c \
+	lib/text/files.h \
+	lib/text/load.c \
+	lib/text/normalize.c \
+	lib/text/regex.c \
+	lib/text/split.c \
+	lib/text/template.c \
 	lib/text/text.h \
 	lib/text/tokenizer.c \
+	lib/text/train_bpe.c \
+	lib/text/unigram.c \
+	lib/text/vocab.c \
+	lib/text/vocabulary_files.c \
+	lib/text/wordpiece.c \
 	lib/tile/mesh.c \
 	lib/tile/tile.c \
 	lib/tile/tile.h \

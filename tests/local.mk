@@ -45,7 +45,24 @@ EXTRA_DIST += \
 	tests/golden/qwen2/model.safetensors \
 	tests/reference/check_hf.py \
 	tests/reference/generate_reference.py \
-	tests/reference/gpt2_reference.py
+	tests/reference/gpt2_reference.py \
+	tests/golden/tokenizers/added.json \
+	tests/golden/tokenizers/affixes.json \
+	tests/golden/tokenizers/bert-cased.json \
+	tests/golden/tokenizers/bert-uncased.json \
+	tests/golden/tokenizers/gpt2-small.json \
+	tests/golden/tokenizers/gpt4.json \
+	tests/golden/tokenizers/llama2.json \
+	tests/golden/tokenizers/llama3.json \
+	tests/golden/tokenizers/metaspace.json \
+	tests/golden/tokenizers/mistral.json \
+	tests/golden/tokenizers/o200k.json \
+	tests/golden/tokenizers/roberta.json \
+	tests/golden/tokenizers/split.json \
+	tests/golden/tokenizers/t5.json \
+	tests/golden/tokenizers/trained.json \
+	tests/golden/tokenizers/xlm-roberta.json \
+	tests/reference/tokenizers_reference.py
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
 # check_PROGRAMS and its sources; all are linked to liborri, which has the internal functions too.
 LDADD = liborri.la $(CHECK_LIBS)
@@ -130,6 +147,9 @@ tests_test_safetensors_SOURCES = tests/io/test_safetensors.c tests/io/faults.c t
 
 check_PROGRAMS += tests/test_tokenizer
 tests_test_tokenizer_SOURCES = tests/text/test_tokenizer.c tests/check_main.h
+
+check_PROGRAMS += tests/test_tokenizer_files
+tests_test_tokenizer_files_SOURCES = tests/text/test_tokenizer_files.c tests/check_main.h tests/files.h
 
 check_PROGRAMS += tests/test_corpus
 tests_test_corpus_SOURCES = tests/data/test_corpus.c tests/check_main.h tests/files.h

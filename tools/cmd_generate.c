@@ -68,6 +68,24 @@ static int no_room(void)
     return command_fail(ORR_ENOMEM, "generate: no room for the tokens");
 }
 
+/* With what the tokenizer puts around a text. Something has to be continued: without a prompt the token that begins a text, else the
+ * end of a line. */
+static int encode_prompt(const struct opened *o, const char *text, struct orr_encoding *encoding)
+{
+    int32_t begin = orr_tokenizer_special(o->tokenizer, ORR_BEGIN);
+    const char *token = begin >= 0 ? orr_tokenizer_token(o->tokenizer, begin) : NULL;
+
+    ORR_TRY(orr_tokenizer_encode_input(o->tokenizer, text, strlen(text), NULL, 0, encoding));
+    if (encoding->count > 0)
+        return ORR_OK;
+    orr_encoding_free(encoding);
+    ORR_TRY(orr_tokenizer_encode_input(o->tokenizer, token ? token : "\n", token ? strlen(token) : 1, NULL, 0, encoding));
+    if (encoding->count > 0)
+        return ORR_OK;
+    orr_encoding_free(encoding);
+    return command_remedy(command_fail(ORR_EINVAL, "--prompt: is no token"), "give a text with --prompt");
+}
+
 /* Room for one more, which is empty. */
 static int grow(struct prompts *p)
 {
@@ -92,15 +110,18 @@ static int grow(struct prompts *p)
 /* A copy of the text. */
 static int add_prompt(struct prompts *p, const struct opened *o, const char *text, const char *where)
 {
-    int32_t *ids = NULL;
-    size_t count;
+    struct orr_encoding encoding;
 
     ORR_TRY(grow(p));
     int last = p->count - 1;
     p->text[last] = strdup(text);
     if (!p->text[last])
         return no_room();
-    ORR_TRY(orr_tokenizer_encode(o->tokenizer, text, strlen(text), &ids, &count));
+    ORR_TRY(encode_prompt(o, text, &encoding));
+    size_t count = encoding.count;
+    int32_t *ids = encoding.ids;
+    encoding.ids = NULL;
+    orr_encoding_free(&encoding);
     p->sequence[last].tokens = ids;
     if (count > (size_t)o->hyper.positions)
         return command_remedy(command_fail(ORR_EINVAL, "%s: the prompt has %zu tokens, and the model takes %d", where, count,
@@ -109,8 +130,7 @@ static int add_prompt(struct prompts *p, const struct opened *o, const char *tex
     int32_t *tokens = realloc(ids, (count + (size_t)max_tokens + 1) * sizeof(*tokens));
     if (!tokens)
         return no_room();
-    if (count == 0)
-        tokens[count++] = '\n';     /* something has to be continued */
+    generated_begin(&p->added[last], tokens, count);
     p->begins[last] = (int)count;
     p->sequence[last] = (struct orr_sequence){tokens, (int)count, false};
     return ORR_OK;
@@ -212,6 +232,7 @@ static bool ends(void *self, int sequence, const int32_t *tokens, int count)
     struct together *t = self;
     int begin = t->prompts->begins[t->first + sequence];
     struct generated text = {0};
+    generated_begin(&text, tokens, (size_t)begin);
     int status = generated_add(&text, t->o->tokenizer, tokens + begin, (size_t)(count - begin), &stops);
     bool stopped = text.stopped;
 
@@ -295,8 +316,10 @@ static int generate_together(struct together *t, struct orr_predictor *predictor
         ORR_TRY(orr_predictor_continue(predictor, count * (int)beams, (int)beams));
     ORR_TRY(beams > 1 ? generate_by_beams(t, predictor, count) : generate_tokens(t, predictor, count));
     ORR_TRY(orr_ranks_settle(t->status));
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        ORR_TRY(generated_end(&t->prompts->added[t->first + i], t->o->tokenizer, &stops));
         ORR_TRY(print_text(t->prompts, t->first + i));
+    }
     return ORR_OK;
 }
 
@@ -361,7 +384,7 @@ static int check_options(const struct opened *o)
     if (!o->weights)
         return command_remedy(command_fail(ORR_EINVAL, "%s: has no parameters to generate with", model_options.model),
                               "name a checkpoint's directory with --model");
-    if (orr_tokenizer_vocab_size(o->tokenizer) < vocab)
+    if (strcmp(orr_tokenizer_name(o->tokenizer), "bytes") == 0 && orr_tokenizer_vocab_size(o->tokenizer) < vocab)
         return command_remedy(command_fail(ORR_EINVAL, "--tokenizer: the model has %d tokens, '%s' %d", vocab,
                                            orr_tokenizer_name(o->tokenizer), orr_tokenizer_vocab_size(o->tokenizer)),
                               "generate with a model that was trained with this tokenizer");

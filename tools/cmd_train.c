@@ -285,6 +285,7 @@ static int parse(int argc, char **argv, char ***held, char **directory)
     int saved = 0;
 
     ORR_TRY(options_parse("train", summary, tables, argc, argv));
+    bool named = options_given(model_table, "tokenizer");
     if (!resume_from)
         return ORR_OK;
     *directory = orr_checkpoint_resolve(resume_from);
@@ -304,6 +305,8 @@ static int parse(int argc, char **argv, char ***held, char **directory)
     memcpy(all + count, argv + 1, (size_t)argc * sizeof(*all));
     options_reset(tables);
     int status = options_parse("train", summary, tables, count + argc - 1, all);
+    if (!named && orr_tokenizer_in(*directory))     /* the files that the run began with may be elsewhere by now */
+        model_options.tokenizer = *directory;
     free(all);
     return status;
 }
@@ -353,6 +356,7 @@ int cmd_train(int argc, char **argv)
     if (status == 0) {
         t.model = o.model;
         t.config = o.config;
+        t.tokenizer = o.tokenizer;
         t.eval_every = eval_every;
         t.eval_samples = eval_samples;
         t.out = out;

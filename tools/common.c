@@ -20,7 +20,8 @@ struct setting model_table[] = {
                    "gpt2-large, gpt2-xl, tiny-llama, llama-3.2-1b, llama-3.1-8b, mistral-7b, qwen2.5-0.5b", OPTION_TEXT, &model_options.model, 0, 0, false),
     SETTING("set", "KEY=VALUE", "override a key of config.json, by its Hugging Face name", OPTION_LIST, &model_options.set, 0,
      0, false),
-    SETTING("tokenizer", "T", "bytes (default)", OPTION_TEXT, &model_options.tokenizer, 0, 0, false),
+    SETTING("tokenizer", "T", "bytes, a tokenizer.json, vocabulary files or their directory (default: the model's, else bytes)",
+     OPTION_TEXT, &model_options.tokenizer, 0, 0, false),
     {0},
 };
 
@@ -185,6 +186,21 @@ static int open_config(struct opened *o, const char *name)
     return o->config ? ORR_OK : orr_error_code();
 }
 
+struct orr_tokenizer *open_tokenizer(const char *name, const char *directory)
+{
+    char *resolved = !name && directory ? orr_checkpoint_resolve(directory) : NULL;
+
+    if (!name && directory && !resolved)
+        return NULL;
+    if (!name)
+        name = resolved && orr_tokenizer_in(resolved) ? resolved : "bytes";
+    struct orr_tokenizer *tokenizer = orr_tokenizer_open(name);
+    if (!tokenizer && name == resolved)
+        command_remedy(orr_error_code(), "name another one with --tokenizer; bytes, where there are only ids to be read");
+    free(resolved);
+    return tokenizer;
+}
+
 static int check_layout(struct opened *o)
 {
     const struct layout_options *l = &layout_options;
@@ -210,7 +226,7 @@ int read_model(struct opened *o, int (*change)(struct orr_config *config))
     if (change)
         ORR_TRY(change(o->config));
     ORR_TRY(orr_family_read(o->config, &o->hyper));
-    o->tokenizer = orr_tokenizer_open(model_options.tokenizer ? model_options.tokenizer : "bytes");
+    o->tokenizer = open_tokenizer(model_options.tokenizer, o->directory);
     return o->tokenizer ? ORR_OK : orr_error_code();
 }
 

@@ -77,6 +77,10 @@ struct shape {
 };
 int open_model(struct opened *o, int (*change)(struct orr_config *config), const struct shape *shape);
 
+/* The tokenizer of --tokenizer; where none is named (NULL) that of a model's directory, unless NULL, if it has one; else bytes. NULL on
+ * failure. */
+struct orr_tokenizer *open_tokenizer(const char *name, const char *directory);
+
 /* The part of that which needs no runtime: checks the layout options, and reads the configuration. */
 int read_model(struct opened *o, int (*change)(struct orr_config *config));
 

@@ -260,6 +260,53 @@ static int turn_indices(struct orri_paths *files)
 
 /* ---- any file ------------------------------------------------------------------------------------ */
 
+/* Appends the ids of a part of the text, narrow where the vocabulary allows. */
+static int append_ids(struct segment *s, size_t *room, const int32_t *ids, size_t count)
+{
+    size_t needed = ((size_t)s->count + count) * (size_t)s->width;
+
+    if (needed > *room) {
+        size_t larger = needed > 2 * *room ? needed : 2 * *room;
+        void *owned = realloc(s->owned, larger);
+        if (!owned)
+            return orri_fail(ORR_ENOMEM, s->path, "no room for %zu bytes of tokens", larger);
+        s->owned = owned;
+        *room = larger;
+    }
+    for (size_t i = 0; i < count; i++, s->count++) {
+        if (s->width == 2)
+            ((uint16_t *)s->owned)[s->count] = (uint16_t)ids[i];
+        else
+            ((int32_t *)s->owned)[s->count] = ids[i];
+    }
+    return 0;
+}
+
+/* The text goes through the tokenizer in parts, so that only its tokens have to be in memory. */
+static int encode_segment(struct segment *s, const struct orr_tokenizer *tokenizer)
+{
+    const char *text = (const char *)s->data;
+    const size_t size = (size_t)s->count;
+    size_t room = 0;
+    int rc = 0;
+
+    s->count = 0;
+    s->width = tokenizer->vocab_size <= 1 << 16 ? 2 : 4;
+    for (size_t from = 0, to; rc == 0 && from < size; from = to) {
+        int32_t *ids;
+        size_t count;
+        to = orri_text_part(text, size, from);
+        rc = orr_tokenizer_encode(tokenizer, text + from, to - from, &ids, &count);
+        if (rc == 0) {
+            rc = append_ids(s, &room, ids, count);
+            free(ids);
+        }
+    }
+    orri_map_close(&s->map);
+    s->data = s->owned;
+    return rc;
+}
+
 /* Opens the file of `s->path` and takes its tokens or text from the first *left bytes, which it subtracts. */
 static int open_segment(struct segment *s, bool given, const struct orr_tokenizer *tokenizer, int64_t *left)
 {
@@ -289,13 +336,7 @@ static int open_segment(struct segment *s, bool given, const struct orr_tokenize
         return 0;
 
     if (!tokens && !tokenizer->class->ids_are_bytes) {
-        int32_t *ids;
-        size_t count;
-        ORR_TRY(orr_tokenizer_encode(tokenizer, (const char *)s->data, (size_t)s->count, &ids, &count));
-        s->data = s->owned = ids;
-        s->count = (int64_t)count;
-        s->width = 4;
-        orri_map_close(&s->map);
+        ORR_TRY(encode_segment(s, tokenizer));
     } else if (s->map.size <= COPY_MAX) {
         const size_t bytes = (size_t)(s->count * s->width);
         s->owned = orri_alloc(bytes);
@@ -447,7 +488,7 @@ int orr_corpus_check_vocab(const struct orr_corpus *corpus, int vocab)
                     return orri_remedy(
                         orri_fail(ORR_EFORMAT, s->path, "token %d at position %lld is outside the vocabulary of %d",
                                   (int)tokens[k], (long long)(from + k), vocab),
-                        "use a model with that token, or data made with the model's tokenizer");
+                        "use a model with that token (--set vocab_size=N makes a larger one), or the model's tokenizer");
         }
     }
     return 0;

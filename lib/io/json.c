@@ -22,15 +22,12 @@ static const char *kind(const json_t *value)
     }
 }
 
-int orri_json_load(const char *path, json_t **object)
+int orri_json_parse(const char *path, const void *text, size_t bytes, json_t **object)
 {
-    struct orri_map map;
     json_error_t error;
+    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
 
     *object = NULL;
-    ORR_TRY(orri_map_open(&map, path, false));
-    json_t *root = json_loadb((const char *)map.data, map.size, JSON_REJECT_DUPLICATES, &error);
-    orri_map_close(&map);
     if (!root) {
         char *where = orri_format("%s:%d", path, error.line);
         int rc = where ? orri_fail(ORR_EFORMAT, where, "%s", error.text) : ORR_ENOMEM;
@@ -44,6 +41,17 @@ int orri_json_load(const char *path, json_t **object)
     }
     *object = root;
     return 0;
+}
+
+int orri_json_load(const char *path, json_t **object)
+{
+    struct orri_map map;
+
+    *object = NULL;
+    ORR_TRY(orri_map_open(&map, path, false));
+    int rc = orri_json_parse(path, map.data, map.size, object);
+    orri_map_close(&map);
+    return rc;
 }
 
 int orri_json_save(const char *path, const json_t *object)

@@ -13,6 +13,9 @@
  * ORR_ENOENT; ORR_EFORMAT with "file:line: what". */
 int orri_json_load(const char *path, json_t **object);
 
+/* The same of a text in memory, named `path` in errors. ORR_EFORMAT. */
+int orri_json_parse(const char *path, const void *text, size_t bytes, json_t **object);
+
 /* Writes the object to the file (indented by 2, in the order of insertion), whole or not at all. */
 int orri_json_save(const char *path, const json_t *object);
 

@@ -6,6 +6,7 @@
  *                       optimizer.safetensors   NAME.STATE ("transformer.wte.weight.exp_avg"), fp32
  *                       outer.safetensors       NAME.outer_momentum, fp32, where there is such
  *                       trainer.json            step, data position, seed, arguments
+ *                       tokenizer.json ...      the files of the tokenizer, where it has any
  *     OUT/latest -> step-00000100               moves when the directory is complete and on disk
  *
  * A directory appears whole or not at all. It knows nothing of the layout that wrote it: a tensor is a whole parameter,
@@ -17,6 +18,7 @@
 #define ORRERY_CHECKPOINT_H
 
 #include <orrery/config.h>
+#include <orrery/tokenizer.h>
 #include <orrery/train.h>
 
 #ifdef __cplusplus
@@ -39,12 +41,13 @@ int orr_weights_load(struct orr_model *model, const char *directory);
 int orr_weights_save(struct orr_model *model, const char *directory, enum orr_dtype dtype);
 
 /* Writes the checkpoint of the last submitted step below `out` (made where missing), waiting for the step; rank 0's
- * `config` and `trainer` become config.json and, with "step", "samples" and the loss scale set, trainer.json. Where the parameters
+ * `config` and `trainer` become config.json and, with "step", "samples" and the loss scale set, trainer.json; the files of its
+ * `tokenizer`, unless NULL, lie beside them. Where the parameters
  * are not saved in fp32, those lie in master.safetensors beside them. Moves `latest`, then removes
  * what a crash left half-written and the oldest step directories until `keep` are left (0: all stay; those of later
  * steps, another run's, neither count nor go). ORR_EIO leaves what was there as it was. */
 int orr_checkpoint_save(const char *out, struct orr_training *training, const struct orr_config *config,
-                        struct orr_config *trainer, int keep);
+                        struct orr_config *trainer, const struct orr_tokenizer *tokenizer, int keep);
 
 /* Makes the directory `out`, tries whether files can be written there and are seen by all ranks, and removes what a
  * killed run left half-written. ORR_EINVAL where not. */

@@ -3,6 +3,7 @@
 #ifndef ORRERY_TOKENIZER_H
 #define ORRERY_TOKENIZER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -13,9 +14,17 @@ extern "C" {
 struct orr_tokenizer;
 
 /* Opens a tokenizer. `name` is
- *   "bytes"   the id of a byte is its value; vocabulary 256; any text, valid UTF-8 or not.
- * NULL with ORR_EINVAL for another name (the remedy lists those that exist), ORR_ENOMEM. */
+ *   "bytes"   the id of a byte is its value; vocabulary 256; any text, valid UTF-8 or not;
+ *   a file    tokenizer.json, in the format of Hugging Face's tokenizers; vocab.json or merges.txt, encoder.json or vocab.bpe
+ *             (byte-level byte-pair encoding with GPT-2's pattern; the other one lies beside it); vocab.txt (WordPiece with
+ *             BERT's normalizer);
+ *   a folder  with such files, the first of these that is there, and special_tokens_map.json and tokenizer_config.json.
+ * NULL with ORR_EINVAL for another name; ORR_ENOENT for a folder without; ORR_EFORMAT for a file that is damaged or has a component
+ * that is not known, which the message names; ORR_ENOMEM. */
 struct orr_tokenizer *orr_tokenizer_open(const char *name);
+
+/* Whether a folder has files that orr_tokenizer_open() reads. */
+bool orr_tokenizer_in(const char *directory);
 void orr_tokenizer_destroy(struct orr_tokenizer *tokenizer);
 
 /* Once created a tokenizer never changes: any thread may call the functions below. */
@@ -23,19 +32,33 @@ void orr_tokenizer_destroy(struct orr_tokenizer *tokenizer);
 /* The name it was created by. Borrowed. */
 const char *orr_tokenizer_name(const struct orr_tokenizer *tokenizer);
 
-/* The number of ids V: ids are 0..V-1. */
+/* The number of ids V: ids are 0..V-1, though some of them may have no token. */
 int orr_tokenizer_vocab_size(const struct orr_tokenizer *tokenizer);
 
-/* Turns the `size` bytes of `text` (zero bytes are text too) into *count ids. *ids is malloc'ed, never
- * NULL on success, and the caller's to free(). ORR_ENOMEM. */
+/* Turns the `size` bytes of `text` (zero bytes are text too) into *count ids, without those that a template puts around them.
+ * Where they are not UTF-8 they are read as U+FFFD, but by "bytes". *ids is malloc'ed, never NULL on success, and the caller's to
+ * free(). ORR_EINVAL for a text of more than 1 GiB, but by "bytes"; ORR_EFORMAT where a regular expression of the tokenizer cannot
+ * be matched; ORR_ENOMEM. */
 int orr_tokenizer_encode(const struct orr_tokenizer *tokenizer, const char *text, size_t size, int32_t **ids,
                          size_t *count);
 
 /* Turns `count` ids back into *size bytes. *text is malloc'ed, ended by a zero byte that *size does not
- * count, and the caller's to free(). decode(encode(text)) = text with "bytes". ORR_EINVAL for an id
- * outside the vocabulary (the message names it and its position), ORR_ENOMEM. */
+ * count, and the caller's to free(). decode(encode(text)) = text with "bytes", and of text that is UTF-8 with byte-level
+ * vocabularies; tokens that end within a character give U+FFFD. ORR_EINVAL for an id outside the vocabulary (the message names it
+ * and its position), ORR_ENOMEM. */
 int orr_tokenizer_decode(const struct orr_tokenizer *tokenizer, const int32_t *ids, size_t count, char **text,
                          size_t *size);
+
+/* Writes the files that it was read from into a folder, byte for byte, under the names that orr_tokenizer_open() looks for; those
+ * of "bytes" are none. ORR_EIO. */
+int orr_tokenizer_save(const struct orr_tokenizer *tokenizer, const char *directory);
+
+/* Makes a byte-level byte-pair encoding from the text of files, line by line, and writes it as the tokenizer.json `out`, whole or
+ * not at all: the tokens of `special`, one for each byte, and merges, always of the commonest pair (of equals the one with the lowest
+ * ids), until there are vocab_size tokens or no pairs left. ORR_EINVAL for a vocab_size that is too small, ORR_ENOENT, ORR_EIO,
+ * ORR_ENOMEM. */
+int orr_tokenizer_train(const char *const *paths, int count, int vocab_size, const char *const *special, int special_count,
+                        const char *out);
 
 /* ---- tokens with a meaning of their own --------------------------------------------------------------- */
 
@@ -69,12 +92,12 @@ struct orr_encoding {
 void orr_encoding_free(struct orr_encoding *encoding);
 
 /* One text, or, where `second` is not NULL, a pair. Without a template it is as orr_tokenizer_encode() of the one, then the
- * other. ORR_ENOMEM. */
+ * other. Errors of orr_tokenizer_encode(). */
 int orr_tokenizer_encode_input(const struct orr_tokenizer *tokenizer, const char *first, size_t first_size, const char *second,
                                size_t second_size, struct orr_encoding *encoding);
 
-/* A sequence given as words: each is encoded for itself (as a text that begins with a blank, where the tokenizer marks the
- * beginning of words), and keeps its number. ORR_ENOMEM. */
+/* A sequence given as words: each is encoded for itself, as a text of its own (so with a blank in front, where the tokenizer puts
+ * one before every text), and keeps its number. Errors of orr_tokenizer_encode(). */
 int orr_tokenizer_encode_words(const struct orr_tokenizer *tokenizer, const char *const *words, size_t count,
                                struct orr_encoding *encoding);
 

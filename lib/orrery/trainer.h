@@ -17,6 +17,7 @@ extern "C" {
 struct orr_trainer {
     struct orr_model *model;
     const struct orr_config *config;            /* becomes config.json                                  */
+    const struct orr_tokenizer *tokenizer;      /* its files lie in every checkpoint, or NULL           */
     struct orr_training_options options;        /* schedule.steps is the length of the run; stop, of any rank,
                                                    ends it: finish the steps in flight, save, ORR_EINTR  */
     const struct orr_corpus *corpus;

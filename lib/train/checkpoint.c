@@ -548,7 +548,7 @@ static int set_number(struct orr_config *config, const char *key, int64_t value)
 
 /* The files that rank 0 writes alone. */
 static int write_texts(const char *directory, struct orr_training *t, const struct orr_config *config,
-                       struct orr_config *trainer)
+                       struct orr_config *trainer, const struct orr_tokenizer *tokenizer)
 {
     struct orr_loss_scale scale;
 
@@ -563,18 +563,20 @@ static int write_texts(const char *directory, struct orr_training *t, const stru
         ORR_TRY(set_number(trainer, "skipped_steps", scale.skipped));
     }
     ORR_TRY(json_beside(config, directory, "config.json"));
+    if (tokenizer)
+        ORR_TRY(orr_tokenizer_save(tokenizer, directory));
     return json_beside(trainer, directory, "trainer.json");
 }
 
 static int write_parts(const char *directory, struct orr_training *t, const struct orr_config *config,
-                       struct orr_config *trainer)
+                       struct orr_config *trainer, const struct orr_tokenizer *tokenizer)
 {
     struct state owners = {t, -1};
     struct tiles states = states_of(&owners), outer = {outer_name, outer_tile, t, 1, ORR_F32}, masters = values_in(ORR_F32);
     enum orr_dtype dtype = t->options.checkpoint_dtype;
 
     ORR_TRY(orri_model_settle(t->model, orr_training_synchronise(t)));
-    ORR_TRY(orri_model_settle(t->model, t->model->rank == 0 ? write_texts(directory, t, config, trainer) : ORR_OK));
+    ORR_TRY(orri_model_settle(t->model, t->model->rank == 0 ? write_texts(directory, t, config, trainer, tokenizer) : ORR_OK));
     ORR_TRY(orr_weights_save(t->model, directory, dtype));
     if (dtype != ORR_F32 && !(t->model->masterless && dtype == t->model->dtype))
         ORR_TRY(write_tiles(t->model, &masters, directory, MASTERS));
@@ -707,7 +709,7 @@ static int commit(struct orri_folder *folder, const char *out, const char *name,
 }
 
 int orr_checkpoint_save(const char *out, struct orr_training *t, const struct orr_config *config,
-                        struct orr_config *trainer, int keep)
+                        struct orr_config *trainer, const struct orr_tokenizer *tokenizer, int keep)
 {
     struct orri_folder folder = {0};
     bool first = t->model->rank == 0;
@@ -720,7 +722,7 @@ int orr_checkpoint_save(const char *out, struct orr_training *t, const struct or
         status = orri_folder_begin(&folder, path);
     status = orri_model_settle(t->model, status);
     if (status == 0)
-        status = write_parts(temp, t, config, trainer);
+        status = write_parts(temp, t, config, trainer, tokenizer);
     if (status == 0)    /* a step that failed meanwhile must not be kept */
         status = orri_model_settle(t->model, orr_model_status(t->model));
     if (status == 0 && first)

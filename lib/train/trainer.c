@@ -422,7 +422,7 @@ static int save(struct run *r)
 {
     ORR_TRY(take_reports(r, 0));
     ORR_TRY(meet(r, find_out(r)));
-    ORR_TRY(orr_checkpoint_save(r->t.out, r->training, r->t.config, r->state, r->t.keep));
+    ORR_TRY(orr_checkpoint_save(r->t.out, r->training, r->t.config, r->state, r->t.tokenizer, r->t.keep));
     r->saved = orr_training_steps(r->training);
     r->skip_timing = r->saved + 1;
     return ORR_OK;

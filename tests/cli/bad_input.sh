@@ -38,7 +38,7 @@ refused "^orrery: --dropout: '1'" '' $some --dropout 1
 refused "^orrery: optimizer: 'lion'" 'adamw, adam, sgd or rmsprop' $some --optimizer lion
 refused "^orrery: schedule: 'step'" 'cosine, linear or constant' $some --schedule step
 refused "^orrery: --task: 'mlm'" 'use lm' $some --task mlm
-refused "^orrery: tokenizer: .*sentencepiece" 'bytes' $some --tokenizer sentencepiece
+refused "^orrery: tokenizer: .*sentencepiece" 'tokenizer.json.*bytes' $some --tokenizer sentencepiece
 
 # --- layout ----------------------------------------------------------------------------------------------------
 refused "slots: 'many'" 'gpipe, 1f1b, h1, zb' $some --slots many

@@ -156,6 +156,44 @@ refused '^orrery: --prompts: there is --prompt, too' 'one of them' $generate --p
 refused '^orrery: predict: sequences that are cut into chunks cannot be continued' 'sequence parallelism' \
     $generate --tp 2 --sequence-parallel --kv-cache on
 
+# --- tokenizers ------------------------------------------------------------------------------------------------
+works tokenize --train made.json --vocab-size 300 --special '<|endoftext|>' --data text
+works tokenize --tokenizer made.json --data text
+mv out ids
+works tokenize --tokenizer made.json --decode --data ids
+check 'what was text is text again' cmp -s text out
+works tokenize --tokenizer made.json --data prompts
+mv out ids
+works train --model tiny-gpt2 --set vocab_size=300 --tokenizer made.json --data text --steps 4 --seq 32 --batch 4 --out tokenized --quiet
+check 'a checkpoint has the tokenizer' cmp -s made.json tokenized/latest/tokenizer.json
+mv made.json elsewhere.json
+works tokenize --model tokenized --data prompts
+check 'and tokenize reads it' cmp -s ids out
+works train --resume tokenized --steps 6 --quiet
+check 'and so does a run that is resumed' cmp -s elsewhere.json tokenized/step-00000006/tokenizer.json
+works eval --model tokenized --data text --seq 32
+generate="generate --model tokenized --max-tokens 30 --seed 4"
+for prompt in times '' 'it was the best of'; do
+    works $generate --temperature 0 --prompt "$prompt"
+    cat out
+done > expected
+works $generate --temperature 0 --prompts prompts
+check 'a text as it grows and as a whole' cmp -s expected out
+works $generate
+check 'no half characters' iconv -f UTF-8 -t UTF-8 -o whole out
+refused '^orrery: text: token [0-9]* at position [0-9]* is outside the vocabulary of 256' 'vocab_size=N' \
+    train --model tiny-gpt2 --tokenizer elsewhere.json --data text --steps 1 --seq 32 --batch 4
+refused '^orrery: --vocab-size: there is no --train' '--train' tokenize --vocab-size 300
+refused '^orrery: --special: there is no --train' '--train' tokenize --special x
+refused '^orrery: --vocab-size: is missing' '8000' tokenize --train new.json --data text
+refused '^orrery: --data: is missing' 'text files' tokenize --train new.json --vocab-size 300
+refused '^orrery: --train: there is --decode, too' 'one of them' tokenize --train new.json --vocab-size 300 --data text --decode
+refused '^orrery: --model: there is --tokenizer, too' 'one of them' tokenize --model tokenized --tokenizer elsewhere.json
+refused '^orrery: tokenizer: a vocabulary of 20 tokens has no room' '256' tokenize --train new.json --vocab-size 20 --data text
+check 'nothing was written' test ! -e new.json
+echo '{"model": {"type": "Other"}}' > other.json
+refused '^orrery: other.json: model: type "Other" is not known' 'docs/text.md' tokenize --tokenizer other.json
+
 # --- logits and gradients --------------------------------------------------------------------------------------
 # The sequences of a key of input.json, a line each.
 sequences()

@@ -15,6 +15,7 @@
 #include <orrery/safetensors.h>
 
 #include "io/json.h"
+#include "text/text.h"
 
 static void *copies[8];
 static bool copying;
@@ -359,6 +360,141 @@ static void read_json(const char *path, const struct sample *s, struct tally *ta
     json_decref(object);
 }
 
+/* ---- tokenizers ----------------------------------------------------------------------------------- */
+
+static const char bpe[] =
+    "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[{\"id\":9,\"content\":\"<s>\",\"single_word\":"
+    "false,\"lstrip\":true,\"rstrip\":false,\"normalized\":false,\"special\":true},{\"id\":10,\"content\":\"day\",\"single_word"
+    "\":true,\"lstrip\":false,\"rstrip\":true,\"normalized\":true,\"special\":false}],\"normalizer\":{\"type\":\"Sequence\",\"n"
+    "ormalizers\":[{\"type\":\"NFC\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x{1,3}+\"},\"content\":\"a\"},{\"type\":\""
+    "Lowercase\"},{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":false}]},\"pre_tokenizer\":{\"type\":\"Sequence\",\"p"
+    "retokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[^\\\\r\\\\n\\\\p{L}]?\\\\w+|\\\\s+(?!\\\\S)\"},\"behavior\":"
+    "\"MergedWithNext\",\"invert\":false},{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":\"Punctuation\",\"behavior"
+    "\":\"Contiguous\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":false,\"use_regex\":true}]},\"post_p"
+    "rocessor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":false"
+    ",\"use_regex\":true},{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Seq"
+    "uence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},{\"Sequence\":{\"id\":\"B\","
+    "\"type_id\":1}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[9],\"tokens\":[\"<s>\"]}}}]},\"decoder\":{\"type\":"
+    "\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":\"BPE\",\"dropout\":"
+    "null,\"unk_token\":\"?\",\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":true,\"byte_fallback"
+    "\":true,\"ignore_merges\":true,\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\"ab\":3,\"\\u0120\":4,\"\\u0120a\":5,\"d\":6,\"<0xC4>\""
+    ":7,\"<0x80>\":8},\"merges\":[\"a b\",[\"\\u0120\",\"a\"]]}}";
+
+static const char wordpiece[] =
+    "{\"added_tokens\":[],\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":true,\"strip"
+    "_accents\":null,\"lowercase\":true},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"post_processor\":{\"type\":\"BertP"
+    "rocessing\",\"sep\":[\"b\",2],\"cls\":[\"a\",1]},\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true},"
+    "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"?\",\"continuing_subword_prefix\":\"##\",\"max_input_chars_per_word\":10"
+    "0,\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\"##b\":3,\"d\":4,\"##ay\":5}}}";
+
+static const char unigram[] =
+    "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAQAAAAgAAAJC"
+    "QAACgUAAAAAAIDMBAIAgA0AAAgAAICgEQAAgAgCAAIAAICAJQAACgAAgKwAAgCBGQAAoSEAAA4AAAARAAAAEAAAABMAAAASAAAAFQAAABQAAAAXAAAAFgAAABk"
+    "AAAAYAAAAvU0AABoAAAC8zAIAHAAAAB8AAAAeAAAAIQAAACAAAAAjAAAAIgAAACUAAAAkAAAAJwAAACYAAAApAAAAKAAAACsAAAAqAAAALQAAACwAAAAvAAAAL"
+    "gAAADEAAAAwAAAAMwAAADIAAAA1AAAANAAAADcAAAA2AAAAOQAAADgAAAA7AAAAOgAAAD0AAAA8AAAAPwAAAD4AAABBAAAAQAAAAEMAAABCAAAARQAAAEQAAAB"
+    "HAAAARgAAAEkAAABBBAIASwAAAEoAAABNAAAATAAAAE8AAABOAAAAUQAAAFAAAABTAAAAUgAAAFUAAABUAAAAVwAAAFYAAABZAAAAWAAAAFsAAABaAAAAXQAAA"
+    "FwAAABfAAAAXgAAAGEAAABgAAAAYwAAAGIAAABlAAAAZAAAAGcAAABmAAAAaQAAAGgAAABrAAAAagAAAG0AAABsAAAAbwAAAG4AAABxAAAAcAAAAHMAAAByAAA"
+    "AdQAAAHQAAAB3AAAAdgAAAHkAAAB4AAAAewAAAHoAAAB9AAAAfAAAAH8AAAB+AAAAgQAAAIAAAACDAAAAggAAAIUAAACEAAAAhwAAAIYAAACJAAAAiAAAAIsAA"
+    "ACKAAAAjQAAAIwAAACPAAAAjgAAAJEAAACQAAAAkwAAAJIAAACVAAAAlAAAAJcAAACWAAAAmQAAAJgAAACbAAAAmgAAAJ0AAACcAAAAnwAAAJ4AAAChAAAAoAA"
+    "AAKMAAACiAAAApQAAAKQAAACnAAAApgAAAKkAAACoAAAAqwAAAKoAAACtAAAArAAAAK8AAACuAAAAsQAAALAAAACzAAAAsgAAALUAAAC0AAAAtwAAALYAAAC5A"
+    "AAAuAAAALsAAAC6AAAAvQAAALwAAAC/AAAAvgAAAMEAAADAAAAAwwAAAMIAAADFAAAAxAAAAMcAAADGAAAAyQAAAMgAAADCtAEAwzgBAM0AAADMAAAAzwAAAM4"
+    "AAADRAAAA0AAAANMAAADSAAAA1QAAANQAAADXAAAA1gAAANkAAADYAAAA2wAAANoAAADdAAAA3AAAAN8AAADeAAAA4QAAAOAAAADjAAAA4gAAAOUAAADkAAAA5"
+    "wAAAO8cAQDpAAAA6AAAAOsAAADjjAEA7QAAAOwAAADvAAAA7gAAAPEAAADwAAAA8wAAAPIAAAD1AAAA9AAAAPcAAAD2AAAA+QAAAPgAAAD7AAAA+gAAAP0AAAD"
+    "8AAAA/wAAAP4AAAAgADHigYQyAEEAZmkA\"},{\"type\":\"Prepend\",\"prepend\":\"_\"}]},\"pre_tokenizer\":{\"type\":\"Metaspace\","
+    "\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\",\"split\":true},\"decoder\":{\"type\":\"Sequence\",\"decoders\":["
+    "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse"
+    "\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\""
+    ":[[\"?\",0.0],[\"\\u2581\",-1.5],[\"a\",-2.5],[\"b\",-3],[\"\\u2581a\",-1],[\"<0x41>\",-4],[\"ab\",-2]],\"byte_fallback\":"
+    "true}}";
+
+/* What is taken must work, whatever it makes of the text. */
+static void use_tokenizer(const struct orr_tokenizer *t)
+{
+    static const char text[] = "day <s> a xxxx  abABdb\xc4\x80\xff Day1,2 \xe2\x96\x81\n";
+    const char *words[] = {"ab", "", "day"};
+    struct orr_encoding e;
+    int32_t *ids;
+    size_t count, size;
+    char *back;
+
+    int rc = orr_tokenizer_encode(t, text, strlen(text), &ids, &count);
+    ck_assert_msg(rc == 0 || rc == ORR_EFORMAT, "%s", orr_error());
+    if (rc != 0)
+        return;
+    for (size_t i = 0; i < count; i++)
+        ck_assert(ids[i] >= 0 && ids[i] < orr_tokenizer_vocab_size(t));
+    ck_assert_int_eq(orr_tokenizer_decode(t, ids, count, &back, &size), 0);
+    free(back);
+    free(ids);
+    if (orr_tokenizer_encode_input(t, text, strlen(text), "b", 1, &e) == 0)
+        orr_encoding_free(&e);
+    if (orr_tokenizer_encode_words(t, words, 3, &e) == 0)
+        orr_encoding_free(&e);
+    for (int i = 0; i < ORR_SPECIALS; i++)
+        ck_assert_int_lt(orr_tokenizer_special(t, (enum orr_special)i), orr_tokenizer_vocab_size(t));
+}
+
+static void read_tokenizer(const char *path, const struct sample *s, struct tally *tally)
+{
+    struct orr_tokenizer *t = orr_tokenizer_open(path);
+
+    (void)s;
+    if (!t) {
+        refused(tally, path);
+        return;
+    }
+    tally->accepted++;
+    use_tokenizer(t);
+    orr_tokenizer_destroy(t);
+}
+
+/* Merges, whose vocabulary lies beside. */
+static void read_merges(const char *path, const struct sample *s, struct tally *tally)
+{
+    struct orr_tokenizer *t = orr_tokenizer_open(path);
+
+    (void)s;
+    if (!t) {
+        ck_assert_msg(orr_error_code() == ORR_EFORMAT, "%d: %s", orr_error_code(), orr_error());
+        expect_error(ORR_EFORMAT, folder, ": ");
+        ck_assert_str_ne(orr_error_remedy(), "");
+        tally->rejected++;
+        return;
+    }
+    tally->accepted++;
+    use_tokenizer(t);
+    orr_tokenizer_destroy(t);
+}
+
+static struct sample with_text(const char *text)
+{
+    struct sample s = {.size = strlen(text)};
+
+    ck_assert_uint_le(s.size, CAPACITY);
+    memcpy(s.bytes, text, s.size);
+    return s;
+}
+
+/* Every byte's character, and a few tokens more. */
+static void put_byte_level(const char *path)
+{
+    static const char more[] = "\"ab\":256,\"da\":257,\"day\":258}";
+    struct orri_text json = {0};
+    char number[16];
+
+    ck_assert_int_eq(orri_text_add(&json, "{", 1), 0);
+    for (int i = 0; i < 256; i++) {
+        UChar32 c = orri_byte_character((unsigned char)i);
+        ck_assert_int_eq(orri_text_add(&json, c == '"' || c == '\\' ? "\"\\" : "\"", c == '"' || c == '\\' ? 2 : 1), 0);
+        ck_assert_int_eq(orri_text_add_character(&json, c), 0);
+        snprintf(number, sizeof(number), "\":%d,", i);
+        ck_assert_int_eq(orri_text_add(&json, number, strlen(number)), 0);
+    }
+    ck_assert_int_eq(orri_text_add(&json, more, strlen(more)), 0);
+    put(path, json.data, json.size);
+    orri_text_free(&json);
+}
+
 static void fuzz(const char *name, const struct sample *good, int kinds, int rounds, uint64_t seed,
                  void (*read)(const char *, const struct sample *, struct tally *))
 {
@@ -522,6 +658,32 @@ START_TEST(json)
 }
 END_TEST
 
+START_TEST(tokenizer_json)
+{
+    const struct sample good[] = {with_text(bpe), with_text(wordpiece), with_text(unigram)};
+
+    fuzz("tokenizer.json", good, 3, 6000, 5, read_tokenizer);
+}
+END_TEST
+
+START_TEST(vocab_txt)
+{
+    const struct sample good = with_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n##b\n1\n,\nday\n"
+                                          "\xc3\xa4\n##\xce\xb1\n\n<\ns\n>\nab\r\n");
+
+    fuzz("vocab.txt", &good, 1, 4000, 6, read_tokenizer);
+}
+END_TEST
+
+START_TEST(merges_txt)
+{
+    const struct sample good = with_text("#version: 0.2\na b\nd a\nda y\n");
+
+    put_byte_level(at("vocab.json"));
+    fuzz("merges.txt", &good, 1, 2000, 7, read_merges);
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("fuzz");
@@ -536,6 +698,9 @@ Suite *suite(void)
     tcase_add_test(t, sentences);
     tcase_add_test(t, pairs);
     tcase_add_test(t, json);
+    tcase_add_test(t, tokenizer_json);
+    tcase_add_test(t, vocab_txt);
+    tcase_add_test(t, merges_txt);
     suite_add_tcase(s, t);
     return s;
 }

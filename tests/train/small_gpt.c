@@ -156,7 +156,7 @@ static struct orr_config *config_of(const char *text)
 int save_checkpoint(const char *out, struct orr_training *training, int keep)
 {
     struct orr_config *config = config_of("model_type=gpt2"), *trainer = config_of("optimizer=any");
-    int status = orr_checkpoint_save(out, training, config, trainer, keep);
+    int status = orr_checkpoint_save(out, training, config, trainer, NULL, keep);
 
     orr_config_destroy(config);
     orr_config_destroy(trainer);
