@@ -32,7 +32,7 @@ extern "C" {
  * what the epilogue is applied to is rounded before. */
 void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_product *product);
 
-/* ---- LayerNorm (norm_cuda.cu); formulas in math.h ---------------------------------------------------------- */
+/* ---- LayerNorm and RMSNorm (norm_cuda.cu); formulas in math.h. Where mean is NULL it is RMSNorm; beta and dbeta may be NULL -- */
 
 void orri_cuda_layernorm(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *x,
                          const void *gamma, const void *beta, float eps, void *y, float *mean, float *rstd);
@@ -57,13 +57,19 @@ size_t orri_cuda_bias_backward_scratch(int rows, int width);
 void orri_cuda_bias_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *dy, int ld,
                              float beta, float *db, void *scratch);
 
-/* u[r][j] += bias[j] (bias may be NULL); h = gelu(u). And du[k] = dh[k] gelu'(u[k]); du may equal dh or u. */
-void orri_cuda_bias_gelu(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *u, const void *bias,
-                         void *h);
-void orri_cuda_gelu_backward(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, const void *dh, const void *u,
-                             void *du);
+/* y = part[0] + part[1] + ..., in this order, the sum in fp32; part[] is a host array of `parts` <= ORR_MAX_SHARDS device
+ * pointers, read before the function returns. */
+void orri_cuda_sum(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, int parts, const void *const part[], void *y);
 
-/* The same of any activation: h[k] = activation(u[k]), and du[k] = dh[k] activation'(u[k]); du may equal dh or u. */
+/* Dropout of `batch` stretches of `count` elements that lie behind each other: element k of stretch b of x is element
+ * first + b stride + k of the stream of d; math.h tells which are kept. y = x dropped out; x may equal y. With `residual`
+ * (or NULL), y = residual + that. */
+void orri_cuda_dropout(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_dropout *d, int batch, size_t count,
+                       uint64_t first, uint64_t stride, const void *x, const void *residual, void *y);
+
+/* ---- activations, gates, rotary positions (activation_cuda.cu); formulas in math.h ------------------------------ */
+
+/* h[k] = activation(u[k]), and du[k] = dh[k] activation'(u[k]); du may equal dh or u. */
 void orri_cuda_activate(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *u, void *h);
 void orri_cuda_activate_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *dh,
                                  const void *u, void *du);
@@ -77,16 +83,6 @@ void orri_cuda_gated_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum 
  * that is NULL, `first` and their number in the sequence; back where `inverse`. *rotary is the host's, read before it returns. */
 void orri_cuda_rotate(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_rotary *rotary, int batch, int seq, int heads,
                       int first, const int32_t *places, bool inverse, void *x, int64_t ld);
-
-/* y = part[0] + part[1] + ..., in this order, the sum in fp32; part[] is a host array of `parts` <= ORR_MAX_SHARDS device
- * pointers, read before the function returns. */
-void orri_cuda_sum(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, int parts, const void *const part[], void *y);
-
-/* Dropout of `batch` stretches of `count` elements that lie behind each other: element k of stretch b of x is element
- * first + b stride + k of the stream of d; math.h tells which are kept. y = x dropped out; x may equal y. With `residual`
- * (or NULL), y = residual + that. */
-void orri_cuda_dropout(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_dropout *d, int batch, size_t count,
-                       uint64_t first, uint64_t stride, const void *x, const void *residual, void *y);
 
 /* ---- softmax cross-entropy (cross_entropy_cuda.cu) ------------------------------------------------------------ */
 
