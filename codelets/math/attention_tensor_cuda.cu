@@ -517,7 +517,7 @@ template <typename T, int D, bool DROP> void forward_of(struct orr_cuda *cuda, c
     using C = cut<S, D>;
     size_t shared = (C::OWN_SIZE + 2 * C::STREAM_SIZE) * sizeof(T) + (DROP ? C::OWN * S::STREAM / 8 : 0);
 
-    orri_launch(cuda, "attention forward", forward<T, D, DROP>, orri_attention_grid(call->a, C::OWN), dim3(C::THREADS), shared,
+    orri_launch(cuda, "attention forward", forward<T, D, DROP>, orri_attention_grid(call->a, call->a.heads, C::OWN), dim3(C::THREADS), shared,
                 *call);
 }
 
@@ -533,9 +533,9 @@ template <typename T, int D, bool DROP> void backward_of(struct orr_cuda *cuda, 
     size_t shared_k = (2 * CK::OWN_SIZE + 4 * CK::STREAM_SIZE) * sizeof(T) + 2 * K::STREAM * sizeof(float2) +
                       (DROP ? 2 * CK::OWN * K::STREAM / 8 : 0);
 
-    orri_launch(cuda, "attention backward to queries", backward_queries<T, D, DROP>, orri_attention_grid(call->a, CQ::OWN),
+    orri_launch(cuda, "attention backward to queries", backward_queries<T, D, DROP>, orri_attention_grid(call->a, call->a.heads, CQ::OWN),
                 dim3(CQ::THREADS), shared_q, *call);
-    orri_launch(cuda, "attention backward to keys", backward_keys<T, D, DROP>, orri_attention_grid(call->a, CK::OWN),
+    orri_launch(cuda, "attention backward to keys", backward_keys<T, D, DROP>, orri_attention_grid(call->a, call->a.heads, CK::OWN),
                 dim3(CK::THREADS), shared_k, *call);
 }
 

@@ -85,6 +85,34 @@ START_TEST(not_for_cudnn)
 }
 END_TEST
 
+/* Only a kernel without tensor cores takes what is not a causal row of heads with keys of their own. */
+START_TEST(who_sees_whom)
+{
+    static const int32_t places[7] = {0, 1, 2, 0, 1, 2, 3};
+
+    for (int cudnn = 0; cudnn < 2; cudnn++) {
+        struct orri_attention a = attention();
+        int whole = cudnn ? ORRI_ATTENTION_CUDNN : ORRI_ATTENTION_TENSOR;
+
+        a.kv_heads = 2;
+        ck_assert_int_eq(PATH(cudnn, ORR_BF16, x, x, x, x, x), whole);
+        a.kv_heads = 1;
+        ck_assert_int_eq(PATH(cudnn, ORR_BF16, x, x, x, x, x), ORRI_ATTENTION_PLAIN);
+        a = attention();
+        a.bidirectional = true;
+        ck_assert_int_eq(PATH(cudnn, ORR_BF16, x, x, x, x, x), ORRI_ATTENTION_PLAIN);
+        a = attention();
+        a.window = 7;
+        ck_assert_int_eq(PATH(cudnn, ORR_BF16, x, x, x, x, x), whole);
+        a.window = 6;
+        ck_assert_int_eq(PATH(cudnn, ORR_BF16, x, x, x, x, x), ORRI_ATTENTION_PLAIN);
+        a = attention();
+        a.places = places;
+        ck_assert_int_eq(PATH(cudnn, ORR_BF16, x, x, x, x, x), ORRI_ATTENTION_PLAIN);
+    }
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("math: ways of attention");
@@ -93,6 +121,7 @@ Suite *suite(void)
     tcase_add_test(c, rows);
     tcase_add_test(c, head_sizes);
     tcase_add_test(c, not_for_cudnn);
+    tcase_add_test(c, who_sees_whom);
     suite_add_tcase(s, c);
     return s;
 }
