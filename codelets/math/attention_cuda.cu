@@ -19,16 +19,11 @@ bool is_half(enum orr_dtype dtype)
     return dtype == ORR_BF16 || dtype == ORR_F16;
 }
 
-/* Each query sees all keys up to its own, of a head of its own. */
-bool is_causal(const struct orri_attention *a)
-{
-    return orri_attention_group(a) == 1 && !a->bidirectional && (!a->window || a->window >= a->seq) && !a->places;
-}
-
 /* What cuDNN is asked for, but for dropout and addresses. */
 bool cudnn_shape(enum orr_dtype dtype, const struct orri_attention *a)
 {
-    return is_half(dtype) && is_causal(a) && a->head_dim % 8 == 0 && a->head_dim <= 128 && a->seq > 1;
+    return is_half(dtype) && orri_attention_is_causal(a) && orri_attention_group(a) == 1 && a->seq > 1 &&
+           a->head_dim % 8 == 0 && a->head_dim <= 128;
 }
 
 /* Scratch of the kernels here is dq, then rows. */
@@ -89,7 +84,7 @@ enum orri_attention_path orri_cuda_attention_path(bool cudnn, enum orr_dtype dty
         return ORRI_ATTENTION_PLAIN;
     if (cudnn && cudnn_shape(dtype, a) && a->dropout.p == 0)
         return ORRI_ATTENTION_CUDNN;
-    return is_causal(a) && (a->head_dim == 64 || a->head_dim == 128) ? ORRI_ATTENTION_TENSOR : ORRI_ATTENTION_PLAIN;
+    return a->head_dim == 64 || a->head_dim == 128 ? ORRI_ATTENTION_TENSOR : ORRI_ATTENTION_PLAIN;
 }
 
 size_t orri_cuda_attention_forward_scratch(const struct orri_attention *, enum orr_dtype)

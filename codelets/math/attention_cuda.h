@@ -33,6 +33,15 @@ bool orri_attention_cudnn_backward(struct orr_cuda *cuda, enum orr_dtype dtype, 
 
 #define ORRI_LOG2_E 1.44269504f
 
+/* A maximum of no scores: finite, so that what is hidden differs from it by infinity. */
+#define ORRI_LEAST_SCORE (-1e30f)
+
+/* Each query sees all keys up to its own and none else. */
+static inline bool orri_attention_is_causal(const struct orri_attention *a)
+{
+    return !a->bidirectional && (!a->window || a->window >= a->seq) && !a->places;
+}
+
 /* Blocks of a grid are a sample, one of `heads` and `rows` of its rows; those of the first rows begin first. */
 static inline dim3 orri_attention_grid(const struct orri_attention &a, int heads, int rows)
 {
@@ -54,9 +63,9 @@ struct orri_attention_head {
 static __device__ __forceinline__ struct orri_attention_head orri_attention_head(const struct orri_attention &a, int64_t b,
                                                                                  int64_t h)
 {
-    int64_t seq = a.seq;
+    int64_t seq = a.seq, shared = (unsigned)h * (unsigned)a.kv_heads / (unsigned)a.heads;
 
-    return {b * seq * a.ld + h * a.head_dim, b * seq * a.ld + (int)h * a.kv_heads / a.heads * a.head_dim, b * seq * a.ld_out + h * a.head_dim,
+    return {b * seq * a.ld + h * a.head_dim, b * seq * a.ld + shared * a.head_dim, b * seq * a.ld_out + h * a.head_dim,
             (b * seq * a.heads + h) * a.head_dim, (b * a.heads + h) * seq,
             ((a.first_sample + (uint64_t)b) * (uint64_t)a.total_heads + (uint64_t)(a.first_head + h)) *
                 (uint64_t)seq * (uint64_t)seq};

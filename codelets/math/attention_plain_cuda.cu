@@ -19,9 +19,6 @@ enum {
     PITCH = TILE + 4                /* rows of 16-byte groups, in banks of their own                        */
 };
 
-/* Finite, so that what is hidden from a query that has not seen any key yet differs from it by infinity. */
-constexpr float LEAST = -1e30f;
-
 /* COLS: columns of a thread, of SIDE * COLS that the head size fits into. */
 template <int COLS> struct memory {
     float a[SLICE][PITCH], b[SLICE][PITCH];     /* columns of a slice of two tiles, transposed              */
@@ -167,7 +164,8 @@ __device__ __forceinline__ uint32_t kept(const struct orri_attention_call &call,
 
 /* Who sees whom of the block's rows first .., and the rows that they see between them, from the begin of a tile on. */
 template <bool KEY, int COLS>
-__device__ __forceinline__ struct orri_attention_span look(struct memory<COLS> *w, const struct orri_attention &a, int64_t b, int first)
+__device__ __forceinline__ struct orri_attention_span look(struct memory<COLS> *w, const struct orri_attention &a, int64_t b,
+                                                           int first)
 {
     if (threadIdx.x < TILE)
         w->sight[threadIdx.x] = orri_attention_sight<KEY>(a, b, first + (int)threadIdx.x);
@@ -193,7 +191,7 @@ __global__ void __launch_bounds__(THREADS) forward(struct orri_attention_call ca
     const struct matrix<T> v = {static_cast<const T *>(call.v) + head.keys, a.ld, a.seq, a.head_dim};
     int i0 = (int)(gridDim.z - 1 - blockIdx.z) * TILE;
     float scale = ORRI_LOG2_E * a.scale;
-    float out[4][COLS] = {}, max[4] = {LEAST, LEAST, LEAST, LEAST}, sum[4] = {};
+    float out[4][COLS] = {}, max[4] = {ORRI_LEAST_SCORE, ORRI_LEAST_SCORE, ORRI_LEAST_SCORE, ORRI_LEAST_SCORE}, sum[4] = {};
     struct orri_attention_span seen = look<false>(w, a, blockIdx.x, i0);
 
     for (int j0 = seen.from; j0 < seen.to; j0 += TILE) {

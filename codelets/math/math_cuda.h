@@ -75,9 +75,10 @@ void orri_cuda_activate_backward(struct orr_cuda *cuda, enum orr_dtype dtype, en
                                  const void *u, void *du);
 
 /* A row of u is gate, then up, [width] each: h[r][j] = activation(gate) up, and u becomes its gradient. */
-void orri_cuda_gated(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u, void *h);
-void orri_cuda_gated_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *dh,
-                              void *u);
+void orri_cuda_gated(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u,
+                     void *h);
+void orri_cuda_gated_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width,
+                              const void *dh, void *u);
 
 /* In each of batch x seq rows, `ld` elements apart, `heads` heads are turned by the angles of their position: places[row], or, where
  * that is NULL, `first` and their number in the sequence; back where `inverse`. *rotary is the host's, read before it returns. */
@@ -132,8 +133,9 @@ enum orri_attention_path {
     ORRI_ATTENTION_PLAIN,           /* any head size, dtype and alignment                               */
     ORRI_ATTENTION_TENSOR,          /* head sizes 64 and 128, bf16 and fp16, every row 16-byte aligned  */
     ORRI_ATTENTION_CUDNN            /* where it is asked for: head sizes of multiples of 8 up to 128, the same types and
-                                       alignment, no dropout (whose stream is the CPU's), from 2 positions on; where the
-                                       library has no plan for such a call after all, it goes one of the ways above */
+                                       alignment, no dropout (whose stream is the CPU's), from 2 positions on, queries that see
+                                       all keys before them, of heads of their own; where the library has no plan for such a
+                                       call after all, it goes one of the ways above */
 };
 
 /* Which way a call goes; cudnn: it may go to cuDNN; d_o NULL: a forward one. Pure: looks at the pointers alone. */
@@ -152,7 +154,7 @@ void orri_cuda_attention_backward(struct orr_cuda *cuda, enum orr_dtype dtype, c
                                   void *k, void *v, const void *o, const void *d_o, const float *lse, void *scratch);
 
 /* One sequence's next position: of every head its query, q[h*D ...], over all that is kept, itself included:
- * o[h*D ...] = sum over t of softmax(scale q k_t) v_t. Of `a` it takes heads, head_dim and scale. */
+ * o[h*D ...] = sum over t of softmax(scale q k_t) v_t. Of `a` it takes heads, kv_heads, head_dim, window and scale. */
 void orri_cuda_attention_next(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention *a, const void *q,
                               const struct orri_kept *kept, void *o);
 

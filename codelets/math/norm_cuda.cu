@@ -153,7 +153,8 @@ void forward(struct orr_cuda *cuda, int rows, int width, const T *x, const T *ga
     if (is_wide<T>(width) && orri_is_wide(x, gamma, beta, y))
         WITH_LANES(width / orri_wide<T>,
                    orri_launch(cuda, "layernorm", layernorm<WHOLE, LANES, K, T>,
-                               dim3(orri_pieces((size_t)rows, groups<LANES>)), dim3(LANES, groups<LANES>), 0, rows, width, x, gamma, beta, eps, y, mean, rstd));
+                               dim3(orri_pieces((size_t)rows, groups<LANES>)), dim3(LANES, groups<LANES>), 0, rows, width, x,
+                               gamma, beta, eps, y, mean, rstd));
     else
         orri_launch(cuda, "layernorm", layernorm_any<WHOLE, T>, dim3((unsigned)rows), dim3(ORRI_THREADS), 0, width, x, gamma,
                     beta, eps, y, mean, rstd);

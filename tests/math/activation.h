@@ -32,7 +32,8 @@ static inline double activation_slope(enum orr_activation kind, double u)
     }
 }
 
-/* What a function of u may be off by, of itself: its exponentials, whose argument of at most 30 for |u| <= 7 is rounded a few times. */
+/* What a function of u may be off by, of itself: its exponentials, whose argument, at most 36 for |u| <= 7, is rounded a few
+ * times. */
 #define ACTIVATION_BOUND (30 * FLT_EPSILON)
 
 /* What a slope may be off by: it has terms of opposite sign, each below 1 + |u|. */

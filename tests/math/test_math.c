@@ -335,7 +335,8 @@ START_TEST(layernorm_without_bias)
     int rows = ROWS_OF(_i), width = WIDTH_OF(_i);
     size_t size = (size_t)rows * width;
     float *x = random_floats(size, 2, 1), *gamma = random_floats(width, 1, 2), *zeros = random_floats(width, 0, 0);
-    float *dy = random_floats(size, 1, 4), *y[2], *dx[2], *dgamma[2], *mean = random_floats(rows, 0, 0), *rstd = random_floats(rows, 0, 0);
+    float *dy = random_floats(size, 1, 4), *y[2], *dx[2], *dgamma[2];
+    float *mean = random_floats(rows, 0, 0), *rstd = random_floats(rows, 0, 0);
 
     for (int i = 0; i < 2; i++) {
         y[i] = random_floats(size, 1, 7);

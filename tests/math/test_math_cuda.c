@@ -610,7 +610,8 @@ static void check_norm_backward(enum orr_dtype type, struct style style, int row
     }
     for (int j = 0; j < width; j++) {
         assert_close(got_gamma[j], want_gamma[j], SUM_BOUND(rows) * size_gamma[j], "%d x %d, column %d", rows, width, j);
-        assert_close(got_beta[j], style.bias ? want_beta[j] : old[j], !style.bias ? 0 : SUM_BOUND(rows) * size_beta[j], "%d x %d, column %d", rows, width, j);
+        assert_close(got_beta[j], style.bias ? want_beta[j] : old[j], style.bias ? SUM_BOUND(rows) * size_beta[j] : 0,
+                     "%d x %d, column %d", rows, width, j);
     }
     free(got);
     free(got_gamma);
