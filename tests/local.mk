@@ -60,8 +60,8 @@ tests_test_attention_path_SOURCES = tests/math/test_attention_path.c tests/check
 
 # Kernels; skipped where there is no device.
 check_PROGRAMS += tests/test_gemm_cuda
-tests_test_gemm_cuda_SOURCES = tests/math/test_gemm_cuda.c tests/math/device.h tests/math/gelu.h tests/math/reference.h \
-	tests/check_main.h
+tests_test_gemm_cuda_SOURCES = tests/math/test_gemm_cuda.c tests/math/activation.h tests/math/device.h tests/math/gelu.h \
+	tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_math_cuda
 tests_test_math_cuda_SOURCES = tests/math/test_math_cuda.c tests/math/activation.h tests/math/device.h tests/math/gelu.h \
