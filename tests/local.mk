@@ -93,16 +93,17 @@ check_PROGRAMS += tests/test_team
 tests_test_team_SOURCES = tests/math/test_team.c tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_math
-tests_test_math_SOURCES = tests/math/test_math.c tests/math/gelu.h tests/math/reference.h tests/check_main.h
+tests_test_math_SOURCES = tests/math/test_math.c tests/math/activation.h tests/math/gelu.h tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_math_attention
 tests_test_math_attention_SOURCES = tests/math/test_math_attention.c tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_math_sight
-tests_test_math_sight_SOURCES = tests/math/test_math_sight.c tests/math/reference.h tests/check_main.h
+tests_test_math_sight_SOURCES = tests/math/test_math_sight.c tests/math/reference.h tests/math/sight.h tests/check_main.h
 
 check_PROGRAMS += tests/test_kernels_cpu
-tests_test_kernels_cpu_SOURCES = tests/math/test_kernels_cpu.c tests/math/gelu.h tests/math/reference.h tests/check_main.h
+tests_test_kernels_cpu_SOURCES = tests/math/test_kernels_cpu.c tests/math/activation.h tests/math/gelu.h tests/math/reference.h \
+	tests/check_main.h
 
 check_PROGRAMS += tests/test_math_loss
 tests_test_math_loss_SOURCES = tests/math/test_math_loss.c tests/math/reference.h tests/check_main.h
@@ -116,12 +117,12 @@ tests_test_attention_path_SOURCES = tests/math/test_attention_path.c tests/check
 
 # Kernels; skipped where there is no device.
 check_PROGRAMS += tests/test_gemm_cuda
-tests_test_gemm_cuda_SOURCES = tests/math/test_gemm_cuda.c tests/math/device.h tests/math/gelu.h tests/math/reference.h \
-	tests/check_main.h
+tests_test_gemm_cuda_SOURCES = tests/math/test_gemm_cuda.c tests/math/activation.h tests/math/device.h tests/math/gelu.h \
+	tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_math_cuda
-tests_test_math_cuda_SOURCES = tests/math/test_math_cuda.c tests/math/device.h tests/math/gelu.h tests/math/reference.h \
-	tests/check_main.h
+tests_test_math_cuda_SOURCES = tests/math/test_math_cuda.c tests/math/activation.h tests/math/device.h tests/math/gelu.h \
+	tests/math/reference.h tests/check_main.h
 
 check_PROGRAMS += tests/test_math_loss_cuda
 tests_test_math_loss_cuda_SOURCES = tests/math/test_math_loss_cuda.c tests/math/device.h tests/math/reference.h \
@@ -132,7 +133,7 @@ tests_test_update_cuda_SOURCES = tests/train/test_update_cuda.c tests/math/devic
 
 check_PROGRAMS += tests/test_math_attention_cuda
 tests_test_math_attention_cuda_SOURCES = tests/math/test_math_attention_cuda.c tests/math/device.h tests/math/reference.h \
-	tests/check_main.h
+	tests/math/sight.h tests/check_main.h
 endif
 
 check_PROGRAMS += tests/test_file

@@ -13,26 +13,7 @@ ORRI_INLINE float gelu(float u)
     return u / (1.0f + orri_expf(-TWO_ROOT * (u + CUBIC * (u * u * u))));
 }
 
-ORRI_SIMD void orri_bias_gelu(int rows, int width, float *u, const float *bias, float *h)
-{
-    for (int r = 0; r < rows; r++, u += width, h += width) {
-        if (bias) {
-#pragma omp simd
-            for (int j = 0; j < width; j++) {
-                float v = u[j] + bias[j];
-
-                u[j] = v;
-                h[j] = gelu(v);
-            }
-        } else {
-#pragma omp simd
-            for (int j = 0; j < width; j++)
-                h[j] = gelu(u[j]);
-        }
-    }
-}
-
-ORRI_SIMD void orri_gelu_backward(size_t count, const float *dh, const float *u, float *du)
+static ORRI_SIMD void gelu_backward(size_t count, const float *dh, const float *u, float *du)
 {
 #pragma omp simd
     for (size_t k = 0; k < count; k++) {
@@ -48,7 +29,7 @@ ORRI_SIMD void orri_gelu_backward(size_t count, const float *dh, const float *u,
     }
 }
 
-/* ---- the others ------------------------------------------------------------------------------------------------------- */
+/* ---- all of them ------------------------------------------------------------------------------------------------------ */
 
 /* The normal distribution function of u, 0.5 erfc(-u / sqrt(2)), by the Chebyshev fit of erfc in Numerical Recipes (Press et al. 1992,
  * section 6.2), which is good to 1.2e-7 of the result. */
@@ -120,7 +101,7 @@ ORRI_SIMD void orri_activate_backward(enum orr_activation kind, size_t count, co
 {
     switch (kind) {
     case ORR_GELU_TANH:
-        orri_gelu_backward(count, dh, u, du);
+        gelu_backward(count, dh, u, du);
         break;
     case ORR_GELU:
 #pragma omp simd

@@ -158,14 +158,15 @@ void orri_cuda_activate_backward(struct orr_cuda *cuda, enum orr_dtype dtype, en
                                                            static_cast<T *>(du)}));
 }
 
-void orri_cuda_gated(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u, void *h)
+void orri_cuda_gated(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u,
+                     void *h)
 {
     ORRI_WITH_TYPE(dtype, orri_rows(cuda, "gated", (size_t)rows, (size_t)width, orri_is_wide(u, h),
                                     gated<T>{kind, (size_t)width, static_cast<const T *>(u), static_cast<T *>(h)}));
 }
 
-void orri_cuda_gated_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *dh,
-                              void *u)
+void orri_cuda_gated_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width,
+                              const void *dh, void *u)
 {
     ORRI_WITH_TYPE(dtype, orri_rows(cuda, "gated_backward", (size_t)rows, (size_t)width, orri_is_wide(dh, u),
                                     gated_backward<T>{kind, (size_t)width, static_cast<const T *>(dh), static_cast<T *>(u)}));

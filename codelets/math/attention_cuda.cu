@@ -19,10 +19,11 @@ bool is_half(enum orr_dtype dtype)
     return dtype == ORR_BF16 || dtype == ORR_F16;
 }
 
-/* What cuDNN can do, but for dropout and addresses. */
+/* What cuDNN is asked for, but for dropout and addresses. */
 bool cudnn_shape(enum orr_dtype dtype, const struct orri_attention *a)
 {
-    return is_half(dtype) && a->head_dim % 8 == 0 && a->head_dim <= 128 && a->seq > 1;
+    return is_half(dtype) && orri_attention_is_causal(a) && orri_attention_group(a) == 1 && a->seq > 1 &&
+           a->head_dim % 8 == 0 && a->head_dim <= 128;
 }
 
 /* Scratch of the kernels here is dq, then rows. */
@@ -65,6 +66,7 @@ struct orri_attention_call call_of(struct orr_cuda *cuda, const struct orri_atte
         orr_cuda_fail(cuda, "attention", reason);
     }
     call.a = *a;
+    call.a.kv_heads = a->heads / orri_attention_group(a);
     call.dropout = orri_device_dropout(&a->dropout);
     return call;
 }
@@ -134,8 +136,8 @@ void orri_cuda_attention_backward(struct orr_cuda *cuda, enum orr_dtype dtype, c
         return;
     call.dq = scratch;
     call.rows = reinterpret_cast<float2 *>(static_cast<unsigned char *>(scratch) + dq_bytes(a, dtype));
-    ORRI_WITH_TYPE(dtype, orri_launch(cuda, "attention row products", row_products<T>, orri_attention_grid(*a, ROWS),
-                                      dim3(WARPS * WARP), 0, call));
+    ORRI_WITH_TYPE(dtype, orri_launch(cuda, "attention row products", row_products<T>,
+                                      orri_attention_grid(*a, a->heads, ROWS), dim3(WARPS * WARP), 0, call));
     if (orri_cuda_attention_path(false, dtype, a, q, k, v, o, d_o) == ORRI_ATTENTION_TENSOR)
         orri_attention_tensor_backward(cuda, dtype, &call);
     else

@@ -21,7 +21,8 @@ template <typename T>
 __global__ void attend(struct orri_attention a, const T *q, struct orri_kept kept, T *o)
 {
     float *query = reinterpret_cast<float *>(orri_shared_memory());
-    const int dim = a.head_dim, width = a.heads * dim, h = (int)blockIdx.x;
+    const int dim = a.head_dim, h = (int)blockIdx.x, group = a.heads / a.kv_heads, width = a.kv_heads * dim;
+    const int first = a.window && kept.length > a.window ? kept.length - a.window : 0;
     const int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
     float *out = query + dim, *mine = out + warp * dim, *maxima = out + WARPS * dim, *sums = maxima + WARPS;
     float max = -INFINITY, sum = 0;
@@ -31,8 +32,9 @@ __global__ void attend(struct orri_attention a, const T *q, struct orri_kept kep
     for (int d = lane; d < dim; d += WARP)
         mine[d] = 0;
     __syncthreads();
-    for (int t = warp; t < kept.length; t += WARPS) {
-        const T *k = static_cast<const T *>(kept.pages[t / kept.page]) + t % kept.page * 2 * width + h * dim;
+    for (int t = first + warp; t < kept.length; t += WARPS) {
+        const T *k = static_cast<const T *>(kept.pages[t / kept.page]) + (t % kept.page) * 2 * width +
+                     h / group * dim;
         float s = 0;
 
         for (int d = lane; d < dim; d += WARP)
@@ -70,7 +72,10 @@ __global__ void attend(struct orri_attention a, const T *q, struct orri_kept kep
 void orri_cuda_attention_next(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention *a, const void *q,
                               const struct orri_kept *kept, void *o)
 {
+    struct orri_attention own = *a;
+
+    own.kv_heads = a->heads / orri_attention_group(a);
     ORRI_WITH_TYPE(dtype, orri_launch(cuda, "attention of the next position", attend<T>, dim3((unsigned)a->heads),
-                                      dim3(WARPS * WARP), shared_bytes(a->head_dim), *a, static_cast<const T *>(q), *kept,
+                                      dim3(WARPS * WARP), shared_bytes(a->head_dim), own, static_cast<const T *>(q), *kept,
                                       static_cast<T *>(o)));
 }

@@ -24,6 +24,7 @@ template <int COLS> struct memory {
     float a[SLICE][PITCH], b[SLICE][PITCH];     /* columns of a slice of two tiles, transposed              */
     float p[TILE][PITCH];                       /* weights of the block's rows, transposed                  */
     float x[SLICE][SIDE * COLS];                /* rows of a slice of what they weigh                       */
+    struct orri_attention_span sight[TILE];     /* of the block's rows                                      */
 };
 
 /* A head as the products see it: `rows` rows of `dim` elements. */
@@ -161,6 +162,22 @@ __device__ __forceinline__ uint32_t kept(const struct orri_attention_call &call,
                : ~0u;
 }
 
+/* Who sees whom of the block's rows first .., and the rows that they see between them, from the begin of a tile on. */
+template <bool KEY, int COLS>
+__device__ __forceinline__ struct orri_attention_span look(struct memory<COLS> *w, const struct orri_attention &a, int64_t b,
+                                                           int first)
+{
+    if (threadIdx.x < TILE)
+        w->sight[threadIdx.x] = orri_attention_sight<KEY>(a, b, first + (int)threadIdx.x);
+    __syncthreads();
+    return {w->sight[0].from / TILE * TILE, w->sight[TILE - 1].to};
+}
+
+__device__ __forceinline__ bool sees(struct orri_attention_span sight, int t)
+{
+    return t >= sight.from && t < sight.to;
+}
+
 /* ---- forward --------------------------------------------------------------------------------------------------- */
 
 template <typename T, int COLS>
@@ -170,25 +187,27 @@ __global__ void __launch_bounds__(THREADS) forward(struct orri_attention_call ca
     const struct orri_attention &a = call.a;
     struct orri_attention_head head = orri_attention_head(a, blockIdx.x, blockIdx.y);
     const struct matrix<T> q = {static_cast<const T *>(call.q) + head.in, a.ld, a.seq, a.head_dim};
-    const struct matrix<T> k = {static_cast<const T *>(call.k) + head.in, a.ld, a.seq, a.head_dim};
-    const struct matrix<T> v = {static_cast<const T *>(call.v) + head.in, a.ld, a.seq, a.head_dim};
+    const struct matrix<T> k = {static_cast<const T *>(call.k) + head.keys, a.ld, a.seq, a.head_dim};
+    const struct matrix<T> v = {static_cast<const T *>(call.v) + head.keys, a.ld, a.seq, a.head_dim};
     int i0 = (int)(gridDim.z - 1 - blockIdx.z) * TILE;
     float scale = ORRI_LOG2_E * a.scale;
-    float out[4][COLS] = {}, max[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, sum[4] = {};
+    float out[4][COLS] = {}, max[4] = {ORRI_LEAST_SCORE, ORRI_LEAST_SCORE, ORRI_LEAST_SCORE, ORRI_LEAST_SCORE}, sum[4] = {};
+    struct orri_attention_span seen = look<false>(w, a, blockIdx.x, i0);
 
-    for (int j0 = 0; j0 <= i0; j0 += TILE) {
+    for (int j0 = seen.from; j0 < seen.to; j0 += TILE) {
         float p[4][4];
 
         rows_by_rows(w, p, q, i0, k, j0);
 #pragma unroll
         for (int r = 0; r < 4; r++) {
             int i = i0 + 4 * side_y() + r, j = j0 + 4 * side_x();
+            struct orri_attention_span sight = w->sight[4 * side_y() + r];
             uint32_t keep = kept(call, head.element, i, j);
             float top = max[r];
 
 #pragma unroll
             for (int c = 0; c < 4; c++) {
-                p[r][c] = j + c > i ? -INFINITY : scale * p[r][c];
+                p[r][c] = sees(sight, j + c) ? scale * p[r][c] : -INFINITY;
                 top = fmaxf(top, p[r][c]);
             }
             top = row_max(top);
@@ -225,12 +244,12 @@ __global__ void __launch_bounds__(THREADS) forward(struct orri_attention_call ca
 
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
 
-/* From the score s of query i and key j and the gradient dp of its dropped probability: s becomes that probability, but for
- * the factor of dropout, and dp the gradient of q k. */
-__device__ __forceinline__ void score_backward(const struct orri_attention_call &call, int i, int j, float2 row,
-                                                      bool keep, float &s, float &dp)
+/* From the score s of a query and a key that it sees or not, and the gradient dp of its dropped probability: s becomes that
+ * probability, but for the factor of dropout, and dp the gradient of q k. */
+__device__ __forceinline__ void score_backward(const struct orri_attention_call &call, bool seen, float2 row, bool keep, float &s,
+                                               float &dp)
 {
-    float p = j > i ? 0.0f : exp2f(ORRI_LOG2_E * call.a.scale * s - row.x);
+    float p = !seen ? 0.0f : exp2f(ORRI_LOG2_E * call.a.scale * s - row.x);
 
     dp = p * ((keep ? call.dropout.scale * dp : 0.0f) - row.y);
     s = keep ? p : 0.0f;
@@ -248,13 +267,14 @@ __global__ void __launch_bounds__(THREADS) backward_queries(struct orri_attentio
     const struct orri_attention &a = call.a;
     struct orri_attention_head head = orri_attention_head(a, blockIdx.x, blockIdx.y);
     const struct matrix<T> q = {static_cast<const T *>(call.q) + head.in, a.ld, a.seq, a.head_dim};
-    const struct matrix<T> k = {static_cast<const T *>(call.k) + head.in, a.ld, a.seq, a.head_dim};
-    const struct matrix<T> v = {static_cast<const T *>(call.v) + head.in, a.ld, a.seq, a.head_dim};
+    const struct matrix<T> k = {static_cast<const T *>(call.k) + head.keys, a.ld, a.seq, a.head_dim};
+    const struct matrix<T> v = {static_cast<const T *>(call.v) + head.keys, a.ld, a.seq, a.head_dim};
     const struct matrix<T> d_o = {static_cast<const T *>(call.d_o) + head.out, a.ld_out, a.seq, a.head_dim};
     int i0 = (int)(gridDim.z - 1 - blockIdx.z) * TILE;
     float dq[4][COLS] = {};
+    struct orri_attention_span seen = look<false>(w, a, blockIdx.x, i0);
 
-    for (int j0 = 0; j0 <= i0; j0 += TILE) {
+    for (int j0 = seen.from; j0 < seen.to; j0 += TILE) {
         float s[4][4], ds[4][4];
 
         rows_by_rows(w, s, q, i0, k, j0);
@@ -262,33 +282,31 @@ __global__ void __launch_bounds__(THREADS) backward_queries(struct orri_attentio
 #pragma unroll
         for (int r = 0; r < 4; r++) {
             int i = i0 + 4 * side_y() + r, j = j0 + 4 * side_x();
+            struct orri_attention_span sight = w->sight[4 * side_y() + r];
             uint32_t keep = kept(call, head.element, i, j);
             float2 row = row_of(call, head.row, i);
 
 #pragma unroll
             for (int c = 0; c < 4; c++)
-                score_backward(call, i, j + c, row, keep >> c & 1, s[r][c], ds[r][c]);
+                score_backward(call, sees(sight, j + c), row, keep >> c & 1, s[r][c], ds[r][c]);
         }
         weigh_rows(w, dq, ds, k, j0);
     }
     put(dq, a.scale, static_cast<T *>(call.dq) + head.dq, (int64_t)a.heads * a.head_dim, i0, a.seq, a.head_dim);
 }
 
-/* The rows of a tile are keys. No other block reads what this one overwrites. */
+/* What query head `head` adds to the gradients of a tile of keys and values. */
 template <typename T, int COLS>
-__global__ void __launch_bounds__(THREADS) backward_keys(struct orri_attention_call call)
+__device__ __forceinline__ void backward_head(struct memory<COLS> *w, const struct orri_attention_call &call,
+                                              const struct orri_attention_head &head, struct orri_attention_span seen, int j0,
+                                              const struct matrix<T> &k, const struct matrix<T> &v, float (&sum_k)[4][COLS],
+                                              float (&sum_v)[4][COLS])
 {
-    auto w = reinterpret_cast<struct memory<COLS> *>(orri_shared_memory());
     const struct orri_attention &a = call.a;
-    struct orri_attention_head head = orri_attention_head(a, blockIdx.x, blockIdx.y);
-    T *dk = static_cast<T *>(call.k) + head.in, *dv = static_cast<T *>(call.v) + head.in;
     const struct matrix<T> q = {static_cast<const T *>(call.q) + head.in, a.ld, a.seq, a.head_dim};
-    const struct matrix<T> k = {dk, a.ld, a.seq, a.head_dim}, v = {dv, a.ld, a.seq, a.head_dim};
     const struct matrix<T> d_o = {static_cast<const T *>(call.d_o) + head.out, a.ld_out, a.seq, a.head_dim};
-    int j0 = (int)blockIdx.z * TILE;
-    float sum_k[4][COLS] = {}, sum_v[4][COLS] = {};
 
-    for (int i0 = j0; i0 < a.seq; i0 += TILE) {
+    for (int i0 = seen.from; i0 < seen.to; i0 += TILE) {
         float s[4][4], ds[4][4];
 
         rows_by_rows(w, s, k, j0, q, i0);
@@ -301,11 +319,29 @@ __global__ void __launch_bounds__(THREADS) backward_keys(struct orri_attention_c
 
 #pragma unroll
             for (int r = 0; r < 4; r++)
-                score_backward(call, i, j + r, row, keep >> r & 1, s[r][c], ds[r][c]);
+                score_backward(call, sees(w->sight[4 * side_y() + r], i), row, keep >> r & 1, s[r][c], ds[r][c]);
         }
         weigh_rows(w, sum_v, s, d_o, i0);
         weigh_rows(w, sum_k, ds, q, i0);
     }
+}
+
+/* The rows of a tile are keys, of one head of them: the query heads that share it add theirs one after the other. No other block
+ * reads what this one overwrites. */
+template <typename T, int COLS>
+__global__ void __launch_bounds__(THREADS) backward_keys(struct orri_attention_call call)
+{
+    auto w = reinterpret_cast<struct memory<COLS> *>(orri_shared_memory());
+    const struct orri_attention &a = call.a;
+    int group = a.heads / a.kv_heads, first = (int)blockIdx.y * group, j0 = (int)blockIdx.z * TILE;
+    int64_t keys = orri_attention_head(a, blockIdx.x, first).keys;
+    T *dk = static_cast<T *>(call.k) + keys, *dv = static_cast<T *>(call.v) + keys;
+    const struct matrix<T> k = {dk, a.ld, a.seq, a.head_dim}, v = {dv, a.ld, a.seq, a.head_dim};
+    float sum_k[4][COLS] = {}, sum_v[4][COLS] = {};
+    struct orri_attention_span seen = look<true>(w, a, blockIdx.x, j0);
+
+    for (int h = first; h < first + group; h++)
+        backward_head(w, call, orri_attention_head(a, blockIdx.x, h), seen, j0, k, v, sum_k, sum_v);
     put(sum_k, a.scale, dk, a.ld, j0, a.seq, a.head_dim);
     put(sum_v, call.dropout.scale, dv, a.ld, j0, a.seq, a.head_dim);
 }
@@ -326,7 +362,7 @@ __global__ void __launch_bounds__(THREADS) backward_keys(struct orri_attention_c
 
 void orri_attention_plain_forward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call)
 {
-    dim3 grid = orri_attention_grid(call->a, TILE);
+    dim3 grid = orri_attention_grid(call->a, call->a.heads, TILE);
 
     ORRI_WITH_TYPE(dtype, WITH_COLUMNS(call->a.head_dim,
                                        orri_launch(cuda, "plain attention forward", forward<T, COLS>, grid, dim3(THREADS),
@@ -336,11 +372,12 @@ void orri_attention_plain_forward(struct orr_cuda *cuda, enum orr_dtype dtype, c
 /* dq first: its kernel reads k and v, which the other one replaces. */
 void orri_attention_plain_backward(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention_call *call)
 {
-    dim3 grid = orri_attention_grid(call->a, TILE);
+    dim3 queries = orri_attention_grid(call->a, call->a.heads, TILE);
+    dim3 keys = orri_attention_grid(call->a, call->a.kv_heads, TILE);
 
     ORRI_WITH_TYPE(dtype, WITH_COLUMNS(call->a.head_dim,
                                        orri_launch(cuda, "plain attention backward to queries", backward_queries<T, COLS>,
-                                                   grid, dim3(THREADS), sizeof(struct memory<COLS>), *call);
-                                       orri_launch(cuda, "plain attention backward to keys", backward_keys<T, COLS>, grid,
+                                                   queries, dim3(THREADS), sizeof(struct memory<COLS>), *call);
+                                       orri_launch(cuda, "plain attention backward to keys", backward_keys<T, COLS>, keys,
                                                    dim3(THREADS), sizeof(struct memory<COLS>), *call)));
 }

@@ -11,6 +11,7 @@
  * But that one would have to add dq up in memory across blocks, in fp32: in an order only by blocks that wait for each other,
  * or from a copy of dq for every tile of keys, which is T x T floats again; and its scores would have to go through shared
  * memory to be multiplied from the other side. */
+#include <limits.h>
 #include <math.h>
 
 #include "codelets/math/attention_cuda.h"
@@ -30,7 +31,8 @@ __device__ __forceinline__ int warp()
 
 /* How a kernel for head size D cuts its work: warps and 16-row tiles of each, rows of a tile of the stream and of what is in
  * registers of one, blocks on a processor. Two tiles make a warp read the stream half as often. Chosen so that no register is
- * spilled, within the 99 KiB of shared memory that a block may have on every device. */
+ * spilled where queries see all that lies before them (elsewhere up to 60 bytes of a thread are), within the 99 KiB of shared
+ * memory that a block may have on every device. */
 template <int D, bool DROP> struct forward_shape;
 template <> struct forward_shape<64, false> { enum { WARPS = 4, TILES = 2, STREAM = 64, BLOCKS = 3 }; };
 template <> struct forward_shape<64, true> { enum { WARPS = 4, TILES = 1, STREAM = 64, BLOCKS = 3 }; };
@@ -178,30 +180,69 @@ __device__ __forceinline__ void weigh_rows(float (&x)[TILES][D / 8][4], const ui
     }
 }
 
-/* Hides scores from queries that come before their keys: those right of the diagonal, where the query of the first row is
- * `ahead` of the key of the first column; left of it where rows are keys. */
-template <bool ROWS_ARE_KEYS, int TILES, int COLS>
-__device__ __forceinline__ void hide(float (&s)[TILES][COLS][4], int ahead)
+/* ---- who sees whom: with SPANS, what `sight` in shared memory says; else queries all keys up to their own ------------ */
+
+/* Of rows first .. of the block, by all of its threads. */
+template <bool SPANS, bool KEY, int OWN, int THREADS>
+__device__ __forceinline__ void look(struct orri_attention_span *sight, const struct orri_attention &a, int64_t b, int first)
 {
-    int lane = orri_anew((int)threadIdx.x % WARP);
+    if constexpr (SPANS) {
+        for (int r = (int)threadIdx.x; r < OWN; r += THREADS)
+            sight[r] = orri_attention_sight<KEY>(a, b, first + r);
+        __syncthreads();
+    }
+}
+
+/* What row r of the block sees of the stream. Without SPANS a key is seen to the end, and a query sees from the beginning: nobody
+ * needs to ask. */
+template <bool SPANS, bool KEY>
+__device__ __forceinline__ struct orri_attention_span seen_by(const struct orri_attention_span *sight, int first, int r)
+{
+    if (SPANS)
+        return sight[r];
+    return KEY ? orri_attention_span{first + r, INT_MAX} : orri_attention_span{0, first + r + 1};
+}
+
+/* Whether any of ROWS rows from r on sees any of COUNT of the stream from t on; whether each sees all. */
+template <bool SPANS, bool KEY, int ROWS, int COUNT>
+__device__ __forceinline__ bool see_any(const struct orri_attention_span *sight, int first, int r, int t)
+{
+    return ((!SPANS && KEY) || t < seen_by<SPANS, KEY>(sight, first, r + ROWS - 1).to) &&
+           ((!SPANS && !KEY) || t + COUNT > seen_by<SPANS, KEY>(sight, first, r).from);
+}
+
+template <bool SPANS, bool KEY, int ROWS, int COUNT>
+__device__ __forceinline__ bool see_all(const struct orri_attention_span *sight, int first, int r, int t)
+{
+    return ((!SPANS && !KEY) || t >= seen_by<SPANS, KEY>(sight, first, r + ROWS - 1).from) &&
+           ((!SPANS && KEY) || t + COUNT <= seen_by<SPANS, KEY>(sight, first, r).to);
+}
+
+/* Hides scores of rows r .. of the block with those of the stream from t on that they do not see. */
+template <bool SPANS, bool KEY, int TILES, int COLS>
+__device__ __forceinline__ void hide(float (&s)[TILES][COLS][4], const struct orri_attention_span *sight, int first, int r, int t)
+{
+    int lane = orri_anew((int)threadIdx.x % WARP), column = t + lane % 4 * 2;
 
 #pragma unroll
-    for (int t = 0; t < TILES; t++)
+    for (int k = 0; k < 2 * TILES; k++) {
+        struct orri_attention_span seen = seen_by<SPANS, KEY>(sight, first, r + 8 * k + lane / 4);
+        int from = seen.from - column, to = seen.to - column;
+
 #pragma unroll
         for (int n = 0; n < COLS; n++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int row = 16 * t + e / 2 * 8 + lane / 4, column = 8 * n + lane % 4 * 2 + e % 2;
-
-                if (ROWS_ARE_KEYS ? column + ahead < row : row + ahead < column)
-                    s[t][n][e] = -INFINITY;
-            }
+            for (int e = 0; e < 2; e++)
+                if (((SPANS || KEY) && 8 * n + e < from) || ((SPANS || !KEY) && 8 * n + e >= to))
+                    s[k / 2][n][k % 2 * 2 + e] = -INFINITY;
+    }
 }
 
 /* ---- dropout ------------------------------------------------------------------------------------------------- */
 
-/* Draws for queries i0 .. and keys j0 ..: bit j % PIECE of keep[i][j / PIECE]. Those above the diagonal are left out. */
-template <int QUERIES, int KEYS, int THREADS>
+/* Draws for queries i0 .. and keys j0 ..: bit j % PIECE of keep[i][j / PIECE]. Without SPANS those above the diagonal are left
+ * out. */
+template <bool SPANS, int QUERIES, int KEYS, int THREADS>
 __device__ __forceinline__ void draw(uint16_t *keep, const struct orri_attention_call &call, uint64_t element, int i0,
                                      int j0)
 {
@@ -209,7 +250,7 @@ __device__ __forceinline__ void draw(uint16_t *keep, const struct orri_attention
     for (int k = orri_anew((int)threadIdx.x); k < QUERIES * (KEYS / PIECE); k += THREADS) {
         int i = i0 + k / (KEYS / PIECE), j = j0 + k % (KEYS / PIECE) * PIECE;
 
-        if (j <= i)
+        if (SPANS || j <= i)
             keep[k] = (uint16_t)orri_attention_kept<PIECE>(
                 call.dropout, element + (uint64_t)i * (uint64_t)call.a.seq + (uint64_t)j);
     }
@@ -236,7 +277,7 @@ __device__ __forceinline__ float row_sum(float x)
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-template <typename T, int D, bool DROP>
+template <typename T, int D, bool DROP, bool SPANS>
 __global__ void __launch_bounds__(forward_shape<D, DROP>::WARPS * WARP, forward_shape<D, DROP>::BLOCKS)
     forward(struct orri_attention_call call)
 {
@@ -244,25 +285,29 @@ __global__ void __launch_bounds__(forward_shape<D, DROP>::WARPS * WARP, forward_
     using C = cut<S, D>;
     const struct orri_attention &a = call.a;
     struct orri_attention_head head = orri_attention_head(a, blockIdx.x, blockIdx.y);
-    const T *k = static_cast<const T *>(call.k) + head.in, *v = static_cast<const T *>(call.v) + head.in;
+    const T *k = static_cast<const T *>(call.k) + head.keys, *v = static_cast<const T *>(call.v) + head.keys;
     T *tile_q = reinterpret_cast<T *>(orri_shared_memory());
     T *tile_k = tile_q + C::OWN_SIZE, *tile_v = tile_k + C::STREAM_SIZE;
     uint16_t *keep = reinterpret_cast<uint16_t *>(tile_v + C::STREAM_SIZE);
+    auto sight = reinterpret_cast<struct orri_attention_span *>(keep + (DROP ? C::OWN * (S::STREAM / PIECE) : 0));
     /* Late queries see most keys: they begin first. */
     int i0 = (int)(gridDim.z - 1 - blockIdx.z) * C::OWN;
     int mine = warp() * C::MINE, lane = threadIdx.x % WARP;
-    int end = i0 + C::OWN < a.seq ? i0 + C::OWN : a.seq;
     float scale = ORRI_LOG2_E * a.scale;
     float out[S::TILES][D / 8][4] = {}, max[S::TILES][2], sum[S::TILES][2] = {};
 
 #pragma unroll
     for (int t = 0; t < S::TILES; t++)
-        max[t][0] = max[t][1] = -INFINITY;
+        max[t][0] = max[t][1] = ORRI_LEAST_SCORE;
+    look<SPANS, false, C::OWN, C::THREADS>(sight, a, blockIdx.x, i0);
+    int begin = seen_by<SPANS, false>(sight, i0, 0).from / S::STREAM * S::STREAM;
+    int end = min(seen_by<SPANS, false>(sight, i0, C::OWN - 1).to, a.seq);
+
     bring<D, C::OWN, C::THREADS>(tile_q, static_cast<const T *>(call.q) + head.in, a.ld, i0, a.seq);
-    bring<D, S::STREAM, C::THREADS>(tile_k, k, a.ld, 0, a.seq);
+    bring<D, S::STREAM, C::THREADS>(tile_k, k, a.ld, begin, a.seq);
     orri_copies_commit();
-    for (int j0 = 0; j0 < end; j0 += S::STREAM) {
-        bool visible = j0 < i0 + mine + C::MINE;
+    for (int j0 = begin; j0 < end; j0 += S::STREAM) {
+        bool visible = see_any<SPANS, false, C::MINE, S::STREAM>(sight, i0, mine, j0);
         float s[S::TILES][S::STREAM / 8][4];
 
         /* The keys are there, and nobody reads the values before them any more. */
@@ -271,7 +316,7 @@ __global__ void __launch_bounds__(forward_shape<D, DROP>::WARPS * WARP, forward_
         bring<D, S::STREAM, C::THREADS>(tile_v, v, a.ld, j0, a.seq);
         orri_copies_commit();
         if (DROP)
-            draw<C::OWN, S::STREAM, C::THREADS>(keep, call, head.element, i0, j0);
+            draw<SPANS, C::OWN, S::STREAM, C::THREADS>(keep, call, head.element, i0, j0);
         if (visible)
             rows_by_rows<D, S::TILES, S::STREAM>(s, tile_q, mine, tile_k, 0);
         orri_copies_wait<0>();
@@ -281,8 +326,8 @@ __global__ void __launch_bounds__(forward_shape<D, DROP>::WARPS * WARP, forward_
         orri_copies_commit();
         if (!visible)
             continue;
-        if (j0 + S::STREAM - 1 > i0 + mine)
-            hide<false>(s, i0 + mine - j0);
+        if (!see_all<SPANS, false, C::MINE, S::STREAM>(sight, i0, mine, j0))
+            hide<SPANS, false>(s, sight, i0, mine, j0);
 #pragma unroll
         for (int t = 0; t < S::TILES; t++)
 #pragma unroll
@@ -346,7 +391,7 @@ __global__ void __launch_bounds__(forward_shape<D, DROP>::WARPS * WARP, forward_
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
 
 /* Blocks of queries, a stream of keys and values: dq. */
-template <typename T, int D, bool DROP>
+template <typename T, int D, bool DROP, bool SPANS>
 __global__ void __launch_bounds__(dq_shape<D, DROP>::WARPS * WARP, dq_shape<D, DROP>::BLOCKS)
     backward_queries(struct orri_attention_call call)
 {
@@ -354,14 +399,14 @@ __global__ void __launch_bounds__(dq_shape<D, DROP>::WARPS * WARP, dq_shape<D, D
     using C = cut<S, D>;
     const struct orri_attention &a = call.a;
     struct orri_attention_head head = orri_attention_head(a, blockIdx.x, blockIdx.y);
-    const T *k = static_cast<const T *>(call.k) + head.in, *v = static_cast<const T *>(call.v) + head.in;
+    const T *k = static_cast<const T *>(call.k) + head.keys, *v = static_cast<const T *>(call.v) + head.keys;
     T *tile_q = reinterpret_cast<T *>(orri_shared_memory());
     T *tile_d_o = tile_q + C::OWN_SIZE, *stream = tile_d_o + C::OWN_SIZE;
     float2 *rows = reinterpret_cast<float2 *>(stream + 4 * C::STREAM_SIZE);
     auto keep = reinterpret_cast<uint16_t (*)[C::OWN * (S::STREAM / PIECE)]>(rows + C::OWN);
+    auto sight = reinterpret_cast<struct orri_attention_span *>(keep + (DROP ? 2 : 0));
     int i0 = (int)(gridDim.z - 1 - blockIdx.z) * C::OWN;
     int mine = warp() * C::MINE, lane = threadIdx.x % WARP;
-    int end = i0 + C::OWN < a.seq ? i0 + C::OWN : a.seq;
     float scale = ORRI_LOG2_E * a.scale;
     float dq[S::TILES][D / 8][4] = {};
     auto begin = [&](int j0, int turn) {
@@ -371,14 +416,18 @@ __global__ void __launch_bounds__(dq_shape<D, DROP>::WARPS * WARP, dq_shape<D, D
         bring<D, S::STREAM, C::THREADS>(tile + C::STREAM_SIZE, v, a.ld, j0, a.seq);
         orri_copies_commit();
         if (DROP)
-            draw<C::OWN, S::STREAM, C::THREADS>(keep[turn], call, head.element, i0, j0);
+            draw<SPANS, C::OWN, S::STREAM, C::THREADS>(keep[turn], call, head.element, i0, j0);
     };
 
     bring<D, C::OWN, C::THREADS>(tile_q, static_cast<const T *>(call.q) + head.in, a.ld, i0, a.seq);
     bring<D, C::OWN, C::THREADS>(tile_d_o, static_cast<const T *>(call.d_o) + head.out, a.ld_out, i0, a.seq);
     bring_rows<C::OWN>(rows, call.rows + head.row, i0, a.seq);
-    begin(0, 0);
-    for (int j0 = 0, turn = 0; j0 < end; j0 += S::STREAM, turn ^= 1) {
+    look<SPANS, false, C::OWN, C::THREADS>(sight, a, blockIdx.x, i0);
+    int from = seen_by<SPANS, false>(sight, i0, 0).from / S::STREAM * S::STREAM;
+    int end = min(seen_by<SPANS, false>(sight, i0, C::OWN - 1).to, a.seq);
+
+    begin(from, 0);
+    for (int j0 = from, turn = 0; j0 < end; j0 += S::STREAM, turn ^= 1) {
         const T *tile_k = stream + turn * 2 * C::STREAM_SIZE, *tile_v = tile_k + C::STREAM_SIZE;
 
         /* This turn's tiles are there, and nobody reads those of the turn before any more. */
@@ -388,14 +437,14 @@ __global__ void __launch_bounds__(dq_shape<D, DROP>::WARPS * WARP, dq_shape<D, D
             begin(j0 + S::STREAM, turn ^ 1);
 #pragma unroll 1
         for (int step = 0; step < S::STREAM; step += S::STEP) {
-            if (j0 + step >= i0 + mine + C::MINE)
-                break;
+            if (!see_any<SPANS, false, C::MINE, S::STEP>(sight, i0, mine, j0 + step))
+                continue;
             float s[S::TILES][S::STEP / 8][4], dp[S::TILES][S::STEP / 8][4];
 
             rows_by_rows<D, S::TILES, S::STEP>(s, tile_q, mine, tile_k, step);
             rows_by_rows<D, S::TILES, S::STEP>(dp, tile_d_o, mine, tile_v, step);
-            if (j0 + step + S::STEP - 1 > i0 + mine)
-                hide<false>(s, i0 + mine - j0 - step);
+            if (!see_all<SPANS, false, C::MINE, S::STEP>(sight, i0, mine, j0 + step))
+                hide<SPANS, false>(s, sight, i0, mine, j0 + step);
 #pragma unroll
             for (int k = 0; k < S::STEP / 16; k++) {
                 uint32_t ds[S::TILES][4];
@@ -425,22 +474,24 @@ __global__ void __launch_bounds__(dq_shape<D, DROP>::WARPS * WARP, dq_shape<D, D
     put<D>(dq, a.scale, tile_q, mine, static_cast<T *>(call.dq) + head.dq, (int64_t)a.heads * D, i0 + mine, a.seq);
 }
 
-/* Blocks of keys and values, a stream of queries and d_o: dk and dv, in the place of k and v, of which no other block reads
- * these rows. Scores stand transposed, a row for a key. */
-template <typename T, int D, bool DROP>
+/* Blocks of keys and values, a stream of queries and d_o, those of the heads that share them one after the other: dk and dv, in the
+ * place of k and v, of which no other block reads these rows. Scores stand transposed, a row for a key. */
+template <typename T, int D, bool DROP, bool SPANS>
 __global__ void __launch_bounds__(dkv_shape<D, DROP>::WARPS * WARP, dkv_shape<D, DROP>::BLOCKS)
     backward_keys(struct orri_attention_call call)
 {
     using S = dkv_shape<D, DROP>;
     using C = cut<S, D>;
     const struct orri_attention &a = call.a;
-    struct orri_attention_head head = orri_attention_head(a, blockIdx.x, blockIdx.y);
+    int heads = a.heads / a.kv_heads;   /* that are left */
+    struct orri_attention_head head = orri_attention_head(a, blockIdx.x, (int)blockIdx.y * heads);
     const T *q = static_cast<const T *>(call.q) + head.in, *d_o = static_cast<const T *>(call.d_o) + head.out;
-    T *k = static_cast<T *>(call.k) + head.in, *v = static_cast<T *>(call.v) + head.in;
+    T *k = static_cast<T *>(call.k) + head.keys, *v = static_cast<T *>(call.v) + head.keys;
     T *tile_k = reinterpret_cast<T *>(orri_shared_memory());
     T *tile_v = tile_k + C::OWN_SIZE, *stream = tile_v + C::OWN_SIZE;
     auto rows = reinterpret_cast<float2 (*)[S::STREAM]>(stream + 4 * C::STREAM_SIZE);
     auto keep = reinterpret_cast<uint16_t (*)[S::STREAM * (C::OWN / PIECE)]>(rows + 2);
+    auto sight = reinterpret_cast<struct orri_attention_span *>(keep + (DROP ? 2 : 0));
     int j0 = (int)blockIdx.z * C::OWN;
     int mine = warp() * C::MINE, lane = threadIdx.x % WARP;
     float scale = ORRI_LOG2_E * a.scale;
@@ -453,29 +504,42 @@ __global__ void __launch_bounds__(dkv_shape<D, DROP>::WARPS * WARP, dkv_shape<D,
         bring_rows<S::STREAM>(rows[turn], call.rows + head.row, i0, a.seq);
         orri_copies_commit();
         if (DROP)
-            draw<S::STREAM, C::OWN, C::THREADS>(keep[turn], call, head.element, i0, j0);
+            draw<SPANS, S::STREAM, C::OWN, C::THREADS>(keep[turn], call, head.element, i0, j0);
     };
 
     bring<D, C::OWN, C::THREADS>(tile_k, k, a.ld, j0, a.seq);
     bring<D, C::OWN, C::THREADS>(tile_v, v, a.ld, j0, a.seq);
-    begin(j0, 0);
-    for (int i0 = j0, turn = 0; i0 < a.seq; i0 += S::STREAM, turn ^= 1) {
+    look<SPANS, true, C::OWN, C::THREADS>(sight, a, blockIdx.x, j0);
+    int from = seen_by<SPANS, true>(sight, j0, 0).from / S::STREAM * S::STREAM;
+    int end = min(seen_by<SPANS, true>(sight, j0, C::OWN - 1).to, a.seq);
+
+    begin(from, 0);
+    for (int i0 = from, next, turn = 0; heads; i0 = next, turn ^= 1) {
         const T *tile_q = stream + turn * 2 * C::STREAM_SIZE, *tile_d_o = tile_q + C::STREAM_SIZE;
 
         orri_copies_wait<0>();
         __syncthreads();
-        if (i0 + S::STREAM < a.seq)
-            begin(i0 + S::STREAM, turn ^ 1);
+        next = i0 + S::STREAM;
+        if (next >= end) {
+            next = from;
+            heads--;
+            q += D;
+            d_o += D;
+            head.row += a.seq;
+            head.element += (uint64_t)a.seq * (uint64_t)a.seq;
+        }
+        if (heads)
+            begin(next, turn ^ 1);
 #pragma unroll 1
         for (int step = 0; step < S::STREAM; step += S::STEP) {
             float s[S::TILES][S::STEP / 8][4], dp[S::TILES][S::STEP / 8][4];
 
-            if (i0 + step + S::STEP <= j0 + mine)
+            if (!see_any<SPANS, true, C::MINE, S::STEP>(sight, j0, mine, i0 + step))
                 continue;
             rows_by_rows<D, S::TILES, S::STEP>(s, tile_k, mine, tile_q, step);
             rows_by_rows<D, S::TILES, S::STEP>(dp, tile_v, mine, tile_d_o, step);
-            if (i0 + step < j0 + mine + C::MINE - 1)
-                hide<true>(s, i0 + step - j0 - mine);
+            if (!see_all<SPANS, true, C::MINE, S::STEP>(sight, j0, mine, i0 + step))
+                hide<SPANS, true>(s, sight, j0, mine, i0 + step);
 #pragma unroll
             for (int k = 0; k < S::STEP / 16; k++) {
                 uint32_t p[S::TILES][4], ds[S::TILES][4];
@@ -511,37 +575,38 @@ __global__ void __launch_bounds__(dkv_shape<D, DROP>::WARPS * WARP, dkv_shape<D,
 
 /* ---- launches ------------------------------------------------------------------------------------------------------ */
 
-template <typename T, int D, bool DROP> void forward_of(struct orr_cuda *cuda, const struct orri_attention_call *call)
+template <typename T, int D, bool DROP, bool SPANS> void forward_of(struct orr_cuda *cuda, const struct orri_attention_call *call)
 {
     using S = forward_shape<D, DROP>;
     using C = cut<S, D>;
-    size_t shared = (C::OWN_SIZE + 2 * C::STREAM_SIZE) * sizeof(T) + (DROP ? C::OWN * S::STREAM / 8 : 0);
+    size_t shared = (C::OWN_SIZE + 2 * C::STREAM_SIZE) * sizeof(T) + (DROP ? C::OWN * S::STREAM / 8 : 0) +
+                    (SPANS ? C::OWN * sizeof(struct orri_attention_span) : 0);
 
-    orri_launch(cuda, "attention forward", forward<T, D, DROP>, orri_attention_grid(call->a, C::OWN), dim3(C::THREADS), shared,
-                *call);
+    orri_launch(cuda, "attention forward", forward<T, D, DROP, SPANS>, orri_attention_grid(call->a, call->a.heads, C::OWN),
+                dim3(C::THREADS), shared, *call);
 }
 
 /* dq first: its kernel reads k and v, which the other one replaces. */
-template <typename T, int D, bool DROP> void backward_of(struct orr_cuda *cuda, const struct orri_attention_call *call)
+template <typename T, int D, bool DROP, bool SPANS> void backward_of(struct orr_cuda *cuda, const struct orri_attention_call *call)
 {
     using Q = dq_shape<D, DROP>;
     using CQ = cut<Q, D>;
     using K = dkv_shape<D, DROP>;
     using CK = cut<K, D>;
     size_t shared_q = (2 * CQ::OWN_SIZE + 4 * CQ::STREAM_SIZE) * sizeof(T) + CQ::OWN * sizeof(float2) +
-                      (DROP ? 2 * CQ::OWN * Q::STREAM / 8 : 0);
+                      (DROP ? 2 * CQ::OWN * Q::STREAM / 8 : 0) + (SPANS ? CQ::OWN * sizeof(struct orri_attention_span) : 0);
     size_t shared_k = (2 * CK::OWN_SIZE + 4 * CK::STREAM_SIZE) * sizeof(T) + 2 * K::STREAM * sizeof(float2) +
-                      (DROP ? 2 * CK::OWN * K::STREAM / 8 : 0);
+                      (DROP ? 2 * CK::OWN * K::STREAM / 8 : 0) + (SPANS ? CK::OWN * sizeof(struct orri_attention_span) : 0);
 
-    orri_launch(cuda, "attention backward to queries", backward_queries<T, D, DROP>, orri_attention_grid(call->a, CQ::OWN),
-                dim3(CQ::THREADS), shared_q, *call);
-    orri_launch(cuda, "attention backward to keys", backward_keys<T, D, DROP>, orri_attention_grid(call->a, CK::OWN),
-                dim3(CK::THREADS), shared_k, *call);
+    orri_launch(cuda, "attention backward to queries", backward_queries<T, D, DROP, SPANS>,
+                orri_attention_grid(call->a, call->a.heads, CQ::OWN), dim3(CQ::THREADS), shared_q, *call);
+    orri_launch(cuda, "attention backward to keys", backward_keys<T, D, DROP, SPANS>,
+                orri_attention_grid(call->a, call->a.kv_heads, CK::OWN), dim3(CK::THREADS), shared_k, *call);
 }
 
 }
 
-/* function<T, D, DROP> for a call of bf16 or fp16. */
+/* function<T, D, DROP, SPANS> for a call of bf16 or fp16. */
 #define WITH_SHAPE(function, cuda, dtype, call) \
     do { \
         if ((dtype) == ORR_BF16) \
@@ -551,9 +616,16 @@ template <typename T, int D, bool DROP> void backward_of(struct orr_cuda *cuda, 
     } while (0)
 #define WITH_HEAD(function, T, cuda, call) \
     do { \
+        if ((call)->a.head_dim == 64) \
+            WITH_SIGHT(function, T, 64, cuda, call); \
+        else \
+            WITH_SIGHT(function, T, 128, cuda, call); \
+    } while (0)
+#define WITH_SIGHT(function, T, D, cuda, call) \
+    do { \
         bool drop = (call)->dropout.least; \
-        auto with = (call)->a.head_dim == 64 ? drop ? function<T, 64, true> : function<T, 64, false> \
-                                             : drop ? function<T, 128, true> : function<T, 128, false>; \
+        auto with = orri_attention_is_causal(&(call)->a) ? drop ? function<T, D, true, false> : function<T, D, false, false> \
+                                                         : drop ? function<T, D, true, true> : function<T, D, false, true>; \
         with(cuda, call); \
     } while (0)
 

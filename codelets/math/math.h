@@ -77,15 +77,7 @@ void orri_bias_rows(int rows, int width, const float *x, const float *bias, floa
 /* db[j] = beta db[j] + sum over rows of dy[r][j], beta 0 or 1 (0 overwrites). dy has row stride ld. */
 void orri_bias_backward(int rows, int width, const float *dy, int ld, float beta, float *db);
 
-/* ---- GELU, tanh form (Hendrycks, Gimpel 2016): 0.5 u (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))) ---- */
-
-/* u[r][j] += bias[j] (bias may be NULL); h = gelu(u). */
-void orri_bias_gelu(int rows, int width, float *u, const float *bias, float *h);
-
-/* du[k] = dh[k] gelu'(u[k]). du may equal dh or u. */
-void orri_gelu_backward(size_t count, const float *dh, const float *u, float *du);
-
-/* ---- other activations, and gates ----------------------------------------------------------------- */
+/* ---- activations (codelets/layer.h), and gates ------------------------------------------------------- */
 
 /* h[k] = activation(u[k]), and du[k] = dh[k] activation'(u[k]); of ReLU activation'(0) = 0. du may equal dh or u. */
 void orri_activate(enum orr_activation kind, size_t count, const float *u, float *h);

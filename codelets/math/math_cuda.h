@@ -32,7 +32,7 @@ extern "C" {
  * what the epilogue is applied to is rounded before. */
 void orri_cuda_gemm(struct orr_cuda *cuda, const struct orri_product *product);
 
-/* ---- LayerNorm (norm_cuda.cu); formulas in math.h ---------------------------------------------------------- */
+/* ---- LayerNorm and RMSNorm (norm_cuda.cu); formulas in math.h. Where mean is NULL it is RMSNorm; beta and dbeta may be NULL -- */
 
 void orri_cuda_layernorm(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *x,
                          const void *gamma, const void *beta, float eps, void *y, float *mean, float *rstd);
@@ -57,27 +57,6 @@ size_t orri_cuda_bias_backward_scratch(int rows, int width);
 void orri_cuda_bias_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *dy, int ld,
                              float beta, float *db, void *scratch);
 
-/* u[r][j] += bias[j] (bias may be NULL); h = gelu(u). And du[k] = dh[k] gelu'(u[k]); du may equal dh or u. */
-void orri_cuda_bias_gelu(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *u, const void *bias,
-                         void *h);
-void orri_cuda_gelu_backward(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, const void *dh, const void *u,
-                             void *du);
-
-/* The same of any activation: h[k] = activation(u[k]), and du[k] = dh[k] activation'(u[k]); du may equal dh or u. */
-void orri_cuda_activate(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *u, void *h);
-void orri_cuda_activate_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *dh,
-                                 const void *u, void *du);
-
-/* A row of u is gate, then up, [width] each: h[r][j] = activation(gate) up, and u becomes its gradient. */
-void orri_cuda_gated(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u, void *h);
-void orri_cuda_gated_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *dh,
-                              void *u);
-
-/* In each of batch x seq rows, `ld` elements apart, `heads` heads are turned by the angles of their position: places[row], or, where
- * that is NULL, `first` and their number in the sequence; back where `inverse`. *rotary is the host's, read before it returns. */
-void orri_cuda_rotate(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_rotary *rotary, int batch, int seq, int heads,
-                      int first, const int32_t *places, bool inverse, void *x, int64_t ld);
-
 /* y = part[0] + part[1] + ..., in this order, the sum in fp32; part[] is a host array of `parts` <= ORR_MAX_SHARDS device
  * pointers, read before the function returns. */
 void orri_cuda_sum(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, int parts, const void *const part[], void *y);
@@ -87,6 +66,24 @@ void orri_cuda_sum(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, in
  * (or NULL), y = residual + that. */
 void orri_cuda_dropout(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_dropout *d, int batch, size_t count,
                        uint64_t first, uint64_t stride, const void *x, const void *residual, void *y);
+
+/* ---- activations, gates, rotary positions (activation_cuda.cu); formulas in math.h ------------------------------ */
+
+/* h[k] = activation(u[k]), and du[k] = dh[k] activation'(u[k]); du may equal dh or u. */
+void orri_cuda_activate(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *u, void *h);
+void orri_cuda_activate_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, size_t count, const void *dh,
+                                 const void *u, void *du);
+
+/* A row of u is gate, then up, [width] each: h[r][j] = activation(gate) up, and u becomes its gradient. */
+void orri_cuda_gated(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width, const void *u,
+                     void *h);
+void orri_cuda_gated_backward(struct orr_cuda *cuda, enum orr_dtype dtype, enum orr_activation kind, int rows, int width,
+                              const void *dh, void *u);
+
+/* In each of batch x seq rows, `ld` elements apart, `heads` heads are turned by the angles of their position: places[row], or, where
+ * that is NULL, `first` and their number in the sequence; back where `inverse`. *rotary is the host's, read before it returns. */
+void orri_cuda_rotate(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_rotary *rotary, int batch, int seq, int heads,
+                      int first, const int32_t *places, bool inverse, void *x, int64_t ld);
 
 /* ---- softmax cross-entropy (cross_entropy_cuda.cu) ------------------------------------------------------------ */
 
@@ -136,8 +133,9 @@ enum orri_attention_path {
     ORRI_ATTENTION_PLAIN,           /* any head size, dtype and alignment                               */
     ORRI_ATTENTION_TENSOR,          /* head sizes 64 and 128, bf16 and fp16, every row 16-byte aligned  */
     ORRI_ATTENTION_CUDNN            /* where it is asked for: head sizes of multiples of 8 up to 128, the same types and
-                                       alignment, no dropout (whose stream is the CPU's), from 2 positions on; where the
-                                       library has no plan for such a call after all, it goes one of the ways above */
+                                       alignment, no dropout (whose stream is the CPU's), from 2 positions on, queries that see
+                                       all keys before them, of heads of their own; where the library has no plan for such a
+                                       call after all, it goes one of the ways above */
 };
 
 /* Which way a call goes; cudnn: it may go to cuDNN; d_o NULL: a forward one. Pure: looks at the pointers alone. */
@@ -156,7 +154,7 @@ void orri_cuda_attention_backward(struct orr_cuda *cuda, enum orr_dtype dtype, c
                                   void *k, void *v, const void *o, const void *d_o, const float *lse, void *scratch);
 
 /* One sequence's next position: of every head its query, q[h*D ...], over all that is kept, itself included:
- * o[h*D ...] = sum over t of softmax(scale q k_t) v_t. Of `a` it takes heads, head_dim and scale. */
+ * o[h*D ...] = sum over t of softmax(scale q k_t) v_t. Of `a` it takes heads, kv_heads, head_dim, window and scale. */
 void orri_cuda_attention_next(struct orr_cuda *cuda, enum orr_dtype dtype, const struct orri_attention *a, const void *q,
                               const struct orri_kept *kept, void *o);
 

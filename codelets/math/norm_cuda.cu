@@ -4,7 +4,10 @@
 
 /* A row is a group of LANES threads', each of which keeps K packs of it in registers: pack k of lane l has the columns from
  * (k LANES + l) N on. Rows that are too wide for that, or not aligned, are a block's and are read again where they are needed
- * again. */
+ * again.
+ *
+ * WHOLE: a LayerNorm with a bias, as the compiler knows then. Else what is NULL is asked for: without mean it is RMSNorm, and
+ * without beta, or dbeta, there is no bias. */
 
 namespace {
 
@@ -55,19 +58,21 @@ __device__ __forceinline__ float normalised(float x, float mean, float rstd, flo
     return fmaf((x - mean) * rstd, gamma, beta);
 }
 
-template <int N, typename T>
-__device__ __forceinline__ void normalise(float (&x)[N], float mean, float rstd, const T *gamma, const T *beta, T *y)
+/* Columns j .. of a row, of gamma, beta and y. */
+template <bool WHOLE, int N, typename T>
+__device__ __forceinline__ void normalise(float (&x)[N], float mean, float rstd, const T *gamma, const T *beta, size_t j, T *y)
 {
-    float g[N], b[N];
+    float g[N], b[N] = {};
 
-    orri_load<N>(gamma, g);
-    orri_load<N>(beta, b);
+    orri_load<N>(gamma + j, g);
+    if (WHOLE || beta)
+        orri_load<N>(beta + j, b);
     for (int i = 0; i < N; i++)
         x[i] = normalised(x[i], mean, rstd, g[i], b[i]);
-    orri_store<N>(y, x);
+    orri_store<N>(y + j, x);
 }
 
-template <int LANES, int K, typename T>
+template <bool WHOLE, int LANES, int K, typename T>
 __global__ void __launch_bounds__(LANES * groups<LANES>)
 layernorm(int rows, int width, const T *x, const T *gamma, const T *beta, float eps, T *y, float *mean, float *rstd)
 {
@@ -88,7 +93,7 @@ layernorm(int rows, int width, const T *x, const T *gamma, const T *beta, float 
                 sum += row[k][i];
         }
     }
-    float m = orri_fold<LANES>(sum, orri_plus()) / (float)width;
+    float m = WHOLE || mean ? orri_fold<LANES>(sum, orri_plus()) / (float)width : 0.0f;
 
 #pragma unroll
     for (int k = 0; k < K; k++)
@@ -102,15 +107,16 @@ layernorm(int rows, int width, const T *x, const T *gamma, const T *beta, float 
         int j = column<LANES, N>(k);
 
         if (j < end)
-            normalise<N>(row[k], m, s, gamma + j, beta + j, y + j);
+            normalise<WHOLE, N>(row[k], m, s, gamma, beta, (size_t)j, y);
     }
     if (end && threadIdx.x == 0) {
-        mean[r] = m;
+        if (WHOLE || mean)
+            mean[r] = m;
         rstd[r] = s;
     }
 }
 
-template <typename T>
+template <bool WHOLE, typename T>
 __global__ void __launch_bounds__(ORRI_THREADS)
 layernorm_any(int width, const T *x, const T *gamma, const T *beta, float eps, T *y, float *mean, float *rstd)
 {
@@ -119,9 +125,10 @@ layernorm_any(int width, const T *x, const T *gamma, const T *beta, float eps, T
 
     x += r * width;
     y += r * width;
-    for (int j = (int)threadIdx.x; j < width; j += ORRI_THREADS)
-        sum += orri_to_float(x[j]);
-    float m = orri_fold<ORRI_THREADS>(sum, orri_plus()) / (float)width;
+    if (WHOLE || mean)
+        for (int j = (int)threadIdx.x; j < width; j += ORRI_THREADS)
+            sum += orri_to_float(x[j]);
+    float m = WHOLE || mean ? orri_fold<ORRI_THREADS>(sum, orri_plus()) / (float)width : 0.0f;
 
     for (int j = (int)threadIdx.x; j < width; j += ORRI_THREADS)
         squares += (orri_to_float(x[j]) - m) * (orri_to_float(x[j]) - m);
@@ -130,28 +137,30 @@ layernorm_any(int width, const T *x, const T *gamma, const T *beta, float eps, T
     for (int j = (int)threadIdx.x; j < width; j += ORRI_THREADS) {
         float one[1] = {orri_to_float(x[j])};
 
-        normalise<1>(one, m, s, gamma + j, beta + j, y + j);
+        normalise<WHOLE, 1>(one, m, s, gamma, beta, (size_t)j, y);
     }
     if (threadIdx.x == 0) {
-        mean[r] = m;
+        if (WHOLE || mean)
+            mean[r] = m;
         rstd[r] = s;
     }
 }
 
-template <typename T>
+template <bool WHOLE, typename T>
 void forward(struct orr_cuda *cuda, int rows, int width, const T *x, const T *gamma, const T *beta, float eps, T *y,
              float *mean, float *rstd)
 {
     if (is_wide<T>(width) && orri_is_wide(x, gamma, beta, y))
         WITH_LANES(width / orri_wide<T>,
-                   orri_launch(cuda, "layernorm", layernorm<LANES, K, T>, dim3(orri_pieces((size_t)rows, groups<LANES>)),
-                               dim3(LANES, groups<LANES>), 0, rows, width, x, gamma, beta, eps, y, mean, rstd));
+                   orri_launch(cuda, "layernorm", layernorm<WHOLE, LANES, K, T>,
+                               dim3(orri_pieces((size_t)rows, groups<LANES>)), dim3(LANES, groups<LANES>), 0, rows, width, x,
+                               gamma, beta, eps, y, mean, rstd));
     else
-        orri_launch(cuda, "layernorm", layernorm_any<T>, dim3((unsigned)rows), dim3(ORRI_THREADS), 0, width, x, gamma, beta,
-                    eps, y, mean, rstd);
+        orri_launch(cuda, "layernorm", layernorm_any<WHOLE, T>, dim3((unsigned)rows), dim3(ORRI_THREADS), 0, width, x, gamma,
+                    beta, eps, y, mean, rstd);
 }
 
-template <typename T> struct layernorm_again {
+template <bool WHOLE, typename T> struct layernorm_again {
     size_t width;
     const T *x, *gamma, *beta;
     const float *mean, *rstd;
@@ -163,7 +172,7 @@ template <typename T> struct layernorm_again {
         float v[N];
 
         orri_load<N>(x + r * width + j, v);
-        normalise<N>(v, mean[r], rstd[r], gamma + j, beta + j, y + r * width + j);
+        normalise<WHOLE, N>(v, WHOLE || mean ? mean[r] : 0.0f, rstd[r], gamma, beta, j, y + r * width);
     }
 };
 
@@ -180,7 +189,7 @@ template <int N> __device__ __forceinline__ void add(const float *from, float (&
 
 /* Each block takes every gridDim.x-th set of rows, one for each group, and leaves its sums in its rows of dgamma and dbeta
  * [gridDim.x,width]. All that is read of a row is read before dx, which may be dy or the residual, is written. */
-template <int LANES, int K, typename T>
+template <bool WHOLE, int LANES, int K, typename T>
 __global__ void __launch_bounds__(LANES * groups<LANES>, 512 / (LANES * groups<LANES>))
 layernorm_backward(int rows, int width, const T *dy, const T *x, const T *gamma, const float *mean, const float *rstd,
                    const T *residual, T *dx, float *dgamma, float *dbeta)
@@ -192,7 +201,7 @@ layernorm_backward(int rows, int width, const T *dy, const T *x, const T *gamma,
          first += (size_t)gridDim.x * groups<LANES>) {
         size_t r = first + threadIdx.y, at = r * width;
         int end = r < (size_t)rows ? width : 0;
-        float m = end ? mean[r] : 0, s = end ? rstd[r] : 0, sums[2] = {0, 0};
+        float m = end && (WHOLE || mean) ? mean[r] : 0, s = end ? rstd[r] : 0, sums[2] = {0, 0};
         orri_pack<T, N> xs[K], ds[K], before[K];
 
 #pragma unroll
@@ -224,7 +233,7 @@ layernorm_backward(int rows, int width, const T *dy, const T *x, const T *gamma,
             }
         }
         orri_fold<LANES>(sums, orri_plus());
-        float mean_g = sums[0] / (float)width, mean_gx = sums[1] / (float)width;
+        float mean_g = WHOLE || mean ? sums[0] / (float)width : 0.0f, mean_gx = sums[1] / (float)width;
 
 #pragma unroll
         for (int k = 0; k < K; k++) {
@@ -266,7 +275,8 @@ layernorm_backward(int rows, int width, const T *dy, const T *x, const T *gamma,
                     orri_store<N>(total + N, sum_beta[k]);
                 } else if (j < width) {
                     orri_store<N>(dgamma + (size_t)blockIdx.x * width + j, sum_gamma[k]);
-                    orri_store<N>(dbeta + (size_t)blockIdx.x * width + j, sum_beta[k]);
+                    if (WHOLE || dbeta)
+                        orri_store<N>(dbeta + (size_t)blockIdx.x * width + j, sum_beta[k]);
                 }
             }
         }
@@ -275,17 +285,18 @@ layernorm_backward(int rows, int width, const T *dy, const T *x, const T *gamma,
     }
 }
 
-template <typename T>
+template <bool WHOLE, typename T>
 __global__ void __launch_bounds__(ORRI_THREADS)
 layernorm_backward_any(int rows, int width, const T *dy, const T *x, const T *gamma, const float *mean, const float *rstd,
                        const T *residual, T *dx, float *dgamma, float *dbeta)
 {
     dgamma += (size_t)blockIdx.x * width;
-    dbeta += (size_t)blockIdx.x * width;
+    if (WHOLE || dbeta)
+        dbeta += (size_t)blockIdx.x * width;
     for (size_t r = blockIdx.x; r < (size_t)rows; r += gridDim.x) {
         bool first = r == blockIdx.x;
         size_t at = r * width;
-        float m = mean[r], s = rstd[r], sums[2] = {0, 0};
+        float m = WHOLE || mean ? mean[r] : 0, s = rstd[r], sums[2] = {0, 0};
 
         for (int j = (int)threadIdx.x; j < width; j += ORRI_THREADS) {
             float xhat = (orri_to_float(x[at + j]) - m) * s, d = orri_to_float(dy[at + j]), g = orri_to_float(gamma[j]);
@@ -293,10 +304,11 @@ layernorm_backward_any(int rows, int width, const T *dy, const T *x, const T *ga
             sums[0] += d * g;
             sums[1] += d * g * xhat;
             dgamma[j] = first ? d * xhat : dgamma[j] + d * xhat;
-            dbeta[j] = first ? d : dbeta[j] + d;
+            if (WHOLE || dbeta)
+                dbeta[j] = first ? d : dbeta[j] + d;
         }
         orri_fold<ORRI_THREADS>(sums, orri_plus());
-        float mean_g = sums[0] / (float)width, mean_gx = sums[1] / (float)width;
+        float mean_g = WHOLE || mean ? sums[0] / (float)width : 0.0f, mean_gx = sums[1] / (float)width;
 
         for (int j = (int)threadIdx.x; j < width; j += ORRI_THREADS) {
             float xhat = (orri_to_float(x[at + j]) - m) * s;
@@ -308,7 +320,7 @@ layernorm_backward_any(int rows, int width, const T *dy, const T *x, const T *ga
 }
 
 /* Returns how many rows of sums there are. */
-template <typename T>
+template <bool WHOLE, typename T>
 int backward(struct orr_cuda *cuda, int rows, int width, const T *dy, const T *x, const T *gamma, const float *mean,
              const float *rstd, const T *residual, T *dx, float *dgamma, float *dbeta, float *parts)
 {
@@ -316,34 +328,43 @@ int backward(struct orr_cuda *cuda, int rows, int width, const T *dy, const T *x
 
     if (blocks > 1) {
         dgamma = parts;
-        dbeta = parts + (size_t)blocks * width;
+        dbeta = dbeta ? parts + (size_t)blocks * width : NULL;
     }
     if (is_wide<T>(width) && orri_is_wide(dy, x, gamma, residual, dx) && orri_is_wide(dgamma, dbeta))
         WITH_LANES_BACKWARD(width / orri_wide<T>,
-                   orri_launch(cuda, "layernorm_backward", layernorm_backward<LANES, K, T>, dim3((unsigned)blocks),
+                   orri_launch(cuda, "layernorm_backward", layernorm_backward<WHOLE, LANES, K, T>, dim3((unsigned)blocks),
                                dim3(LANES, groups<LANES>), 0, rows, width, dy, x, gamma, mean, rstd, residual, dx, dgamma,
                                dbeta));
     else
-        orri_launch(cuda, "layernorm_backward", layernorm_backward_any<T>, dim3((unsigned)blocks), dim3(ORRI_THREADS), 0, rows,
-                    width, dy, x, gamma, mean, rstd, residual, dx, dgamma, dbeta);
+        orri_launch(cuda, "layernorm_backward", layernorm_backward_any<WHOLE, T>, dim3((unsigned)blocks), dim3(ORRI_THREADS), 0,
+                    rows, width, dy, x, gamma, mean, rstd, residual, dx, dgamma, dbeta);
     return blocks;
 }
 
 }
 
+/* WHOLE and the element type, inside `...`. */
+#define WITH_NORM(whole, dtype, ...) \
+    do { \
+        if (whole) { constexpr bool WHOLE = true; ORRI_WITH_TYPE(dtype, __VA_ARGS__); } \
+        else { constexpr bool WHOLE = false; ORRI_WITH_TYPE(dtype, __VA_ARGS__); } \
+    } while (0)
+
 void orri_cuda_layernorm(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *x,
                          const void *gamma, const void *beta, float eps, void *y, float *mean, float *rstd)
 {
-    ORRI_WITH_TYPE(dtype, forward(cuda, rows, width, static_cast<const T *>(x), static_cast<const T *>(gamma),
-                                  static_cast<const T *>(beta), eps, static_cast<T *>(y), mean, rstd));
+    WITH_NORM(mean && beta, dtype,
+              forward<WHOLE>(cuda, rows, width, static_cast<const T *>(x), static_cast<const T *>(gamma),
+                             static_cast<const T *>(beta), eps, static_cast<T *>(y), mean, rstd));
 }
 
 void orri_cuda_layernorm_again(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *x,
                                const void *gamma, const void *beta, const float *mean, const float *rstd, void *y)
 {
-    ORRI_WITH_TYPE(dtype, orri_rows(cuda, "layernorm_again", (size_t)rows, (size_t)width, orri_is_wide(x, gamma, beta, y),
-                                    layernorm_again<T>{(size_t)width, static_cast<const T *>(x), static_cast<const T *>(gamma),
-                                                       static_cast<const T *>(beta), mean, rstd, static_cast<T *>(y)}));
+    WITH_NORM(mean && beta, dtype,
+              orri_rows(cuda, "layernorm_again", (size_t)rows, (size_t)width, orri_is_wide(x, gamma, beta, y),
+                        layernorm_again<WHOLE, T>{(size_t)width, static_cast<const T *>(x), static_cast<const T *>(gamma),
+                                                  static_cast<const T *>(beta), mean, rstd, static_cast<T *>(y)}));
 }
 
 size_t orri_cuda_layernorm_backward_scratch(int rows, int width)
@@ -358,11 +379,13 @@ void orri_cuda_layernorm_backward(struct orr_cuda *cuda, enum orr_dtype dtype, i
     float *parts = static_cast<float *>(scratch);
     int blocks = 1;
 
-    ORRI_WITH_TYPE(dtype, blocks = backward(cuda, rows, width, static_cast<const T *>(dy), static_cast<const T *>(x),
-                                            static_cast<const T *>(gamma), mean, rstd, static_cast<const T *>(residual),
-                                            static_cast<T *>(dx), dgamma, dbeta, parts));
+    WITH_NORM(mean && dbeta, dtype,
+              blocks = backward<WHOLE>(cuda, rows, width, static_cast<const T *>(dy), static_cast<const T *>(x),
+                                       static_cast<const T *>(gamma), mean, rstd, static_cast<const T *>(residual),
+                                       static_cast<T *>(dx), dgamma, dbeta, parts));
     if (blocks == 1)
         return;
     orri_cuda_bias_backward(cuda, ORR_F32, blocks, width, parts, width, 0, dgamma, NULL);
-    orri_cuda_bias_backward(cuda, ORR_F32, blocks, width, parts + (size_t)blocks * (size_t)width, width, 0, dbeta, NULL);
+    if (dbeta)
+        orri_cuda_bias_backward(cuda, ORR_F32, blocks, width, parts + (size_t)blocks * (size_t)width, width, 0, dbeta, NULL);
 }

@@ -92,66 +92,6 @@ int sum_parts(int rows)
     return rows <= SUM_ROWS ? 1 : parts < SUM_PARTS ? parts : SUM_PARTS;
 }
 
-/* ---- GELU, in the form of activation.c --------------------------------------------------------------------------------- */
-
-constexpr float TWO_ROOT = 1.5957691216057308f, CUBIC = 0.044715f;
-
-__device__ __forceinline__ float gelu(float u)
-{
-    return u / (1.0f + expf(-TWO_ROOT * (u + CUBIC * (u * u * u))));
-}
-
-/* Clamped, lest u^2 and exp overflow to 0 times inf; a NaN stays. */
-__device__ __forceinline__ float gelu_slope(float u)
-{
-    float v = u < -10.0f ? -10.0f : u > 10.0f ? 10.0f : u, square = v * v;
-    float e = expf(-TWO_ROOT * v * (1.0f + CUBIC * square)), s = 1.0f / (1.0f + e);
-
-    return s + v * s * (e * s) * (TWO_ROOT * (1.0f + 3.0f * CUBIC * square));
-}
-
-template <typename T> struct bias_gelu {
-    size_t width;
-    T *u;
-    const T *bias;
-    T *h;
-
-    enum { wide = orri_wide<T> };
-    template <int N> __device__ void at(size_t r, size_t j) const
-    {
-        size_t k = r * width + j;
-        float v[N], b[N];
-
-        orri_load<N>(u + k, v);
-        if (bias) {
-            orri_load<N>(bias + j, b);
-            for (int i = 0; i < N; i++)
-                v[i] += b[i];
-            orri_store<N>(u + k, v);
-        }
-        for (int i = 0; i < N; i++)
-            v[i] = gelu(v[i]);
-        orri_store<N>(h + k, v);
-    }
-};
-
-template <typename T> struct gelu_backward {
-    const T *dh, *u;
-    T *du;
-
-    enum { wide = orri_wide<T> };
-    template <int N> __device__ void at(size_t k) const
-    {
-        float d[N], v[N];
-
-        orri_load<N>(dh + k, d);
-        orri_load<N>(u + k, v);
-        for (int i = 0; i < N; i++)
-            d[i] *= gelu_slope(v[i]);
-        orri_store<N>(du + k, d);
-    }
-};
-
 /* ---- elements ------------------------------------------------------------------------------------------------------ */
 
 template <typename T> struct sum {
@@ -229,22 +169,6 @@ void orri_cuda_bias_backward(struct orr_cuda *cuda, enum orr_dtype dtype, int ro
                                       parts > 1 ? part : db));
     if (parts > 1)
         sum_columns(cuda, parts, 1, width, part, width, beta, db);
-}
-
-void orri_cuda_bias_gelu(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *u, const void *bias,
-                         void *h)
-{
-    ORRI_WITH_TYPE(dtype, orri_rows(cuda, "bias_gelu", (size_t)rows, (size_t)width, orri_is_wide(u, bias, h),
-                                    bias_gelu<T>{(size_t)width, static_cast<T *>(u), static_cast<const T *>(bias),
-                                                 static_cast<T *>(h)}));
-}
-
-void orri_cuda_gelu_backward(struct orr_cuda *cuda, enum orr_dtype dtype, size_t count, const void *dh, const void *u,
-                             void *du)
-{
-    ORRI_WITH_TYPE(dtype, orri_each(cuda, "gelu_backward", count, orri_is_wide(dh, u, du),
-                                    gelu_backward<T>{static_cast<const T *>(dh), static_cast<const T *>(u),
-                                                     static_cast<T *>(du)}));
 }
 
 template <typename T>

@@ -85,6 +85,39 @@ START_TEST(not_for_cudnn)
 }
 END_TEST
 
+/* cuDNN is asked for causal rows of heads with keys of their own alone; a window that is no shorter than the row is none. */
+START_TEST(who_sees_whom)
+{
+    static const int32_t places[7] = {0, 1, 2, 0, 1, 2, 3};
+    static const struct {
+        int kv_heads;
+        bool bidirectional;
+        int window;
+        const int32_t *places;
+        int path;
+    } cases[] = {
+        {2, false, 0, NULL, ORRI_ATTENTION_CUDNN},  {1, false, 0, NULL, ORRI_ATTENTION_TENSOR},
+        {0, true, 0, NULL, ORRI_ATTENTION_TENSOR},  {0, false, 7, NULL, ORRI_ATTENTION_CUDNN},
+        {0, false, 6, NULL, ORRI_ATTENTION_TENSOR}, {0, false, 0, places, ORRI_ATTENTION_TENSOR},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct orri_attention a = attention();
+
+        a.kv_heads = cases[i].kv_heads;
+        a.bidirectional = cases[i].bidirectional;
+        a.window = cases[i].window;
+        a.places = cases[i].places;
+        ck_assert_int_eq(PATH(true, ORR_BF16, x, x, x, x, x), cases[i].path);
+        ck_assert_int_eq(PATH(false, ORR_BF16, x, x, x, x, x), ORRI_ATTENTION_TENSOR);
+        a.head_dim = 80;
+        int other = cases[i].path == ORRI_ATTENTION_CUDNN ? ORRI_ATTENTION_CUDNN : ORRI_ATTENTION_PLAIN;
+        ck_assert_int_eq(PATH(true, ORR_BF16, x, x, x, x, x), other);
+        ck_assert_int_eq(PATH(false, ORR_BF16, x, x, x, x, x), ORRI_ATTENTION_PLAIN);
+    }
+}
+END_TEST
+
 Suite *suite(void)
 {
     Suite *s = suite_create("math: ways of attention");
@@ -93,6 +126,7 @@ Suite *suite(void)
     tcase_add_test(c, rows);
     tcase_add_test(c, head_sizes);
     tcase_add_test(c, not_for_cudnn);
+    tcase_add_test(c, who_sees_whom);
     suite_add_tcase(s, c);
     return s;
 }

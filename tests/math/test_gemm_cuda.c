@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Matrix products on a device against double. */
 #include "tests/check_main.h"
+#include "tests/math/activation.h"
 #include "tests/math/device.h"
-#include "tests/math/gelu.h"
 
 #include "codelets/math/math_cuda.h"
 
@@ -15,6 +15,7 @@ struct use {
     enum { ADD_NOTHING, ADD_C, ADD_OTHER } add;
     bool bias;
     enum orri_epilogue epilogue;
+    enum orr_activation activation;
 };
 
 /* Of one element before the epilogue, with the magnitude of what is summed up. */
@@ -52,7 +53,8 @@ static void check(const struct use *u)
         .trans_a = u->trans_a, .trans_b = u->trans_b, .m = u->m, .n = u->n, .k = u->k, .dtype = u->dtype, .a = aa.data,
         .b = ab.data, .lda = lda, .ldb = ldb, .bias = u->bias ? abias.data : NULL,
         .add = u->add == ADD_NOTHING ? NULL : u->add == ADD_C ? ac.data : aother.data, .c = ac.data, .ldc = ldc,
-        .c_dtype = u->c_dtype, .epilogue = u->epilogue, .aux = u->epilogue == ORRI_EPILOGUE_NONE ? NULL : aaux.data,
+        .c_dtype = u->c_dtype, .epilogue = u->epilogue, .activation = u->activation,
+        .aux = u->epilogue == ORRI_EPILOGUE_NONE ? NULL : aaux.data,
     };
 
     device.tf32 = u->tf32;
@@ -77,18 +79,18 @@ static void check(const struct use *u)
                 bound += rounding(u->c_dtype, fabs(want) + fabs(shift));    /* made in two steps, rounded twice */
             if (u->epilogue == ORRI_EPILOGUE_ACTIVATION) {
                 assert_close(got_aux[at], want, bound, "aux %d,%d", i, j);
-                /* GELU's slope is below 1.13, its argument not necessarily rounded, and it a function of fp32. */
-                bound = 1.13 * bound + 8 * FLT_EPSILON * fabs(want) + rounding(u->dtype, gelu(want));
-                want = gelu(want);
+                /* No slope is above 1.13; the argument is not necessarily rounded, and it is a function of fp32. */
+                bound = 1.13 * bound + 8 * FLT_EPSILON * fabs(want) + rounding(u->dtype, activation(u->activation, want));
+                want = activation(u->activation, want);
             } else if (u->epilogue == ORRI_EPILOGUE_ACTIVATION_BACKWARD) {
-                double slope = gelu_slope(aux[at]);
+                double slope = activation_slope(u->activation, aux[at]);
 
                 assert_that(got_aux[at] == aux[at]);
                 bound = bound * fabs(slope) + 8 * FLT_EPSILON * fabs(want) + rounding(u->dtype, want * slope);
                 want *= slope;
             }
-            assert_close(got[at], want, bound, "%d x %d x %d, shift %zu, type %d, epilogue %d, element %d,%d", u->m, u->n, u->k,
-                         u->shift, u->dtype, u->epilogue, i, j);
+            assert_close(got[at], want, bound, "%d x %d x %d, shift %zu, type %d, epilogue %d of %d, element %d,%d", u->m, u->n,
+                         u->k, u->shift, u->dtype, u->epilogue, u->activation, i, j);
         }
     }
     /* Again, from what was remembered of it, with everything elsewhere. */
@@ -137,11 +139,13 @@ END_TEST
 START_TEST(epilogues)
 {
     static const size_t shifts[] = {0, 1, 8};
+    enum orr_dtype dtype = dtypes[_i / ACTIVATIONS];
+    enum orr_activation kind = activations[_i % ACTIVATIONS];
 
     for (int i = 0; i < SHAPES * 3 * 3; i++) {
         const int *shape = shapes[i / 9];
-        struct use u = {.dtype = dtypes[_i], .c_dtype = dtypes[_i], .trans_b = i % 2, .m = shape[0], .n = shape[1], .k = shape[2],
-                        .pad_c = i % 4 == 3 ? 8 : 0, .shift = shifts[i % 3]};
+        struct use u = {.dtype = dtype, .c_dtype = dtype, .trans_b = i % 2, .m = shape[0], .n = shape[1], .k = shape[2],
+                        .pad_c = i % 4 == 3 ? 8 : 0, .shift = shifts[i % 3], .activation = kind};
 
         u.epilogue = (enum orri_epilogue)(i / 3 % 3);
         u.bias = u.epilogue == ORRI_EPILOGUE_NONE;
@@ -156,8 +160,8 @@ START_TEST(epilogues)
         }
     }
     /* Where the library has the slope in the product, with the columns that go with it. */
-    struct use u = {.dtype = dtypes[_i], .c_dtype = dtypes[_i], .m = 40, .n = 64, .k = 32, .pad_c = 8,
-                    .epilogue = ORRI_EPILOGUE_ACTIVATION_BACKWARD};
+    struct use u = {.dtype = dtype, .c_dtype = dtype, .m = 40, .n = 64, .k = 32, .pad_c = 8,
+                    .epilogue = ORRI_EPILOGUE_ACTIVATION_BACKWARD, .activation = kind};
     check(&u);
     u.bias = true;
     check(&u);
@@ -226,7 +230,7 @@ Suite *suite(void)
     begin_device();
     tcase_set_timeout(c, 0);
     tcase_add_loop_test(c, products, 0, 2 * DTYPES);
-    tcase_add_loop_test(c, epilogues, 0, DTYPES);
+    tcase_add_loop_test(c, epilogues, 0, DTYPES * ACTIVATIONS);
     tcase_add_test(c, many_shapes);
     tcase_add_test(c, not_a_number);
     tcase_add_test(c, refused);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Kernels of any dtype on a CPU: products against double, the others against those in fp32, from widened operands and rounded once. */
 #include "tests/check_main.h"
-#include "tests/math/gelu.h"
+#include "tests/math/activation.h"
 #include "tests/math/reference.h"
 
 #include <string.h>
@@ -64,7 +64,7 @@ struct use {
     enum orri_epilogue epilogue;
 };
 
-static void check_product(enum orr_dtype dtype, bool trans_a, bool trans_b, const struct use *u)
+static void check_product(enum orr_dtype dtype, bool trans_a, bool trans_b, const struct use *u, enum orr_activation kind)
 {
     int lda = (trans_a ? u->m : u->k) + u->pad, ldb = (trans_b ? u->k : u->n) + u->pad, ldc = u->n + u->pad;
     enum orr_dtype c_dtype = u->to_f32 ? ORR_F32 : dtype;
@@ -76,7 +76,7 @@ static void check_product(enum orr_dtype dtype, bool trans_a, bool trans_b, cons
     struct orri_product p = {.trans_a = trans_a, .trans_b = trans_b, .m = u->m, .n = u->n, .k = u->k, .dtype = dtype,
                              .a = a.data, .lda = lda, .b = b.data, .ldb = ldb, .bias = u->bias ? bias.data : NULL,
                              .add = u->add ? added->data : NULL, .c = c.data, .ldc = ldc, .c_dtype = c_dtype,
-                             .epilogue = u->epilogue, .aux = u->epilogue ? aux.data : NULL};
+                             .epilogue = u->epilogue, .activation = kind, .aux = u->epilogue ? aux.data : NULL};
     float *found = malloc(c.count * sizeof(*found)), *product = malloc(c.count * sizeof(*product));
 
     orri_cpu_gemm(&p);
@@ -100,10 +100,10 @@ static void check_product(enum orr_dtype dtype, bool trans_a, bool trans_b, cons
             double bound = SUM_BOUND(u->k + 2) * magnitude, wanted = sum;
             if (u->epilogue == ORRI_EPILOGUE_ACTIVATION) {
                 assert_close(product[at], sum, bound + rounding(dtype, sum), "aux %d %d", i, j);
-                wanted = gelu(product[at]);
+                wanted = activation(kind, product[at]);
                 bound = 8 * FLT_EPSILON * (1 + fabs(wanted));
             } else if (u->epilogue == ORRI_EPILOGUE_ACTIVATION_BACKWARD) {
-                wanted *= gelu_slope(aux.wide[at]);
+                wanted *= activation_slope(kind, aux.wide[at]);
                 bound = 1.2 * (bound + rounding(dtype, sum)) + 8 * FLT_EPSILON * fabs(sum);
             }
             assert_close(found[at], wanted, bound + rounding(c_dtype, wanted), "%s %s%s %d x %d x %d, %d %d",
@@ -149,7 +149,8 @@ static void check_products(enum orr_dtype dtype)
         for (int t = 0; t < 4; t++) {
             if (uses[i].bias && uses[i].to_f32 && dtype != ORR_F32)
                 continue;       /* not asked for */
-            check_product(dtype, t & 1, t & 2, &uses[i]);
+            for (int k = 0; k < (uses[i].epilogue ? ACTIVATIONS : 1); k++)
+                check_product(dtype, t & 1, t & 2, &uses[i], activations[k]);
         }
 }
 
@@ -240,25 +241,32 @@ START_TEST(norms)
         gain[i] = random_floats(n, 1, 9);
         bias[i] = random_floats(n, 1, 10);
     }
-    orri_cpu_layernorm(dtype, s->rows, s->width, x.data, gamma.data, beta.data, 1e-5f, y.data, mean, rstd);
-    orri_layernorm(s->rows, s->width, x.wide, gamma.wide, beta.wide, 1e-5f, wanted, m, r);
-    expect_same("norm", &y, wanted);
-    ck_assert_mem_eq(mean, m, (size_t)s->rows * sizeof(*m));
-    ck_assert_mem_eq(rstd, r, (size_t)s->rows * sizeof(*r));
-    memset(y.data, 0, count * orr_dtype_size(dtype));
-    orri_cpu_layernorm_again(dtype, s->rows, s->width, x.data, gamma.data, beta.data, mean, rstd, y.data);
-    expect_same("norm again", &y, wanted);
+    for (int style = 0; style < 4; style++) {
+        bool rms = style & 1, plain = style & 2;
+        float *means = rms ? NULL : mean;
 
-    for (int residual = 0; residual < 2; residual++) {
-        orri_cpu_layernorm_backward(dtype, s->rows, s->width, dy.data, x.data, gamma.data, mean, rstd, residual ? dy.data : NULL,
-                                    dx.data, gain[0], bias[0], NULL);
-        memset(gain[1], 0, n * sizeof(float));
-        memset(bias[1], 0, n * sizeof(float));
-        orri_layernorm_backward(s->rows, s->width, dy.wide, x.wide, gamma.wide, mean, rstd, residual ? dy.wide : NULL, wanted,
-                                gain[1], bias[1]);
-        expect_same("dx", &dx, wanted);
-        ck_assert_mem_eq(gain[0], gain[1], n * sizeof(float));
-        ck_assert_mem_eq(bias[0], bias[1], n * sizeof(float));
+        orri_cpu_layernorm(dtype, s->rows, s->width, x.data, gamma.data, plain ? NULL : beta.data, 1e-5f, y.data, means, rstd);
+        orri_layernorm(s->rows, s->width, x.wide, gamma.wide, plain ? NULL : beta.wide, 1e-5f, wanted, rms ? NULL : m, r);
+        expect_same("norm", &y, wanted);
+        if (!rms)
+            ck_assert_mem_eq(mean, m, (size_t)s->rows * sizeof(*m));
+        ck_assert_mem_eq(rstd, r, (size_t)s->rows * sizeof(*r));
+        memset(y.data, 0, count * orr_dtype_size(dtype));
+        orri_cpu_layernorm_again(dtype, s->rows, s->width, x.data, gamma.data, plain ? NULL : beta.data, means, rstd, y.data);
+        expect_same("norm again", &y, wanted);
+
+        for (int residual = 0; residual < 2; residual++) {
+            orri_cpu_layernorm_backward(dtype, s->rows, s->width, dy.data, x.data, gamma.data, means, rstd,
+                                        residual ? dy.data : NULL, dx.data, gain[0], plain ? NULL : bias[0], NULL);
+            memset(gain[1], 0, n * sizeof(float));
+            memset(bias[1], 0, n * sizeof(float));
+            orri_layernorm_backward(s->rows, s->width, dy.wide, x.wide, gamma.wide, means, rstd, residual ? dy.wide : NULL, wanted,
+                                    gain[1], plain ? NULL : bias[1]);
+            expect_same("dx", &dx, wanted);
+            ck_assert_mem_eq(gain[0], gain[1], n * sizeof(float));
+            if (!plain)
+                ck_assert_mem_eq(bias[0], bias[1], n * sizeof(float));
+        }
     }
     for (int i = 0; i < 2; i++) {
         free(gain[i]);
@@ -325,6 +333,61 @@ START_TEST(rows_and_elements)
     drop(&x);
     drop(&y);
     drop(&bias);
+}
+END_TEST
+
+/* Gates and up sides beside each other in a row. */
+START_TEST(gates)
+{
+    enum orr_dtype dtype = dtypes[_i / (int)ORRI_COUNT(shapes)];
+    const struct shape *s = &shapes[_i % (int)ORRI_COUNT(shapes)];
+    size_t n = (size_t)s->width, count = (size_t)s->rows * n;
+    float *wanted = malloc(count * sizeof(*wanted));
+
+    for (int a = 0; a < ACTIVATIONS; a++) {
+        struct array u = array_of(dtype, 2 * count, 4, 1), h = array_of(dtype, count, 1, 2), dh = array_of(dtype, count, 1, 3);
+
+        orri_cpu_gated(dtype, activations[a], s->rows, s->width, u.data, h.data);
+        for (size_t r = 0; r < (size_t)s->rows; r++)
+            orri_gated(activations[a], n, u.wide + 2 * r * n, u.wide + (2 * r + 1) * n, wanted + r * n);
+        expect_same("gated", &h, wanted);
+        orri_cpu_gated_backward(dtype, activations[a], s->rows, s->width, dh.data, u.data);
+        for (size_t r = 0; r < (size_t)s->rows; r++)
+            orri_gated_backward(activations[a], n, dh.wide + r * n, u.wide + 2 * r * n, u.wide + (2 * r + 1) * n);
+        expect_same("gated backward", &u, u.wide);
+        drop(&u);
+        drop(&h);
+        drop(&dh);
+    }
+    free(wanted);
+}
+END_TEST
+
+/* Heads at the beginning of rows, of positions that follow each other and of given ones. */
+START_TEST(rotary_positions)
+{
+    enum { BATCH = 3, SEQ = 40, HEADS = 5, HALF = 12, LD = HEADS * 2 * HALF + 3, FIRST = 100 };
+    enum orr_dtype dtype = dtypes[_i];
+    struct orri_rotary rotary = {.half = HALF};
+    int32_t places[BATCH * SEQ];
+    float cosine[HALF], sine[HALF];
+
+    for (int d = 0; d < HALF; d++)
+        rotary.frequency[d] = ldexpf(1, -d);
+    for (int r = 0; r < BATCH * SEQ; r++)
+        places[r] = r * r % 131073;
+    for (int use = 0; use < 4; use++) {
+        bool given = use & 1, inverse = use & 2;
+        struct array x = array_of(dtype, BATCH * SEQ * LD, 2, 1);
+
+        orri_cpu_rotate(dtype, &rotary, BATCH, SEQ, HEADS, FIRST, given ? places : NULL, inverse, x.data, LD);
+        for (int r = 0; r < BATCH * SEQ; r++) {
+            orri_rotary_angles(&rotary, given ? places[r] : FIRST + r % SEQ, cosine, sine);
+            orri_rotate(HEADS, HALF, cosine, sine, inverse, x.wide + r * LD);
+        }
+        expect_same("turned", &x, x.wide);
+        drop(&x);
+    }
 }
 END_TEST
 
@@ -448,6 +511,8 @@ Suite *suite(void)
     tcase_add_loop_test(c, kept_weights, ORRI_BF16_WIDENED, ORRI_BF16_BY_AMX + 1);
     tcase_add_loop_test(c, norms, 0, all);
     tcase_add_loop_test(c, rows_and_elements, 0, all);
+    tcase_add_loop_test(c, gates, 0, all);
+    tcase_add_loop_test(c, rotary_positions, 0, (int)ORRI_COUNT(dtypes));
     tcase_add_loop_test(c, losses, 0, (int)ORRI_COUNT(dtypes));
     tcase_add_loop_test(c, attention, 0, (int)ORRI_COUNT(dtypes));
     tcase_add_loop_test(c, next_position, 0, (int)ORRI_COUNT(dtypes));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/check_main.h"
-#include "tests/math/gelu.h"
+#include "tests/math/activation.h"
 #include "tests/math/reference.h"
 
 #include "codelets/math/math.h"
@@ -256,6 +256,113 @@ START_TEST(layernorm_backward)
 }
 END_TEST
 
+/* ---- RMSNorm, and LayerNorm without a bias ---- */
+
+/* One without the means; `bias` with beta and dbeta. */
+static void check_rmsnorm(int rows, int width, bool bias)
+{
+    size_t size = (size_t)rows * width;
+    float *x = random_floats(size, 2, 1), *gamma = random_floats(width, 1, 2), *beta = bias ? random_floats(width, 1, 3) : NULL;
+    float *dy = random_floats(size, 1, 4), *residual = random_floats(size, 1, 5), *dx = random_floats(size, 0, 0);
+    float *y = random_floats(size, 0, 0), *again = random_floats(size, 0, 0), *rstd = random_floats(rows, 0, 0);
+    float *dgamma = random_floats(width, 0, 0), *dbeta = random_floats(width, 0, 0);
+    double *dgamma_want = calloc(width, sizeof(double)), *dbeta_want = calloc(width, sizeof(double));
+    double *dgamma_size = calloc(width, sizeof(double)), *dbeta_size = calloc(width, sizeof(double));
+
+    orri_layernorm(rows, width, x, gamma, beta, EPS, y, NULL, rstd);
+    orri_layernorm_again(rows, width, x, gamma, beta, NULL, rstd, again);
+    ck_assert_mem_eq(again, y, size * sizeof(float));
+    orri_layernorm_backward(rows, width, dy, x, gamma, NULL, rstd, residual, dx, dgamma, bias ? dbeta : NULL);
+    for (int r = 0; r < rows; r++) {
+        const float *v = x + (size_t)r * width, *g = dy + (size_t)r * width, *res = residual + (size_t)r * width;
+        double squares = 0, mean_gx = 0, size_gx = 0;
+
+        for (int j = 0; j < width; j++)
+            squares += (double)v[j] * v[j] / width;
+        double s = 1 / sqrt(squares + EPS);
+        assert_close(rstd[r], s, SUM_BOUND(width) * s, "row %d", r);
+        for (int j = 0; j < width; j++) {
+            double xhat = v[j] * s, term = (double)g[j] * gamma[j] * xhat / width;
+
+            mean_gx += term;
+            size_gx += fabs(term);
+            dgamma_want[j] += g[j] * xhat;
+            dgamma_size[j] += fabs(g[j] * xhat);
+            dbeta_want[j] += g[j];
+            dbeta_size[j] += fabs(g[j]);
+        }
+        for (int j = 0; j < width; j++) {
+            double xhat = v[j] * s, want = xhat * gamma[j] + (bias ? beta[j] : 0), k = (double)g[j] * gamma[j];
+
+            assert_close(y[(size_t)r * width + j], want, SUM_BOUND(width) * (fabs(xhat) + 1), "row %d column %d", r, j);
+            assert_close(dx[(size_t)r * width + j], res[j] + s * (k - xhat * mean_gx),
+                         SUM_BOUND(width) * (fabs(res[j]) + s * (fabs(k) + fabs(xhat) * size_gx)), "row %d column %d", r, j);
+        }
+    }
+    for (int j = 0; j < width; j++) {
+        double bound = SUM_BOUND(rows) + SUM_BOUND(width);
+
+        assert_close(dgamma[j], dgamma_want[j], bound * dgamma_size[j], "column %d", j);
+        assert_close(dbeta[j], bias ? dbeta_want[j] : 0, bound * dbeta_size[j], "column %d", j);
+    }
+    free(x);
+    free(gamma);
+    free(beta);
+    free(dy);
+    free(residual);
+    free(dx);
+    free(y);
+    free(again);
+    free(rstd);
+    free(dgamma);
+    free(dbeta);
+    free(dgamma_want);
+    free(dbeta_want);
+    free(dgamma_size);
+    free(dbeta_size);
+}
+
+START_TEST(rmsnorm)
+{
+    check_rmsnorm(ROWS_OF(_i), WIDTH_OF(_i), false);
+    check_rmsnorm(ROWS_OF(_i), WIDTH_OF(_i), true);
+}
+END_TEST
+
+/* As with a bias of zeros. */
+START_TEST(layernorm_without_bias)
+{
+    int rows = ROWS_OF(_i), width = WIDTH_OF(_i);
+    size_t size = (size_t)rows * width;
+    float *x = random_floats(size, 2, 1), *gamma = random_floats(width, 1, 2), *zeros = random_floats(width, 0, 0);
+    float *dy = random_floats(size, 1, 4), *y[2], *dx[2], *dgamma[2];
+    float *mean = random_floats(rows, 0, 0), *rstd = random_floats(rows, 0, 0);
+
+    for (int i = 0; i < 2; i++) {
+        y[i] = random_floats(size, 1, 7);
+        dx[i] = random_floats(size, 1, 8);
+        dgamma[i] = random_floats(width, 1, 9);
+        orri_layernorm(rows, width, x, gamma, i ? NULL : zeros, EPS, y[i], mean, rstd);
+        orri_layernorm_backward(rows, width, dy, x, gamma, mean, rstd, NULL, dx[i], dgamma[i], i ? NULL : zeros);
+    }
+    for (size_t k = 0; k < size; k++)
+        assert_that(y[0][k] == y[1][k]);
+    ck_assert_mem_eq(dx[0], dx[1], size * sizeof(float));
+    ck_assert_mem_eq(dgamma[0], dgamma[1], width * sizeof(float));
+    for (int i = 0; i < 2; i++) {
+        free(y[i]);
+        free(dx[i]);
+        free(dgamma[i]);
+    }
+    free(x);
+    free(gamma);
+    free(zeros);
+    free(dy);
+    free(mean);
+    free(rstd);
+}
+END_TEST
+
 /* ---- rows with a bias ---- */
 
 START_TEST(bias_rows)
@@ -312,49 +419,44 @@ START_TEST(bias_backward)
 }
 END_TEST
 
-/* ---- GELU ---- */
+/* ---- activations ---- */
 
-START_TEST(bias_gelu)
+START_TEST(activate)
 {
-    int rows = ROWS_OF(_i), width = WIDTH_OF(_i);
-    size_t size = (size_t)rows * width;
-    float *u = random_floats(size, 6, 1), *bias = random_floats(width, 1, 2), *old = copy_floats(size, u);
-    float *h = random_floats(size, 0, 0), *again = random_floats(size, 0, 0);
+    enum orr_activation kind = activations[_i % ACTIVATIONS];
+    size_t count = (size_t)ROWS_OF(_i / ACTIVATIONS) * WIDTH_OF(_i / ACTIVATIONS);
+    float *u = random_floats(count, 7, 1), *h = random_floats(count, 0, 0);
 
-    orri_bias_gelu(rows, width, u, bias, h);
-    for (size_t k = 0; k < size; k++) {
-        ck_assert(u[k] == old[k] + bias[k % width]);
-        /* The argument of exp, at most 25 here, is rounded a few times. */
-        assert_close(h[k], gelu(u[k]), 30 * FLT_EPSILON * fabs(gelu(u[k])) + 1e-12, "gelu(%.9g)", u[k]);
+    orri_activate(kind, count, u, h);
+    for (size_t k = 0; k < count; k++) {
+        double want = activation(kind, u[k]);
+
+        assert_close(h[k], want, kind == ORR_RELU ? 0 : ACTIVATION_BOUND * fabs(want) + 1e-12, "%d of %.9g", kind, u[k]);
     }
-    orri_bias_gelu(rows, width, u, NULL, again);
-    ck_assert_mem_eq(again, h, size * sizeof(float));
     free(u);
-    free(bias);
-    free(old);
     free(h);
-    free(again);
 }
 END_TEST
 
-START_TEST(gelu_backward)
+START_TEST(activate_backward)
 {
-    size_t count = (size_t)ROWS_OF(_i) * WIDTH_OF(_i);
+    enum orr_activation kind = activations[_i % ACTIVATIONS];
+    size_t count = (size_t)ROWS_OF(_i / ACTIVATIONS) * WIDTH_OF(_i / ACTIVATIONS);
     float *u = random_floats(count, 8, 1), *dh = random_floats(count, 1, 2), *du = random_floats(count, 0, 0);
     float *over_dh = copy_floats(count, dh), *over_u = copy_floats(count, u);
 
-    orri_gelu_backward(count, dh, u, du);
+    orri_activate_backward(kind, count, dh, u, du);
     for (size_t k = 0; k < count; k++) {
         double step = 1e-5, x = u[k];
-        double difference = (gelu(x + step) - gelu(x - step)) / (2 * step);
+        double difference = (activation(kind, x + step) - activation(kind, x - step)) / (2 * step);
 
-        /* Two terms of opposite sign, each below 1 + |x|, and the rounded argument of exp. */
-        assert_close(du[k], dh[k] * gelu_slope(x), 8 * FLT_EPSILON * fabs(dh[k]), "slope at %.9g", x);
-        assert_close(du[k], dh[k] * difference, 8 * FLT_EPSILON * fabs(dh[k]) + 1e-9, "difference at %.9g", x);
+        assert_close(du[k], dh[k] * activation_slope(kind, x), SLOPE_BOUND * fabs(dh[k]), "%d, slope at %.9g", kind, x);
+        if (kind != ORR_RELU || fabs(x) > step)
+            assert_close(du[k], dh[k] * difference, SLOPE_BOUND * fabs(dh[k]) + 1e-9, "%d, difference at %.9g", kind, x);
     }
-    orri_gelu_backward(count, over_dh, u, over_dh);
+    orri_activate_backward(kind, count, over_dh, u, over_dh);
     ck_assert_mem_eq(over_dh, du, count * sizeof(float));
-    orri_gelu_backward(count, dh, over_u, over_u);
+    orri_activate_backward(kind, count, dh, over_u, over_u);
     ck_assert_mem_eq(over_u, du, count * sizeof(float));
     free(u);
     free(dh);
@@ -364,11 +466,13 @@ START_TEST(gelu_backward)
 }
 END_TEST
 
-START_TEST(gelu_far)
+START_TEST(activation_far)
 {
+    enum orr_activation kind = activations[_i];
+
     for (int fill = 0; fill < 40; fill++) {    /* in the vector part and in the rest of the loop */
         float u[40], h[40], dh[40], du[40];
-        float far[] = { 20, 1e3f, 1e15f, 3e38f };
+        float far[] = { 100, 1e3f, 1e15f, 3e38f };
 
         for (int f = 0; f < 4; f++) {
             for (int k = 0; k < 40; k++) {
@@ -376,14 +480,89 @@ START_TEST(gelu_far)
                 dh[k] = 1;
             }
             u[fill] = NAN;
-            orri_bias_gelu(1, 40, u, NULL, h);
-            orri_gelu_backward(40, dh, u, du);
+            orri_activate(kind, 40, u, h);
+            orri_activate_backward(kind, 40, dh, u, du);
             for (int k = 0; k < 40; k++) {
                 ck_assert(k == fill ? isnan(h[k]) : h[k] == (k % 2 ? far[f] : 0));
-                ck_assert(k == fill ? isnan(du[k]) : fabsf(du[k] - (float)(k % 2)) < 1e-30f);
+                ck_assert(k == fill ? isnan(du[k]) || kind == ORR_RELU : fabsf(du[k] - (float)(k % 2)) < 1e-30f);
             }
         }
     }
+    float zero = 0, one = 1, got;
+    orri_activate(kind, 1, &zero, &got);
+    ck_assert(got == 0);
+    orri_activate_backward(kind, 1, &one, &zero, &got);
+    ck_assert(fabsf(got - (kind == ORR_RELU ? 0 : 0.5f)) < 1e-6f);
+}
+END_TEST
+
+START_TEST(gated)
+{
+    enum orr_activation kind = activations[_i % ACTIVATIONS];
+    size_t count = (size_t)ROWS_OF(_i / ACTIVATIONS) * WIDTH_OF(_i / ACTIVATIONS);
+    float *gate = random_floats(count, 7, 1), *up = random_floats(count, 2, 2), *dh = random_floats(count, 1, 3);
+    float *h = random_floats(count, 0, 0), *dgate = copy_floats(count, gate), *dup = copy_floats(count, up);
+
+    orri_gated(kind, count, gate, up, h);
+    orri_gated_backward(kind, count, dh, dgate, dup);
+    for (size_t k = 0; k < count; k++) {
+        double a = activation(kind, gate[k]), slope = activation_slope(kind, gate[k]), both = (double)dh[k] * up[k];
+
+        assert_close(h[k], a * up[k], (ACTIVATION_BOUND * fabs(a) + 1e-12) * fabs(up[k]), "%d of %.9g", kind, gate[k]);
+        assert_close(dup[k], a * dh[k], (ACTIVATION_BOUND * fabs(a) + 1e-12) * fabs(dh[k]), "%d of %.9g", kind, gate[k]);
+        assert_close(dgate[k], both * slope, (SLOPE_BOUND + FLT_EPSILON) * fabs(both), "%d, slope at %.9g", kind, gate[k]);
+    }
+    free(gate);
+    free(up);
+    free(dh);
+    free(h);
+    free(dgate);
+    free(dup);
+}
+END_TEST
+
+/* ---- rotary positions ---- */
+
+static const int halves[] = { 1, 5, 32, ORRI_MOST_FREQUENCIES };
+static const int positions[] = { 0, 1, 100, 4095, 131072 };
+
+/* Frequencies of theta = 10000, some of which turn far and some hardly. */
+static struct orri_rotary rotary_of(int half)
+{
+    struct orri_rotary rotary = {.half = half};
+
+    for (int d = 0; d < half; d++)
+        rotary.frequency[d] = (float)pow(10000, -(double)d / half);
+    return rotary;
+}
+
+START_TEST(rotary_positions)
+{
+    enum { HEADS = 3 };
+    int half = halves[_i / 5], position = positions[_i % 5], width = 2 * half;
+    const struct orri_rotary rotary = rotary_of(half);
+    float cosine[ORRI_MOST_FREQUENCIES], sine[ORRI_MOST_FREQUENCIES];
+    float *x = random_floats((size_t)(HEADS * width), 2, 1), *y = copy_floats((size_t)(HEADS * width), x);
+
+    orri_rotary_angles(&rotary, position, cosine, sine);
+    orri_rotate(HEADS, half, cosine, sine, false, y);
+    for (int d = 0; d < half; d++) {
+        double angle = (float)position * rotary.frequency[d], c = cos(angle), s = sin(angle);
+
+        assert_close(cosine[d], c, FLT_EPSILON, "cos %.9g", angle);
+        assert_close(sine[d], s, FLT_EPSILON, "sin %.9g", angle);
+        for (int h = 0; h < HEADS; h++) {
+            int a = h * width + d, b = a + half;
+
+            assert_close(y[a], x[a] * c - x[b] * s, 2 * FLT_EPSILON * (fabsf(x[a]) + fabsf(x[b])), "head %d, %d", h, d);
+            assert_close(y[b], x[b] * c + x[a] * s, 2 * FLT_EPSILON * (fabsf(x[a]) + fabsf(x[b])), "head %d, %d", h, d);
+        }
+    }
+    orri_rotate(HEADS, half, cosine, sine, true, y);
+    for (int k = 0; k < HEADS * width; k++)
+        assert_close(y[k], x[k], 16 * FLT_EPSILON, "there and back, %d", k);
+    free(x);
+    free(y);
 }
 END_TEST
 
@@ -498,11 +677,15 @@ Suite *suite(void)
     tcase_add_loop_test(c, gemm, 0, 8);
     tcase_add_loop_test(c, layernorm, 0, PAIRS);
     tcase_add_loop_test(c, layernorm_backward, 0, PAIRS);
+    tcase_add_loop_test(c, rmsnorm, 0, PAIRS);
+    tcase_add_loop_test(c, layernorm_without_bias, 0, PAIRS);
     tcase_add_loop_test(c, bias_rows, 0, PAIRS);
     tcase_add_loop_test(c, bias_backward, 0, PAIRS);
-    tcase_add_loop_test(c, bias_gelu, 0, PAIRS);
-    tcase_add_loop_test(c, gelu_backward, 0, PAIRS);
-    tcase_add_test(c, gelu_far);
+    tcase_add_loop_test(c, activate, 0, PAIRS * ACTIVATIONS);
+    tcase_add_loop_test(c, activate_backward, 0, PAIRS * ACTIVATIONS);
+    tcase_add_loop_test(c, activation_far, 0, ACTIVATIONS);
+    tcase_add_loop_test(c, gated, 0, PAIRS * ACTIVATIONS);
+    tcase_add_loop_test(c, rotary_positions, 0, 4 * 5);
     tcase_add_loop_test(c, small_product, 0, 6);
     tcase_add_test(c, small_transpose);
     tcase_add_loop_test(c, dropout, 0, 5);

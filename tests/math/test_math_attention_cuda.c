@@ -14,6 +14,7 @@
 #include "tests/check_main.h"
 #include "tests/math/device.h"
 #include "tests/math/reference.h"
+#include "tests/math/sight.h"
 
 #include "codelets/math/math_cpu.h"
 #include "codelets/math/math_cuda.h"
@@ -37,33 +38,72 @@ static const struct shape shapes[] = {
 #define SHAPES ((int)(sizeof(shapes) / sizeof(shapes[0])))
 static const float drops[] = {0, 0.1f};
 
+/* 0 everywhere: every query sees all keys up to its own, of its own head. */
+struct sight {
+    int kv_heads;
+    bool bidirectional;
+    int window, length;             /* of the sequences in a row; 0: it is one                      */
+};
+
+static const struct sight causal;
+
+static const struct {
+    struct shape shape;
+    struct sight sight;
+} seen[] = {
+    {{65, 64, 1, 4, false}, {2, false, 0, 0}},    {{129, 128, 1, 2, false}, {1, false, 0, 0}},
+    {{130, 16, 2, 6, true}, {3, false, 0, 0}},    {{200, 64, 2, 3, false}, {1, false, 0, 0}},
+    {{129, 64, 1, 2, false}, {0, true, 0, 0}},    {{70, 5, 2, 1, true}, {0, true, 0, 0}},
+    {{200, 64, 1, 1, false}, {0, false, 7, 0}},   {{200, 128, 1, 2, false}, {1, false, 70, 0}},
+    {{150, 64, 1, 2, false}, {0, false, 200, 0}}, {{200, 64, 2, 2, false}, {0, false, 0, 33}},
+    {{200, 64, 2, 2, false}, {1, true, 0, 45}},   {{257, 8, 1, 2, true}, {1, true, 0, 3}},
+    {{200, 80, 1, 2, false}, {1, false, 20, 90}}, {{1, 64, 1, 2, false}, {1, true, 0, 0}},
+    {{300, 16, 1, 1, false}, {0, true, 0, 140}},  {{200, 128, 1, 2, false}, {2, true, 0, 64}},
+    {{257, 8, 1, 2, false}, {0, true, 50, 0}},    {{300, 64, 1, 2, false}, {1, false, 40, 130}},
+    {{260, 64, 1, 1, false}, {0, true, 0, 3}},
+};
+#define SEEN ((int)(sizeof(seen) / sizeof(seen[0])))
+
 /* q, k and v side by side, of a shard with some of the heads. */
 struct problem {
     struct orri_attention a;
     enum orr_dtype dtype;
     size_t shift;
     int width;                      /* heads * head_dim                                             */
+    int k, v;                       /* columns where keys and values begin                          */
+    int end;                        /* and where those end                                          */
+    int32_t *places;                /* on the host; a.places: on the device                         */
     struct array qkv, o, d_o, lse;  /* o: what was there, which the rows' ends keep                   */
     float *in, *out, *d_out;        /* q, k and v; o; d_o: on the host, rounded                     */
     void *scratch;
 };
 
-static void make(struct problem *p, struct shape s, enum orr_dtype dtype, float drop)
+static void make(struct problem *p, struct shape s, struct sight sight, enum orr_dtype dtype, float drop)
 {
-    int width = s.heads * s.head_dim, past = s.odd ? 5 : 8;
+    int width = s.heads * s.head_dim, shared = sight.kv_heads ? sight.kv_heads * s.head_dim : width, past = s.odd ? 5 : 8;
 
     *p = (struct problem){
         .a = {.batch = s.batch, .seq = s.seq, .heads = s.heads, .head_dim = s.head_dim,
-              .ld = (3 * width + 7) / 8 * 8 + past, .ld_out = (width + 7) / 8 * 8 + past, .scale = 1 / sqrtf((float)s.head_dim),
+              .ld = (width + 2 * shared + 7) / 8 * 8 + past, .ld_out = (width + 7) / 8 * 8 + past,
+              .scale = 1 / sqrtf((float)s.head_dim),
               .dropout = {.p = drop, .rng = {.seed = 99, .stream = 3, .step = 8}},
-              .first_sample = 3000000019, .total_heads = s.heads + 2, .first_head = 1},
+              .first_sample = 3000000019, .total_heads = s.heads + 2, .first_head = 1, .kv_heads = sight.kv_heads,
+              .bidirectional = sight.bidirectional, .window = sight.window},
         .dtype = dtype,
         .shift = s.odd ? 1 : 0,
         .width = width,
+        .k = width,
+        .v = width + shared,
+        .end = width + 2 * shared,
     };
     size_t rows = (size_t)s.batch * (size_t)s.seq, in = rows * (size_t)p->a.ld, out = rows * (size_t)p->a.ld_out;
     float *lse = random_floats(rows * (size_t)s.heads, 1, 4);
 
+    p->places = malloc(rows * sizeof(*p->places));
+    ck_assert_ptr_nonnull(p->places);
+    fill_places(s.batch, s.seq, sight.length, p->places);
+    if (sight.length)
+        p->a.places = put_ids(rows, p->places);
     p->in = random_floats(in, 2, 1);
     p->out = random_floats(out, 1, 2);
     p->d_out = random_floats(out, 1, 3);
@@ -83,6 +123,9 @@ static void destroy(struct problem *p)
     drop(&p->d_o);
     drop(&p->lse);
     drop_room(p->scratch);
+    if (p->a.places)
+        CUDA(cudaFree((void *)(uintptr_t)p->a.places));
+    free(p->places);
     free(p->in);
     free(p->out);
     free(p->d_out);
@@ -91,7 +134,7 @@ static void destroy(struct problem *p)
 /* q, k or v of an array like in. */
 static void *part(const struct problem *p, const struct array *qkv, int which)
 {
-    return (char *)qkv->data + (size_t)(which * p->width) * orr_dtype_size(p->dtype);
+    return (char *)qkv->data + (size_t)(which == 0 ? 0 : which == 1 ? p->k : p->v) * orr_dtype_size(p->dtype);
 }
 
 static void forward(const struct problem *p, const struct array *o, const struct array *lse)
@@ -128,22 +171,30 @@ static void grow(double *sum, double x)
     *sum += x * x;
 }
 
-/* Bounds of one head, whose q and o begin at in and out: all sums are over the keys j <= i of queries i. */
-static void bound_head(const struct problem *p, const struct want *w, int b, int h)
+/* Of what a head of keys and values gets, all query heads that share it together: [T,D]. */
+struct keys_off {
+    double *dk, *dv, *dk_fp32, *dv_fp32;
+};
+
+/* Twice what test_math_attention.c allows one side. */
+static double fp32_off(const struct orri_attention *a)
+{
+    return 2 * (SUM_BOUND(a->head_dim) * 4 * (double)a->scale * a->head_dim / 2 + SUM_BOUND(a->seq * orri_attention_group(a)));
+}
+
+/* Bounds of one query head, whose q and o begin at in and out: all sums are over the keys that query i sees. */
+static void bound_head(const struct problem *p, const struct want *w, int b, int h, const struct keys_off *keys)
 {
     const struct orri_attention *a = &p->a;
-    int T = a->seq, D = a->head_dim;
-    const float *q = p->in + (int64_t)b * T * a->ld + h * D, *k = q + p->width, *v = k + p->width;
+    const int32_t *places = p->places + b * a->seq;
+    int T = a->seq, D = a->head_dim, shared = h / orri_attention_group(a);
+    const float *row = p->in + (int64_t)b * T * a->ld, *q = row + h * D, *k = row + p->k + shared * D, *v = row + p->v + shared * D;
     int64_t first_out = (int64_t)b * T * a->ld_out + h * D;
     const float *o = w->o + first_out, *d_o = p->d_out + first_out, *lse = w->lse + ((int64_t)b * a->heads + h) * T;
     uint64_t element = ((a->first_sample + (uint64_t)b) * (uint64_t)a->total_heads + (uint64_t)(a->first_head + h)) *
                        (uint64_t)T * (uint64_t)T;
     double u = rounding(p->dtype, 1), least = rounding(p->dtype, 0), scale = a->scale, kept = 1 / (1 - (double)a->dropout.p);
-    /* Twice what test_math_attention.c allows one side. */
-    double fp32 = 2 * (SUM_BOUND(D) * 4 * scale * D / 2 + SUM_BOUND(T));
-    double *dv_off = zeros((size_t)T * D), *dk_off = zeros((size_t)T * D), *dv_fp32 = zeros((size_t)T * D);
-    double *dk_fp32 = zeros((size_t)T * D);
-    double *prob = zeros(T), *keep = zeros(T), *ds = zeros(T), *ds_size = zeros(T);
+    double fp32 = fp32_off(a), *prob = zeros(T), *keep = zeros(T), *ds = zeros(T), *ds_size = zeros(T);
 
     for (int i = 0; i < T; i++) {
         const float *qi = q + i * a->ld, *oi = o + i * a->ld_out, *d_oi = d_o + i * a->ld_out;
@@ -154,10 +205,12 @@ static void bound_head(const struct problem *p, const struct want *w, int b, int
             delta_size += fabs((double)oi[d] * d_oi[d]);
             grow(&delta_off, u * oi[d] * d_oi[d]);
         }
-        for (int j = 0; j <= i; j++) {
+        for (int j = 0; j < T; j++) {
             double s = 0, dp = 0, dp_size = 0;
             float uniform;
 
+            if (!sees(a, places, i, j))
+                continue;
             orr_rng_uniform(&a->dropout.rng, element + (uint64_t)i * (uint64_t)T + (uint64_t)j, 1, &uniform);
             keep[j] = uniform >= a->dropout.p ? kept : 0;
             for (int d = 0; d < D; d++) {
@@ -172,64 +225,79 @@ static void bound_head(const struct problem *p, const struct want *w, int b, int
         }
         delta_off = 4 * sqrt(delta_off) + least * delta_size;
         for (int d = 0; d < D; d++) {
-            double o_off = 0, o_fp32 = 0, dq_off = 0, dq_fp32 = 0, shared = 0;
+            double o_off = 0, o_fp32 = 0, dq_off = 0, dq_fp32 = 0, all = 0;
 
-            for (int j = 0; j <= i; j++) {
+            for (int j = 0; j < T; j++) {
                 double weight = prob[j] * keep[j], kj = k[j * a->ld + d], vj = v[j * a->ld + d];
-                double *dk = dk_off + j * D + d, *dv = dv_off + j * D + d;
+                int e = j * D + d;
 
+                if (!sees(a, places, i, j))
+                    continue;
                 grow(&o_off, (u * weight + least * kept) * vj);
                 o_fp32 += weight * fabs(vj);
                 grow(&dq_off, (u * fabs(ds[j]) + least * scale) * kj);
                 dq_fp32 += ds_size[j] * fabs(kj);
-                shared += scale * prob[j] * kj;
-                grow(dv, (u * weight + least * kept) * d_oi[d]);
-                dv_fp32[j * D + d] += weight * fabs(d_oi[d]);
-                grow(dk, (u * fabs(ds[j]) + least * scale + scale * prob[j] * delta_off) * qi[d]);
-                dk_fp32[j * D + d] += ds_size[j] * fabs(qi[d]);
+                all += scale * prob[j] * kj;
+                grow(&keys->dv[e], (u * weight + least * kept) * d_oi[d]);
+                keys->dv_fp32[e] += weight * fabs(d_oi[d]);
+                grow(&keys->dk[e], (u * fabs(ds[j]) + least * scale + scale * prob[j] * delta_off) * qi[d]);
+                keys->dk_fp32[e] += ds_size[j] * fabs(qi[d]);
             }
             w->o_off[first_out + i * a->ld_out + d] = 4 * sqrt(o_off) + fp32 * o_fp32 + rounding(p->dtype, oi[d]);
             int64_t at = (q - p->in) + i * a->ld + d;
-            w->grad_off[at] = 4 * sqrt(dq_off) + delta_off * fabs(shared) + fp32 * dq_fp32 + rounding(p->dtype, w->grad[at]);
+            w->grad_off[at] = 4 * sqrt(dq_off) + delta_off * fabs(all) + fp32 * dq_fp32 + rounding(p->dtype, w->grad[at]);
         }
     }
-    for (int j = 0; j < T; j++)
-        for (int d = 0; d < D; d++) {
-            int64_t at = (k - p->in) + j * a->ld + d;
-            int e = j * D + d;
-
-            w->grad_off[at] = 4 * sqrt(dk_off[e]) + fp32 * dk_fp32[e] + rounding(p->dtype, w->grad[at]);
-            at += p->width;
-            w->grad_off[at] = 4 * sqrt(dv_off[e]) + fp32 * dv_fp32[e] + rounding(p->dtype, w->grad[at]);
-        }
-    free(dv_off);
-    free(dk_off);
-    free(dv_fp32);
-    free(dk_fp32);
     free(prob);
     free(keep);
     free(ds);
     free(ds_size);
 }
 
-static void want(const struct problem *p, struct want *w)
+/* Of one head of keys and values, and of the query heads that share it. */
+static void bound_heads(const struct problem *p, const struct want *w, int b, int shared)
 {
     const struct orri_attention *a = &p->a;
+    int T = a->seq, D = a->head_dim, group = orri_attention_group(a);
+    size_t size = (size_t)T * (size_t)D;
+    struct keys_off keys = {zeros(size), zeros(size), zeros(size), zeros(size)};
+    double fp32 = fp32_off(a);
+
+    for (int h = shared * group; h < (shared + 1) * group; h++)
+        bound_head(p, w, b, h, &keys);
+    for (int j = 0; j < T; j++)
+        for (int d = 0; d < D; d++) {
+            int64_t row = ((int64_t)b * T + j) * a->ld + shared * D + d, dk = row + p->k, dv = row + p->v;
+            int e = j * D + d;
+
+            w->grad_off[dk] = 4 * sqrt(keys.dk[e]) + fp32 * keys.dk_fp32[e] + rounding(p->dtype, w->grad[dk]);
+            w->grad_off[dv] = 4 * sqrt(keys.dv[e]) + fp32 * keys.dv_fp32[e] + rounding(p->dtype, w->grad[dv]);
+        }
+    free(keys.dk);
+    free(keys.dv);
+    free(keys.dk_fp32);
+    free(keys.dv_fp32);
+}
+
+static void want(const struct problem *p, struct want *w)
+{
+    struct orri_attention here = p->a, *a = &here;
     size_t forward = orri_cpu_attention_forward_scratch(a, ORR_F32), backward = orri_cpu_attention_backward_scratch(a, ORR_F32);
     void *scratch = malloc(forward > backward ? forward : backward);
 
     ck_assert_ptr_nonnull(scratch);
+    here.places = p->a.places ? p->places : NULL;
     w->o = copy_floats(p->o.count, p->out);
     w->grad = copy_floats(p->qkv.count, p->in);
     w->lse = random_floats(p->lse.count, 1, 1);
     w->o_off = zeros(p->o.count);
     w->grad_off = zeros(p->qkv.count);
     w->lse_off = 2 * (SUM_BOUND(a->head_dim) * 4 * (double)a->scale * a->head_dim / 2 + SUM_BOUND(a->seq));
-    orri_cpu_attention_forward(ORR_F32, a, p->in, p->in + p->width, p->in + 2 * p->width, w->o, w->lse, scratch);
-    orri_cpu_attention_backward(ORR_F32, a, w->grad, w->grad + p->width, w->grad + 2 * p->width, w->o, p->d_out, w->lse, scratch);
+    orri_cpu_attention_forward(ORR_F32, a, p->in, p->in + p->k, p->in + p->v, w->o, w->lse, scratch);
+    orri_cpu_attention_backward(ORR_F32, a, w->grad, w->grad + p->k, w->grad + p->v, w->o, p->d_out, w->lse, scratch);
     for (int b = 0; b < a->batch; b++)
-        for (int h = 0; h < a->heads; h++)
-            bound_head(p, w, b, h);
+        for (int h = 0; h < a->heads / orri_attention_group(a); h++)
+            bound_heads(p, w, b, h);
     free(scratch);
 }
 
@@ -254,16 +322,16 @@ static void assert_all_close(const char *name, const struct array *got, int64_t 
 
 /* ---- tests ------------------------------------------------------------------------------------------------------------- */
 
-static void check(struct shape s, enum orr_dtype dtype, float drop)
+static void check(struct shape s, struct sight sight, enum orr_dtype dtype, float drop)
 {
     struct problem p;
     struct want w;
     char name[80];
 
-    make(&p, s, dtype, drop);
+    make(&p, s, sight, dtype, drop);
     want(&p, &w);
-    snprintf(name, sizeof(name), "%s T %d D %d B %d H %d, dropout %g", orr_dtype_name(dtype), s.seq, s.head_dim, s.batch,
-             s.heads, (double)drop);
+    snprintf(name, sizeof(name), "%s T %d D %d B %d H %d, %d %d %d %d, dropout %g", orr_dtype_name(dtype), s.seq, s.head_dim, s.batch,
+             s.heads, sight.kv_heads, sight.bidirectional, sight.window, sight.length, (double)drop);
     forward(&p, &p.o, &p.lse);
     assert_all_close(name, &p.o, p.a.ld_out, w.o, w.o_off);
     float *lse = get(&p.lse);
@@ -280,18 +348,27 @@ START_TEST(against_the_cpu)
 {
     for (int s = 0; s < SHAPES; s++)
         for (int d = 0; d < 2; d++)
-            check(shapes[s], dtypes[_i], drops[d]);
+            check(shapes[s], causal, dtypes[_i], drops[d]);
+}
+END_TEST
+
+START_TEST(who_sees_whom)
+{
+    for (int s = 0; s < SEEN; s++)
+        for (int d = 0; d < 2; d++)
+            check(seen[s].shape, seen[s].sight, dtypes[_i], drops[d]);
 }
 END_TEST
 
 START_TEST(deterministic)
 {
     static const struct shape some[] = {{129, 64, 1, 2, false}, {129, 128, 1, 1, false}, {129, 40, 1, 1, true}};
+    static const struct sight shared = {1, false, 0, 0};
 
-    for (int s = 0; s < 3; s++) {
+    for (int s = 0; s < 6; s++) {
         struct problem p;
 
-        make(&p, some[s], dtypes[_i], drops[1]);
+        make(&p, some[s / 2], s % 2 ? shared : causal, dtypes[_i], drops[1]);
         struct array o = put(p.dtype, p.o.count, p.out, p.shift), qkv = put(p.dtype, p.qkv.count, p.in, p.shift);
         float *lse = random_floats(p.lse.count, 1, 5);
         struct array rows = put(ORR_F32, p.lse.count, lse, 0);
@@ -322,8 +399,8 @@ START_TEST(late_rows_do_not_reach_early_ones)
     for (int s = 0; s < LONG; s++) {
         struct problem p, other;
 
-        make(&p, long_ones[s], dtypes[_i], drops[1]);
-        make(&other, long_ones[s], dtypes[_i], drops[1]);
+        make(&p, long_ones[s], causal, dtypes[_i], drops[1]);
+        make(&other, long_ones[s], causal, dtypes[_i], drops[1]);
         for (size_t k = CHANGED * (size_t)p.a.ld; k < p.qkv.count; k++)
             other.in[k] = 1 - p.in[k];
         drop(&other.qkv);
@@ -347,7 +424,7 @@ START_TEST(large_scores)
     for (int s = 0; s < LONG; s++) {
         struct problem p;
 
-        make(&p, long_ones[s], dtypes[_i], drops[0]);
+        make(&p, long_ones[s], causal, dtypes[_i], drops[0]);
         drop(&p.qkv);
         for (size_t k = 0; k < p.qkv.count; k++)
             if ((int64_t)k % p.a.ld < 2 * p.width)
@@ -375,7 +452,7 @@ START_TEST(nan_is_shown)
         for (int which = 0; which < 3; which++) {
             struct problem p;
 
-            make(&p, long_ones[s], dtypes[_i], drops[0]);
+            make(&p, long_ones[s], causal, dtypes[_i], drops[0]);
             drop(&p.qkv);
             p.in[70 * p.a.ld + which * p.width] = NAN;
             p.qkv = put(p.dtype, p.qkv.count, p.in, 0);
@@ -395,7 +472,7 @@ START_TEST(too_large_heads)
     static const struct shape s = {1, ORRI_ATTENTION_DIM + 1, 1, 1, false};
     struct problem p;
 
-    make(&p, s, ORR_F32, 0);
+    make(&p, s, causal, ORR_F32, 0);
     forward(&p, &p.o, &p.lse);
     ck_assert_str_eq(device.what, "attention: a head size of 257, where 256 is the most");
     device.code = 0;
@@ -413,13 +490,16 @@ START_TEST(next_position)
 {
     enum { PAGE = 16, PAGES = 5, PART = 3, PARTS = 5, LENGTHS = 5 };
     static const int lengths[LENGTHS] = {1, 9, PAGE, 3 * PAGE + 5, PAGES * PAGE}, dims[] = {5, 64, 128, 300};
+    static const int kv_heads[] = {0, 2, 1}, windows[] = {0, 3, 20};
     enum orr_dtype dtype = dtypes[_i];
 
-    for (int i = 0; i < LENGTHS * 4; i++) {
-        int dim = dims[i / LENGTHS], heads = 3, width = heads * dim;
-        const struct orri_attention a = {.heads = heads, .head_dim = dim, .scale = 1 / sqrtf((float)dim)};
+    for (int i = 0; i < LENGTHS * 4 * 3; i++) {
+        int dim = dims[i / LENGTHS % 4], heads = 4, width = heads * dim, style = i / (LENGTHS * 4);
+        const struct orri_attention a = {.heads = heads, .head_dim = dim, .scale = 1 / sqrtf((float)dim),
+                                         .kv_heads = kv_heads[style], .window = windows[style]};
+        size_t shared = (size_t)(width / orri_attention_group(&a));
         struct orri_kept there = {lengths[i % LENGTHS], PAGE, {NULL}}, here = there;
-        size_t part = PAGE * 2 * (size_t)width, before = PART * part * orr_dtype_size(dtype);
+        size_t part = PAGE * 2 * shared, before = PART * part * orr_dtype_size(dtype);
         struct array page[PAGES], q, o;
         float *query = random_floats((size_t)width, 2, 7), *out = random_floats((size_t)width, 1, 8);
         char *values[PAGES];
@@ -443,8 +523,8 @@ START_TEST(next_position)
         float *got = get(&o), *want = malloc((size_t)width * sizeof(float));
         orr_dtype_widen(dtype, (size_t)width, result, want);
         for (int d = 0; d < width; d++)
-            assert_close(got[d], want[d], 32 * FLT_EPSILON * sqrt(dim) + 2 * rounding(dtype, want[d]), "%d positions of %d, %d",
-                         there.length, dim, d);
+            assert_close(got[d], want[d], 32 * FLT_EPSILON * sqrt(dim) + 2 * rounding(dtype, want[d]),
+                         "%d positions of %d, %d, %d of them seen, %d heads of keys", there.length, dim, d, a.window, a.kv_heads);
         for (int n = 0; n < PAGES; n++) {
             drop(&page[n]);
             free(values[n]);
@@ -469,6 +549,7 @@ Suite *suite(void)
     begin_device();
     tcase_set_timeout(c, 0);
     tcase_add_loop_test(c, against_the_cpu, 0, DTYPES);
+    tcase_add_loop_test(c, who_sees_whom, 0, DTYPES);
     tcase_add_loop_test(c, deterministic, 0, DTYPES);
     tcase_add_loop_test(c, late_rows_do_not_reach_early_ones, 0, DTYPES);
     tcase_add_loop_test(c, large_scores, 0, DTYPES);

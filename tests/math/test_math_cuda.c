@@ -2,8 +2,8 @@
 /* Kernels of rows and elements against double. A result may be off by the errors of the sums and functions in it, as on the CPU
  * (test_math.c), and by rounding it to its element type. */
 #include "tests/check_main.h"
+#include "tests/math/activation.h"
 #include "tests/math/device.h"
-#include "tests/math/gelu.h"
 
 #include "codelets/math/math_cuda.h"
 
@@ -252,65 +252,65 @@ START_TEST(bias_backward)
 }
 END_TEST
 
-/* ---- GELU ---------------------------------------------------------------------------------------------------------- */
+/* ---- activations, gates, rotary positions --------------------------------------------------------------------------- */
 
-START_TEST(bias_gelu)
+/* What an activation's result may be off by. */
+static double activation_off(enum orr_dtype type, double want)
 {
-    enum orr_dtype type = dtypes[_i];
+    return ACTIVATION_BOUND * fabs(want) + 1e-12 + rounding(type, want);
+}
 
-    for (int s = 0; s < SHAPES; s++) {
-        int rows = ROWS_OF(s), width = WIDTH_OF(s);
-        size_t size = (size_t)rows * width, shift = shifts[s % SHIFTS];
-        float *u = random_floats(size, 6, 1), *bias = random_floats(width, 1, 2);
-        struct array du = put(type, size, u, shift), dbias = put(type, width, bias, 0), h = like(&du, shift);
+static const size_t counts[] = {1, 7, 31, 1000, 4099};
+enum { COUNTS = 5 };
 
-        for (int with_bias = 1; with_bias >= 0; with_bias--) {
-            orri_cuda_bias_gelu(&device, type, rows, width, du.data, with_bias ? dbias.data : NULL, h.data);
-            float *got_u = get(&du), *got = get(&h);
-            for (size_t k = 0; k < size; k++) {
-                float sum = with_bias ? u[k] + bias[k % width] : u[k];
+START_TEST(activate)
+{
+    enum orr_dtype type = dtypes[_i / ACTIVATIONS];
+    enum orr_activation kind = activations[_i % ACTIVATIONS];
 
-                assert_that(got_u[k] == rounded(type, sum));
-                /* The argument of exp, at most 30 here, is rounded a few times. */
-                assert_close(got[k], gelu(sum), 30 * FLT_EPSILON * fabs(gelu(sum)) + 1e-12 + rounding(type, gelu(sum)),
-                             "gelu(%.9g)", sum);
-            }
-            memcpy(u, got_u, size * sizeof(float));
-            free(got);
-            free(got_u);
+    for (int s = 0; s < COUNTS * SHIFTS; s++) {
+        size_t count = counts[s / SHIFTS], shift = shifts[s % SHIFTS];
+        float *u = random_floats(count, 7, 1);
+        struct array au = put(type, count, u, shift), h = like(&au, shift);
+
+        orri_cuda_activate(&device, type, kind, count, au.data, h.data);
+        float *got = get(&h);
+        for (size_t k = 0; k < count; k++) {
+            double want = activation(kind, u[k]);
+
+            assert_close(got[k], want, activation_off(type, want), "%d of %.9g", kind, u[k]);
         }
-        drop(&du);
-        drop(&dbias);
+        drop(&au);
         drop(&h);
         free(u);
-        free(bias);
+        free(got);
     }
 }
 END_TEST
 
-START_TEST(gelu_backward)
+START_TEST(activate_backward)
 {
-    static const size_t counts[] = {1, 7, 31, 1000, 4099};
-    enum orr_dtype type = dtypes[_i];
+    enum orr_dtype type = dtypes[_i / ACTIVATIONS];
+    enum orr_activation kind = activations[_i % ACTIVATIONS];
 
-    for (int s = 0; s < 5 * SHIFTS; s++) {
+    for (int s = 0; s < COUNTS * SHIFTS; s++) {
         size_t count = counts[s / SHIFTS], shift = shifts[s % SHIFTS];
         float *u = random_floats(count, 8, 1), *dh = random_floats(count, 1, 2);
         struct array au = put(type, count, u, shift), adh = put(type, count, dh, shift), du = like(&au, shift);
 
-        orri_cuda_gelu_backward(&device, type, count, adh.data, au.data, du.data);
+        orri_cuda_activate_backward(&device, type, kind, count, adh.data, au.data, du.data);
         float *got = get(&du);
         for (size_t k = 0; k < count; k++) {
-            double want = dh[k] * gelu_slope(u[k]);
+            double want = dh[k] * activation_slope(kind, u[k]);
 
-            assert_close(got[k], want, 8 * FLT_EPSILON * fabs(dh[k]) + rounding(type, want), "slope at %.9g", u[k]);
+            assert_close(got[k], want, SLOPE_BOUND * fabs(dh[k]) + rounding(type, want), "%d, slope at %.9g", kind, u[k]);
         }
         free(got);
         struct array over = put(type, count, u, shift);
-        orri_cuda_gelu_backward(&device, type, count, adh.data, over.data, over.data);
+        orri_cuda_activate_backward(&device, type, kind, count, adh.data, over.data, over.data);
         assert_same(&over, &du);
         drop(&over);
-        orri_cuda_gelu_backward(&device, type, count, adh.data, au.data, adh.data);
+        orri_cuda_activate_backward(&device, type, kind, count, adh.data, au.data, adh.data);
         assert_same(&adh, &du);
         drop(&au);
         drop(&adh);
@@ -321,29 +321,32 @@ START_TEST(gelu_backward)
 }
 END_TEST
 
-START_TEST(gelu_far)
+START_TEST(activation_far)
 {
-    static const float far[] = {20, 1e3f, 3e4f, INFINITY};
+    static const float far[] = {100, 1e3f, 3e4f};
     enum { COUNT = 43 };
+    enum orr_dtype type = dtypes[_i / ACTIVATIONS];
+    enum orr_activation kind = activations[_i % ACTIVATIONS];
 
-    for (int f = 0; f < 4; f++) {
+    for (int f = 0; f < 3; f++) {
         for (int fill = 0; fill < COUNT; fill += 7) {
             float u[COUNT], ones[COUNT];
 
             for (int k = 0; k < COUNT; k++) {
-                u[k] = k % 2 || isinf(far[f]) ? far[f] : -far[f];
+                u[k] = k % 2 ? far[f] : -far[f];
                 ones[k] = 1;
             }
             u[fill] = NAN;
-            struct array au = put(dtypes[_i], COUNT, u, 0), dh = put(dtypes[_i], COUNT, ones, 0), h = like(&au, 0);
-            orri_cuda_bias_gelu(&device, dtypes[_i], 1, COUNT, au.data, NULL, h.data);
-            orri_cuda_gelu_backward(&device, dtypes[_i], COUNT, dh.data, au.data, dh.data);
+            u[fill / 7 + 1] = 0;
+            struct array au = put(type, COUNT, u, 0), dh = put(type, COUNT, ones, 0), h = like(&au, 0);
+            orri_cuda_activate(&device, type, kind, COUNT, au.data, h.data);
+            orri_cuda_activate_backward(&device, type, kind, COUNT, dh.data, au.data, dh.data);
             float *got = get(&h), *slope = get(&dh);
             for (int k = 0; k < COUNT; k++) {
-                bool up = u[k] > 0;
+                float want = u[k] > 0 ? 1 : u[k] < 0 || kind == ORR_RELU ? 0 : 0.5f;
 
-                assert_that(k == fill ? isnan(got[k]) : got[k] == (up ? u[k] : 0));
-                assert_that(k == fill ? isnan(slope[k]) : fabsf(slope[k] - (float)up) < 1e-30f);
+                assert_that(isnan(u[k]) ? isnan(got[k]) : got[k] == (u[k] > 0 ? u[k] : 0));
+                assert_that(isnan(u[k]) ? isnan(slope[k]) || kind == ORR_RELU : fabsf(slope[k] - want) < 1e-30f);
             }
             free(got);
             free(slope);
@@ -352,6 +355,87 @@ START_TEST(gelu_far)
             drop(&h);
         }
     }
+}
+END_TEST
+
+static void check_gated(enum orr_dtype type, enum orr_activation kind, int rows, int width, size_t shift)
+{
+    size_t size = (size_t)rows * width;
+    float *u = random_floats(2 * size, 7, 1), *dh = random_floats(size, 1, 2);
+    struct array au = put(type, 2 * size, u, shift), adh = put(type, size, dh, shift), h = like(&adh, shift);
+
+    orri_cuda_gated(&device, type, kind, rows, width, au.data, h.data);
+    orri_cuda_gated_backward(&device, type, kind, rows, width, adh.data, au.data);
+    float *got = get(&h), *du = get(&au);
+    for (size_t k = 0; k < size; k++) {
+        size_t gate = k / width * 2 * width + k % width, up = gate + width;
+        double a = activation(kind, u[gate]), want = a * u[up], both = (double)dh[k] * u[up];
+        double dgate = both * activation_slope(kind, u[gate]), dup = a * dh[k], off = ACTIVATION_BOUND * fabs(a) + 1e-12;
+
+        assert_close(got[k], want, off * fabs(u[up]) + rounding(type, want), "%d x %d, %zu", rows, width, k);
+        assert_close(du[up], dup, off * fabs(dh[k]) + rounding(type, dup), "%d x %d, up %zu", rows, width, k);
+        assert_close(du[gate], dgate, 2 * SLOPE_BOUND * fabs(both) + rounding(type, dgate), "%d x %d, gate %zu", rows, width, k);
+    }
+    drop(&au);
+    drop(&adh);
+    drop(&h);
+    free(u);
+    free(dh);
+    free(got);
+    free(du);
+}
+
+START_TEST(gated)
+{
+    for (int s = 0; s < SHAPES; s++)
+        check_gated(dtypes[_i / ACTIVATIONS], activations[_i % ACTIVATIONS], ROWS_OF(s), WIDTH_OF(s), shifts[s % SHIFTS]);
+}
+END_TEST
+
+/* Heads at the beginning of rows; positions that follow each other, and given ones. */
+static void check_rotate(enum orr_dtype type, int half, bool given, size_t shift)
+{
+    enum { BATCH = 2, SEQ = 5, HEADS = 3, FIRST = 4093 };
+    static const int32_t places[BATCH * SEQ] = {0, 1, 2, 0, 131072, 7, 8, 65535, 131071, 3};
+    int width = HEADS * 2 * half, ld = width + 3;
+    size_t size = (size_t)(BATCH * SEQ * ld);
+    struct orri_rotary rotary = {.half = half};
+    float *x = random_floats(size, 2, 1);
+    int32_t *there = put_ids(BATCH * SEQ, places);
+
+    for (int d = 0; d < half; d++)
+        rotary.frequency[d] = (float)pow(10000, -(double)d / half);
+    struct array ax = put(type, size, x, shift);
+    orri_cuda_rotate(&device, type, &rotary, BATCH, SEQ, HEADS, FIRST, given ? there : NULL, false, ax.data, ld);
+    float *turned = get(&ax);
+    orri_cuda_rotate(&device, type, &rotary, BATCH, SEQ, HEADS, FIRST, given ? there : NULL, true, ax.data, ld);
+    float *back = get(&ax);
+    for (size_t k = 0; k < size; k++) {
+        int r = (int)(k / (size_t)ld), j = (int)(k % (size_t)ld), d = j % half, other = j % (2 * half) < half ? half : -half;
+
+        if (j >= width) {
+            assert_that(turned[k] == x[k] && back[k] == x[k]);
+            continue;
+        }
+        double angle = (float)(given ? places[r] : FIRST + r % SEQ) * rotary.frequency[d], c = cos(angle), s = sin(angle);
+        double large = fabs(x[k]) + fabs(x[(int)k + other]), want = x[k] * c + (other > 0 ? -s : s) * x[(int)k + other];
+        assert_close(turned[k], want, 2 * FLT_EPSILON * large + rounding(type, want), "row %d column %d", r, j);
+        double before = turned[k] * c + (other > 0 ? s : -s) * turned[(int)k + other];
+        assert_close(back[k], before, 2 * FLT_EPSILON * 2 * large + rounding(type, before), "back, row %d column %d", r, j);
+    }
+    CUDA(cudaFree(there));
+    drop(&ax);
+    free(x);
+    free(turned);
+    free(back);
+}
+
+START_TEST(rotate)
+{
+    static const int halves[] = {1, 5, 32, ORRI_MOST_FREQUENCIES};
+
+    for (int n = 0; n < 4 * 2; n++)
+        check_rotate(dtypes[_i], halves[n / 2], n % 2, shifts[n % SHIFTS]);
 }
 END_TEST
 
@@ -402,24 +486,33 @@ START_TEST(dropout)
 }
 END_TEST
 
-/* ---- LayerNorm ----------------------------------------------------------------------------------------------------- */
+/* ---- norms --------------------------------------------------------------------------------------------------------- */
 
 #define EPS 1e-5
 
-static void check_layernorm(enum orr_dtype type, int rows, int width, size_t shift)
+/* LayerNorm, and RMSNorm, which knows no mean; with a bias, and without. */
+struct style {
+    bool rms, bias;
+};
+
+static const struct style styles[] = {{false, true}, {true, false}, {false, false}, {true, true}};
+enum { STYLES = 4 };
+
+static void check_norm(enum orr_dtype type, struct style style, int rows, int width, size_t shift)
 {
     size_t size = (size_t)rows * width;
     float *x = random_floats(size, 2, 1), *gamma = random_floats(width, 1, 2), *beta = random_floats(width, 1, 3);
     float *zeros = random_floats(rows, 0, 0);
     struct array ax = put(type, size, x, shift), ag = put(type, width, gamma, 0), ab = put(type, width, beta, 0);
     struct array y = like(&ax, shift), again = like(&ax, shift), mean = put(ORR_F32, rows, zeros, 1), rstd = like(&mean, 0);
+    void *bias = style.bias ? ab.data : NULL, *means = style.rms ? NULL : mean.data;
 
-    orri_cuda_layernorm(&device, type, rows, width, ax.data, ag.data, ab.data, (float)EPS, y.data, mean.data, rstd.data);
+    orri_cuda_layernorm(&device, type, rows, width, ax.data, ag.data, bias, (float)EPS, y.data, means, rstd.data);
     float *got = get(&y), *m = get(&mean), *s = get(&rstd);
     for (int r = 0; r < rows; r++) {
         double average = 0, variance = 0;
 
-        for (int j = 0; j < width; j++)
+        for (int j = 0; j < width && !style.rms; j++)
             average += (double)x[(size_t)r * width + j] / width;
         for (int j = 0; j < width; j++)
             variance += (x[(size_t)r * width + j] - average) * (x[(size_t)r * width + j] - average) / width;
@@ -427,15 +520,15 @@ static void check_layernorm(enum orr_dtype type, int rows, int width, size_t shi
         assert_close(m[r], average, SUM_BOUND(width) * 2, "row %d", r);
         assert_close(s[r], root, SUM_BOUND(width) * root, "row %d", r);
         for (int j = 0; j < width; j++) {
-            double xhat = (x[(size_t)r * width + j] - average) * root, want = xhat * gamma[j] + beta[j];
+            double xhat = (x[(size_t)r * width + j] - average) * root, want = xhat * gamma[j] + (style.bias ? beta[j] : 0);
 
             assert_close(got[(size_t)r * width + j], want, SUM_BOUND(width) * (2 * root + fabs(xhat) + 1) + rounding(type, want),
                          "%d x %d, row %d column %d", rows, width, r, j);
         }
     }
-    orri_cuda_layernorm_again(&device, type, rows, width, ax.data, ag.data, ab.data, mean.data, rstd.data, again.data);
+    orri_cuda_layernorm_again(&device, type, rows, width, ax.data, ag.data, bias, means, rstd.data, again.data);
     assert_same(&again, &y);
-    orri_cuda_layernorm(&device, type, rows, width, ax.data, ag.data, ab.data, (float)EPS, ax.data, mean.data, rstd.data);
+    orri_cuda_layernorm(&device, type, rows, width, ax.data, ag.data, bias, (float)EPS, ax.data, means, rstd.data);
     assert_same(&ax, &y);
     free(got);
     free(m);
@@ -456,16 +549,19 @@ static void check_layernorm(enum orr_dtype type, int rows, int width, size_t shi
 /* Rows that each of the kernels takes, the narrowest and widest, and wider than any. */
 static const int norm_widths[] = {512, 520, 1024, 1032, 2048, 2056, 4096, 4104, 8192, 8200, 16384, 16392};
 
-START_TEST(layernorm)
+START_TEST(norm)
 {
+    enum orr_dtype type = dtypes[_i / STYLES];
+    struct style style = styles[_i % STYLES];
+
     for (int s = 0; s < SHAPES; s++)
-        check_layernorm(dtypes[_i], ROWS_OF(s), WIDTH_OF(s), shifts[s % SHIFTS]);
+        check_norm(type, style, ROWS_OF(s), WIDTH_OF(s), shifts[s % SHIFTS]);
     for (int w = 0; w < 12; w++)
-        check_layernorm(dtypes[_i], 3, norm_widths[w], 0);
+        check_norm(type, style, 3, norm_widths[w], 0);
 }
 END_TEST
 
-static void check_layernorm_backward(enum orr_dtype type, int rows, int width, size_t shift)
+static void check_norm_backward(enum orr_dtype type, struct style style, int rows, int width, size_t shift)
 {
     size_t size = (size_t)rows * width;
     float *x = random_floats(size, 2, 1), *gamma = random_floats(width, 1, 2), *dy = random_floats(size, 1, 4);
@@ -474,15 +570,18 @@ static void check_layernorm_backward(enum orr_dtype type, int rows, int width, s
     double *want_gamma = calloc(width, sizeof(double)), *want_beta = calloc(width, sizeof(double));
     double *size_gamma = calloc(width, sizeof(double)), *size_beta = calloc(width, sizeof(double));
 
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++) {
         rstd[r] += 1.5f;
+        mean[r] = style.rms ? 0 : mean[r];
+    }
     struct array ax = put(type, size, x, shift), ag = put(type, width, gamma, 0), ady = put(type, size, dy, shift);
     struct array ar = put(type, size, residual, shift), am = put(ORR_F32, rows, mean, 1), as = put(ORR_F32, rows, rstd, 0);
     struct array dx = like(&ax, shift), dgamma = put(ORR_F32, width, old, 0), dbeta = put(ORR_F32, width, old, 0);
     void *scratch = room(orri_cuda_layernorm_backward_scratch(rows, width));
+    void *means = style.rms ? NULL : am.data;
 
-    orri_cuda_layernorm_backward(&device, type, rows, width, ady.data, ax.data, ag.data, am.data, as.data, ar.data, dx.data,
-                                 dgamma.data, dbeta.data, scratch);
+    orri_cuda_layernorm_backward(&device, type, rows, width, ady.data, ax.data, ag.data, means, as.data, ar.data, dx.data,
+                                 dgamma.data, style.bias ? dbeta.data : NULL, scratch);
     float *got = get(&dx), *got_gamma = get(&dgamma), *got_beta = get(&dbeta);
     for (int r = 0; r < rows; r++) {
         double m = mean[r], s = rstd[r], mean_g = 0, mean_gx = 0, size_g = 0, size_gx = 0;
@@ -502,7 +601,7 @@ static void check_layernorm_backward(enum orr_dtype type, int rows, int width, s
         }
         for (int j = 0; j < width; j++) {
             double xhat = (row[j] - m) * s, g = (double)d[j] * gamma[j], before = residual[(size_t)r * width + j];
-            double want = before + s * (g - mean_g - xhat * mean_gx);
+            double want = before + s * (g - (style.rms ? 0 : mean_g) - xhat * mean_gx);
             double all = fabs(before) + s * (fabs(g) + size_g + fabs(xhat) * size_gx);
 
             assert_close(got[(size_t)r * width + j], want, SUM_BOUND(width) * all + rounding(type, want),
@@ -511,7 +610,8 @@ static void check_layernorm_backward(enum orr_dtype type, int rows, int width, s
     }
     for (int j = 0; j < width; j++) {
         assert_close(got_gamma[j], want_gamma[j], SUM_BOUND(rows) * size_gamma[j], "%d x %d, column %d", rows, width, j);
-        assert_close(got_beta[j], want_beta[j], SUM_BOUND(rows) * size_beta[j], "%d x %d, column %d", rows, width, j);
+        assert_close(got_beta[j], style.bias ? want_beta[j] : old[j], style.bias ? SUM_BOUND(rows) * size_beta[j] : 0,
+                     "%d x %d, column %d", rows, width, j);
     }
     free(got);
     free(got_gamma);
@@ -519,24 +619,24 @@ static void check_layernorm_backward(enum orr_dtype type, int rows, int width, s
 
     /* In place the bits stay the same: dx is dy, the residual, both; and the residual is dy, or none. */
     struct array twice = put(type, size, dy, shift), gamma2 = put(ORR_F32, width, old, 0), beta2 = put(ORR_F32, width, old, 0);
-    orri_cuda_layernorm_backward(&device, type, rows, width, twice.data, ax.data, ag.data, am.data, as.data, ar.data, twice.data,
-                                 gamma2.data, beta2.data, scratch);
+    orri_cuda_layernorm_backward(&device, type, rows, width, twice.data, ax.data, ag.data, means, as.data, ar.data, twice.data,
+                                 gamma2.data, style.bias ? beta2.data : NULL, scratch);
     assert_same(&twice, &dx);
     assert_same(&gamma2, &dgamma);
     assert_same(&beta2, &dbeta);
-    orri_cuda_layernorm_backward(&device, type, rows, width, ady.data, ax.data, ag.data, am.data, as.data, ar.data, ar.data,
-                                 gamma2.data, beta2.data, scratch);
+    orri_cuda_layernorm_backward(&device, type, rows, width, ady.data, ax.data, ag.data, means, as.data, ar.data, ar.data,
+                                 gamma2.data, style.bias ? beta2.data : NULL, scratch);
     assert_same(&ar, &dx);
-    orri_cuda_layernorm_backward(&device, type, rows, width, ady.data, ax.data, ag.data, am.data, as.data, ady.data, dx.data,
-                                 gamma2.data, beta2.data, scratch);
-    orri_cuda_layernorm_backward(&device, type, rows, width, ady.data, ax.data, ag.data, am.data, as.data, ady.data, ady.data,
-                                 gamma2.data, beta2.data, scratch);
+    orri_cuda_layernorm_backward(&device, type, rows, width, ady.data, ax.data, ag.data, means, as.data, ady.data, dx.data,
+                                 gamma2.data, style.bias ? beta2.data : NULL, scratch);
+    orri_cuda_layernorm_backward(&device, type, rows, width, ady.data, ax.data, ag.data, means, as.data, ady.data, ady.data,
+                                 gamma2.data, style.bias ? beta2.data : NULL, scratch);
     assert_same(&ady, &dx);
     orri_cuda_zero(&device, array_bytes(&ar), ar.data);
-    orri_cuda_layernorm_backward(&device, type, rows, width, ax.data, ax.data, ag.data, am.data, as.data, NULL, dx.data,
-                                 gamma2.data, beta2.data, scratch);
-    orri_cuda_layernorm_backward(&device, type, rows, width, ax.data, ax.data, ag.data, am.data, as.data, ar.data, twice.data,
-                                 gamma2.data, beta2.data, scratch);
+    orri_cuda_layernorm_backward(&device, type, rows, width, ax.data, ax.data, ag.data, means, as.data, NULL, dx.data,
+                                 gamma2.data, style.bias ? beta2.data : NULL, scratch);
+    orri_cuda_layernorm_backward(&device, type, rows, width, ax.data, ax.data, ag.data, means, as.data, ar.data, twice.data,
+                                 gamma2.data, style.bias ? beta2.data : NULL, scratch);
     float *a = get(&dx), *b = get(&twice);
     for (size_t k = 0; k < size; k++)
         assert_that(a[k] == b[k]);
@@ -568,17 +668,20 @@ static void check_layernorm_backward(enum orr_dtype type, int rows, int width, s
     free(size_beta);
 }
 
-START_TEST(layernorm_backward)
+START_TEST(norm_backward)
 {
+    enum orr_dtype type = dtypes[_i / STYLES];
+    struct style style = styles[_i % STYLES];
+
     for (int s = 0; s < SHAPES; s++)
-        check_layernorm_backward(dtypes[_i], ROWS_OF(s), WIDTH_OF(s), shifts[s % SHIFTS]);
+        check_norm_backward(type, style, ROWS_OF(s), WIDTH_OF(s), shifts[s % SHIFTS]);
     for (int w = 0; w < 12; w++)
-        check_layernorm_backward(dtypes[_i], 3, norm_widths[w], 0);
+        check_norm_backward(type, style, 3, norm_widths[w], 0);
     /* Blocks that take several rows, in groups of threads of every size. */
-    check_layernorm_backward(dtypes[_i], 600, 16, 0);
-    check_layernorm_backward(dtypes[_i], 2200, 8, 0);
-    check_layernorm_backward(dtypes[_i], 300, 3, 0);
-    check_layernorm_backward(dtypes[_i], 300, 1024, 0);
+    check_norm_backward(type, style, 600, 16, 0);
+    check_norm_backward(type, style, 2200, 8, 0);
+    check_norm_backward(type, style, 300, 3, 0);
+    check_norm_backward(type, style, 300, 1024, 0);
 }
 END_TEST
 
@@ -644,12 +747,14 @@ Suite *suite(void)
     tcase_add_loop_test(c, bias_rows, 0, DTYPES);
     tcase_add_test(c, very_many_rows);
     tcase_add_loop_test(c, bias_backward, 0, DTYPES);
-    tcase_add_loop_test(c, bias_gelu, 0, DTYPES);
-    tcase_add_loop_test(c, gelu_backward, 0, DTYPES);
-    tcase_add_loop_test(c, gelu_far, 0, DTYPES);
+    tcase_add_loop_test(c, activate, 0, DTYPES * ACTIVATIONS);
+    tcase_add_loop_test(c, activate_backward, 0, DTYPES * ACTIVATIONS);
+    tcase_add_loop_test(c, activation_far, 0, DTYPES * ACTIVATIONS);
+    tcase_add_loop_test(c, gated, 0, DTYPES * ACTIVATIONS);
+    tcase_add_loop_test(c, rotate, 0, DTYPES);
     tcase_add_loop_test(c, dropout, 0, DTYPES);
-    tcase_add_loop_test(c, layernorm, 0, DTYPES);
-    tcase_add_loop_test(c, layernorm_backward, 0, DTYPES);
+    tcase_add_loop_test(c, norm, 0, DTYPES * STYLES);
+    tcase_add_loop_test(c, norm_backward, 0, DTYPES * STYLES);
     tcase_add_loop_test(c, norm_of_what_is_not_finite, 0, DTYPES);
     tcase_add_test(c, after_a_failure);
     suite_add_tcase(s, c);

@@ -3,6 +3,7 @@
  * keys and values; against sums in double over the keys that each query sees by the definition. */
 #include "tests/check_main.h"
 #include "tests/math/reference.h"
+#include "tests/math/sight.h"
 
 #include "codelets/math/math_cpu.h"
 
@@ -27,23 +28,6 @@ static const struct sight cases[] = {
     {1, 8, 2, 1, true, 0, 0, 0},
 };
 
-static void fill_places(const struct sight *s, int32_t *places)
-{
-    for (int b = 0; b < BATCH; b++)
-        for (int t = 0, number = b, place = 0; t < s->seq; t++, place++) {
-            if (s->length && place >= s->length + (number % 2 ? 1 : -1)) {
-                number++;
-                place = 0;
-            }
-            places[b * s->seq + t] = place;
-        }
-}
-
-static bool sees(const struct sight *s, const int32_t *places, int i, int j)
-{
-    return i - places[i] == j - places[j] && (s->bidirectional || j <= i) && (!s->window || j > i - s->window);
-}
-
 struct problem {
     struct orri_attention a;
     int32_t places[BATCH * MOST];
@@ -57,7 +41,7 @@ static void make(struct problem *p, const struct sight *s)
 {
     p->k = s->heads * s->dim;
     p->v = p->k + s->kv_heads * s->dim;
-    fill_places(s, p->places);
+    fill_places(BATCH, s->seq, s->length, p->places);
     p->a = (struct orri_attention){
         .batch = BATCH, .seq = s->seq, .heads = s->heads, .head_dim = s->dim, .ld = p->v + s->kv_heads * s->dim + 3,
         .ld_out = s->heads * s->dim + 2, .scale = 1 / sqrtf((float)s->dim),
@@ -110,11 +94,11 @@ static void reference(const struct problem *p, const struct sight *s, double *o,
             probability[j] = 0;
             for (int d = 0; d < D; d++)
                 probability[j] += (double)a->scale * p->qkv[query + d] * p->qkv[KEY(j) + d];
-            if (sees(s, places, i, j))
+            if (sees(a, places, i, j))
                 max = fmax(max, probability[j]);
         }
         for (int j = 0; j < T; j++)
-            sum += probability[j] = sees(s, places, i, j) ? exp(probability[j] - max) : 0;
+            sum += probability[j] = sees(a, places, i, j) ? exp(probability[j] - max) : 0;
         for (int j = 0; j < T; j++) {
             probability[j] /= sum;
             gradient[j] = 0;

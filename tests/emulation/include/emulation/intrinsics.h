@@ -131,6 +131,7 @@ static inline double min(double a, double b) { return fmin(a, b); }
 static inline double max(double a, double b) { return fmax(a, b); }
 
 static inline float rsqrtf(float x) { return (float)(1.0 / sqrt((double)x)); }
+static inline float normcdff(float x) { return (float)(0.5 * erfc(-0.70710678118654752 * (double)x)); }
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 /* The C library keeps these names for itself. */
 #define __expf expf
