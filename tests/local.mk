@@ -224,6 +224,7 @@ cli_tests = \
 	tests/cli/bad_input.sh \
 	tests/cli/bench.sh \
 	tests/cli/commands.sh \
+	tests/cli/convert.sh \
 	tests/cli/cuda.sh \
 	tests/cli/full_disk.sh \
 	tests/cli/groups.sh \
@@ -240,7 +241,7 @@ EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 cli_programs = tests/cli/compare_tensors tests/cli/read_events
 EXTRA_PROGRAMS += $(cli_programs)
 CLEANFILES += $(cli_programs)
-tests/cli/commands.log tests/cli/cuda.log tests/cli/precision.log: $(cli_programs)
+tests/cli/commands.log tests/cli/convert.log tests/cli/cuda.log tests/cli/precision.log: $(cli_programs)
 tests/cli/cuda.log: tests/test_exchange
 tests/cli/resume.log: tests/cli/read_events
 tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c

@@ -62,6 +62,20 @@ int orr_config_set(struct orr_config *config, const char *assignment)
     return failed ? orri_fail(ORR_EINVAL, "config", "'%s' cannot be set: it is not UTF-8", assignment) : ORR_OK;
 }
 
+int orr_config_set_dtype(struct orr_config *config, enum orr_dtype dtype)
+{
+    static const char *const names[] = {[ORR_F32] = "float32", [ORR_BF16] = "bfloat16", [ORR_F16] = "float16"};
+    const char *key = json_object_get(config->object, "dtype") ? "dtype" : "torch_dtype";
+
+    if ((size_t)dtype >= ORRI_COUNT(names))
+        return orri_fail(ORR_EINVAL, config->name, "parameters are not stored in %s", orr_dtype_name(dtype));
+    if (strcmp(key, "dtype") == 0)
+        json_object_del(config->object, "torch_dtype");     /* a second opinion */
+    if (json_object_set_new(config->object, key, json_string(names[dtype])) != 0)
+        return orri_fail(ORR_ENOMEM, config->name, "no room for %s", key);
+    return ORR_OK;
+}
+
 char *orr_config_text(const struct orr_config *config)
 {
     char *text = json_dumps(config->object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
