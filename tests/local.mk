@@ -20,7 +20,8 @@ EXTRA_DIST += \
 	tests/golden/qwen2/golden.safetensors \
 	tests/golden/qwen2/input.json \
 	tests/golden/qwen2/model.safetensors \
-	tests/reference/check_hf.py \
+	tests/reference/compare_hf.py \
+	tests/reference/families_reference.py \
 	tests/reference/gpt2_reference.py
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
 # check_PROGRAMS and its sources; all are linked to liborri, which has the internal functions too.
