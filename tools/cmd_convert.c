@@ -10,11 +10,12 @@ static const char *out, *dtype, *shard_size;
 
 static struct setting table[] = {
     SETTING("model", "DIR", "a directory in Hugging Face's layout, or a checkpoint", OPTION_TEXT, &model_options.model, 0, 0, false),
-    SETTING("set", "KEY=VALUE", "override a key of config.json, by its Hugging Face name", OPTION_LIST, &model_options.set, 0, 0, false),
+    SETTING("set", "KEY=VALUE", "override a key of config.json, by its Hugging Face name", OPTION_LIST, &model_options.set, 0, 0,
+            false),
     SETTING("out", "DIR", "the directory to make", OPTION_TEXT, &out, 0, 0, false),
     SETTING("dtype", "TYPE", "of the parameters: fp32, bf16 or fp16 (default: as they are)", OPTION_TEXT, &dtype, 0, 0, false),
-    SETTING("shard-size", "SIZE", "most bytes of tensors in a file, as in 5GB or 500MiB (default: one file)", OPTION_TEXT, &shard_size, 0,
-            0, false),
+    SETTING("shard-size", "SIZE", "most bytes of tensors in a file, as in 5GB or 500MiB (default: one file)", OPTION_TEXT, &shard_size,
+            0, 0, false),
     {0},
 };
 
@@ -57,11 +58,12 @@ int cmd_convert(int argc, char **argv)
 {
     struct opened o = {0};
     struct orr_conversion conversion;
-    int status = options_parse("convert", "Writes a model's parameters in another dtype, or divided into other files.", tables, argc, argv);
+    int status = options_parse("convert", "Writes a model's parameters in another dtype, or divided into other files.", tables, argc,
+                               argv);
 
     if (status == 0)
         status = read_conversion(&conversion);
-    layout_options.device = "cpu";
+    layout_options.device = "cpu";      /* nothing is computed */
     layout_options.threads = 1;
     if (status == 0)
         status = open_model(&o, NULL, NULL);

@@ -172,9 +172,9 @@ static int check_no_parameters(const char *directory)
         if (asprintf(&pattern, patterns[i], directory) < 0)
             return command_fail(ORR_ENOMEM, "memory: no room for a name");
         if (glob(pattern, 0, NULL, &found) == 0)
-            status = command_remedy(command_fail(ORR_ENOENT, "%s: has %s, but neither model.safetensors nor model.safetensors.index.json",
-                                                 directory, strrchr(found.gl_pathv[0], '/') + 1),
-                                    i == 0 ? "get the missing file" : "write model.safetensors with save_pretrained() of transformers");
+            status = command_remedy(command_fail(ORR_ENOENT, "%s: has %s, but neither model.safetensors nor "
+                                                 "model.safetensors.index.json", directory, strrchr(found.gl_pathv[0], '/') + 1),
+                                    i == 0 ? "get the missing file" : "write it with save_pretrained() of transformers");
         globfree(&found);
         free(pattern);
     }

@@ -125,7 +125,8 @@ struct orr_config *orr_config_section(const struct orr_config *config, const cha
     json_t *object = json_object_get(config->object, key);
 
     if (!json_is_object(object)) {
-        orri_fail(orr_config_has(config, key) ? ORR_EFORMAT : ORR_ENOENT, config->name, "'%s' is no object", key);
+        orri_remedy(orri_fail(orr_config_has(config, key) ? ORR_EFORMAT : ORR_ENOENT, config->name, "%s is no object", key),
+                    "give \"%s\" an object, {...}, in that file", key);
         return NULL;
     }
     char *name = orri_format("%s: %s", config->name, key);
@@ -139,8 +140,10 @@ int orr_config_item(const struct orr_config *config, const char *key, int index,
     const json_t *list = json_object_get(config->object, key);
 
     *value = json_string_value(json_array_get(list, (size_t)index));
-    return *value ? ORR_OK
-                  : orri_fail(ORR_EFORMAT, config->name, "'%s' is no list with a string as number %d", key, index + 1);
+    if (*value)
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EFORMAT, config->name, "%s is no list with a string as number %d", key, index + 1),
+                       "give \"%s\" a list of strings, as many as are needed", key);
 }
 
 const char *orr_config_other_key(const struct orr_config *config, const char *const *known)

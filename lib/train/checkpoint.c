@@ -131,13 +131,15 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
+static const char HEAD[] = "lm_head.weight";
+
 /* What is no parameter, and the copy of a tied head. */
 static bool passed_over(const struct orr_model *model, const char *name)
 {
     for (const char *const *pattern = model->rules.ignored; pattern && *pattern; pattern++)
         if (fnmatch(*pattern, name, 0) == 0)
             return true;
-    return strcmp(name, "lm_head.weight") == 0 && orr_model_find(model, name) < 0;
+    return strcmp(name, HEAD) == 0 && orr_model_find(model, name) < 0;
 }
 
 static bool is_known(const struct orr_model *model, const char *name)
@@ -147,6 +149,26 @@ static bool is_known(const struct orr_model *model, const char *name)
 
     snprintf(full, sizeof(full), "%s%s", prefix, name);
     return orr_model_find(model, name) >= 0 || orr_model_find(model, full) >= 0 || passed_over(model, name);
+}
+
+/* A copy of a tied head that is none makes another model of it, in transformers too. */
+static int check_copy(const struct orr_model *model, const struct orri_shards *s)
+{
+    const struct orr_safetensors *file, *other;
+    const struct orr_tensor_info *copy = orri_shards_find(s, HEAD, &file), *tied = NULL;
+    int v;
+
+    for (int i = 0; copy && !tied && i < model->views; i++) {
+        const struct orri_group *group = orri_model_view(model, i, &v);
+        tied = group->users > 1 ? find_named(model, s, group->name[v], &other) : NULL;
+    }
+    if (!tied || orr_model_find(model, HEAD) >= 0)
+        return ORR_OK;
+    if (copy->dtype == tied->dtype && copy->bytes == tied->bytes && memcmp(copy->data, tied->data, copy->bytes) == 0)
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EFORMAT, orr_safetensors_path(file), "tensor '%s' is not the same as '%s', to which config.json "
+                                 "ties it", HEAD, tied->name),
+                       "set tie_word_embeddings to false, as --set tie_word_embeddings=false does");
 }
 
 int orri_weights_check_names(const struct orr_model *model, const struct orri_shards *s)
@@ -160,7 +182,7 @@ int orri_weights_check_names(const struct orr_model *model, const struct orri_sh
                                    "the file belongs to another model than config.json describes");
         }
     }
-    return ORR_OK;
+    return check_copy(model, s);
 }
 
 /* Names a tensor of copy `copy` of view v of a group; malloc'ed. */

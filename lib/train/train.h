@@ -108,7 +108,8 @@ static inline int64_t orri_length(void *buffer)
 }
 
 /* checkpoint.c: parameters in files. Finds a view of the parameters, by the name of one, which must have its shape: ORR_ENOENT,
- * ORR_EFORMAT. And whether there is any tensor that the model does not know: ORR_EFORMAT. */
+ * ORR_EFORMAT. And whether there is no
+ * tensor that the model does not know, nor a copy of a tied one that differs: ORR_EFORMAT. */
 #define ORRI_WEIGHTS "model.safetensors"
 int orri_weights_find(const struct orr_model *model, const struct orri_shards *shards, const char *name, const struct orr_view *view,
                       const struct orr_safetensors **file, const struct orr_tensor_info **tensor);

@@ -168,8 +168,11 @@ class Differences:
         return self.agree
 
 
-def random_ids(generator, length, vocab):
-    return torch.randint(0, min(vocab, 1 << 16), (length,), generator=generator).tolist()
+def random_ids(generator, length, config):
+    """None of them for padding, whose embedding gets no gradient in transformers."""
+    ids = torch.randint(0, min(config.vocab_size, 1 << 16) - 1, (length,), generator=generator)
+    pad = getattr(config, "pad_token_id", None)
+    return (ids if pad is None else ids + (ids >= pad)).tolist()
 
 
 def compare(model, orrery, arguments):
@@ -177,17 +180,17 @@ def compare(model, orrery, arguments):
         sys.exit(f"{type(model).__name__}: only models that predict the next token are compared")
     generator = torch.Generator().manual_seed(arguments.seed)
     positions = getattr(model.config, "max_position_embeddings", arguments.length)
-    longest, vocab = min(arguments.length, positions), model.config.vocab_size
+    longest = min(arguments.length, positions)
     differences = Differences()
 
-    sequences = [random_ids(generator, n, vocab) for n in sorted({1, min(7, longest), longest})]
+    sequences = [random_ids(generator, n, model.config) for n in sorted({1, min(7, longest), longest})]
     found = orrery.tensors("logits", sequences)
     for i, logits, hidden in forward(model, sequences):
         n = len(sequences[i])
         differences.add("logits", f"sequence {i}", found["logits"][i][:n], logits)
         differences.add("last_hidden_state", f"sequence {i}", found["last_hidden_state"][i][:n], hidden)
 
-    batch = [random_ids(generator, longest, vocab) for _ in range(3)]
+    batch = [random_ids(generator, longest, model.config) for _ in range(3)]
     found = orrery.tensors("grads", batch)
     loss, wanted = gradients(model, batch)
     differences.add("loss", "loss", found.pop("loss"), loss.view(1))
