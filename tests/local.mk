@@ -180,6 +180,9 @@ check_PROGRAMS += tests/test_training
 tests_test_training_SOURCES = tests/train/test_training.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
 	tests/files.h tests/meshes.h
 
+check_PROGRAMS += tests/test_conversion
+tests_test_conversion_SOURCES = tests/train/test_conversion.c tests/check_main.h tests/files.h tests/meshes.h
+
 check_PROGRAMS += tests/test_generate
 tests_test_generate_SOURCES = tests/infer/test_generate.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
 	tests/meshes.h

@@ -198,8 +198,8 @@ broken_config 's/"n_embd": *32/"n_embd": -32/'
 refused '^orrery: broken/config.json: n_embd' '' $use
 broken_config 's/"model_type": *"gpt2"/"model_type": "mamba"/'
 refused "^orrery: broken/config.json: model_type 'mamba'" 'gpt2' $use
-broken_config 's/"activation_function": *"gelu_new"/"activation_function": "swish"/'
-refused "^orrery: broken/config.json: activation_function 'swish'" 'gelu_new' $use
+broken_config 's/"activation_function": *"gelu_new"/"activation_function": "quick_gelu"/'
+refused "^orrery: broken/config.json: activation_function 'quick_gelu'" 'gelu_new' $use
 broken_config 's/"n_embd": *32/"n_embd": 64/'
 refused '^orrery: broken/model.safetensors: ' '' $use
 : > empty.json
