@@ -109,6 +109,16 @@ same 'short names' "$(grep -a -c '"transformer' short/model.safetensors)" 0
 works convert --model short --out full
 identical 'names are full again' full/model.safetensors run/latest/model.safetensors
 
+# Fine-tuning a directory, as docs/models.md tells it.
+works train --model tiny-llama --set num_hidden_layers=1 --set intermediate_size=64 --data text --seq 32 --batch 4 --steps 1 --quiet \
+    --out base
+works convert --model base --out hub --dtype bf16 --shard-size 100KB
+works train --model hub --data text --seq 64 --batch 8 --lr 2e-5 --steps 3 --dtype bf16 --quiet --out tuning
+works eval --model tuning --data text --seq 64 --eval-samples 4
+works convert --model tuning --out tuned --dtype bf16 --shard-size 100KB
+same 'files of a tuned model' "$(ls tuned)" "$(ls hub)"
+works logits --model tuned --ids '1 2 3' --out tuned.safetensors
+
 # --- usage -----------------------------------------------------------------------------------------------------
 refused '^orrery: --model: is missing' '' convert --out new
 refused '^orrery: --out: is missing' 'name a directory' convert --model source
