@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <orrery/safetensors.h>
 
@@ -169,6 +171,17 @@ static int write_rounded(struct plan *plan, const struct item *item, struct orr_
     return ORR_OK;
 }
 
+/* What has been read of the mapped file must not fill the memory. */
+static void release(const struct orr_tensor_info *tensor)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t data = (uintptr_t)tensor->data;
+    uintptr_t first = (data + page - 1) / page * page, last = (data + tensor->bytes) / page * page;
+
+    if (first < last)
+        madvise((void *)first, last - first, MADV_DONTNEED);
+}
+
 static int write_items(struct plan *plan, int first, int count, struct orr_safetensors_writer *writer)
 {
     for (int i = 0; i < count; i++) {
@@ -177,6 +190,7 @@ static int write_items(struct plan *plan, int first, int count, struct orr_safet
             ORR_TRY(orr_safetensors_write(writer, i, 0, item->tensor->data, item->tensor->bytes));
         else
             ORR_TRY(write_rounded(plan, item, writer, i));
+        release(item->tensor);
     }
     return ORR_OK;
 }
