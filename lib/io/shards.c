@@ -104,8 +104,10 @@ static int add_all(struct orri_shards *s, json_t *map)
     const char *name;
     json_t *value;
 
-    if (!json_is_object(map) || json_object_size(map) == 0)
-        return orri_fail(ORR_EFORMAT, s->path, "has no object 'weight_map' with the file of each tensor");
+    if (!json_is_object(map))
+        return orri_fail(ORR_EFORMAT, s->path, "has no object 'weight_map'");
+    if (json_object_size(map) == 0)
+        return orri_fail(ORR_EFORMAT, s->path, "weight_map names no file");
     json_object_foreach(map, name, value) {
         const char *file = json_string_value(value);
         if (!file || !*file || strchr(file, '/'))

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # convert: every family to other dtypes and files and back, what lies beside the parameters, and what is wrong with shards.
-# shellcheck disable=SC2012    # plain names
+# shellcheck disable=SC2010,SC2012    # plain names
 # shellcheck source=tests/cli/common.sh
 . "${srcdir:-.}/tests/cli/common.sh"
 cd "$work" || exit 99
