@@ -93,6 +93,8 @@ liborri_la_SOURCES += \
 	lib/io/json.c \
 	lib/io/json.h \
 	lib/io/safetensors.c \
+	lib/io/shards.c \
+	lib/io/shards.h \
 	lib/report/median.c \
 	lib/report/memory.c \
 	lib/report/metrics.c \
@@ -137,6 +139,7 @@ liborri_la_SOURCES += \
 	lib/tile/tile.h \
 	lib/train/checkpoint.c \
 	lib/train/control.c \
+	lib/train/conversion.c \
 	lib/train/deal.c \
 	lib/train/evaluation.c \
 	lib/train/exchange.c \

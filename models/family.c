@@ -101,7 +101,9 @@ static const struct family *family_of(const struct orr_config *config)
 {
     const char *type = "gpt2";
 
-    if (orr_config_has(config, "model_type") && orr_config_string(config, "model_type", &type) != 0)
+    /* Only GPT-2 was ever written without. */
+    if ((orr_config_has(config, "model_type") || !orr_config_has(config, "n_embd")) &&
+        orr_config_string(config, "model_type", &type) != 0)
         return NULL;
     for (size_t i = 0; i < ORRI_COUNT(families); i++)
         if (strcmp(type, families[i].type) == 0)

@@ -22,7 +22,8 @@ struct orr_hyper {
     bool causal;                            /* a position sees those before it alone             */
 };
 
-/* Reads and checks the hyper-parameters of a model; its family is the one of "model_type", which is gpt2 where it is missing. ORR_ENOENT
+/* Reads and checks the hyper-parameters of a model; its family is the one of "model_type", which is gpt2 where that is missing and
+ * there is "n_embd". ORR_ENOENT
  * or ORR_EFORMAT naming file and key. */
 int orr_family_read(const struct orr_config *config, struct orr_hyper *hyper);
 

@@ -108,7 +108,7 @@ int orr_gpt2_read(const struct orr_config *config, struct orr_gpt2 *g)
     ORR_TRY(orri_key_activation(config, "activation_function", "gelu_new", &g->activation_function));
     ORR_TRY(orri_key_needs(config, "scale_attn_weights", true));
     ORR_TRY(orri_key_needs(config, "scale_attn_by_inverse_layer_idx", false));
-    ORR_TRY(orri_key_refuse(config, "quantization_config"));
+    ORR_TRY(orri_key_not_quantized(config));
     ORR_TRY(orri_key_size(config, "vocab_size", &g->vocab_size));
     ORR_TRY(orri_key_size(config, "n_positions", &g->n_positions));
     ORR_TRY(orri_key_size(config, "n_embd", &g->n_embd));

@@ -30,14 +30,19 @@ int orri_key_layers(const struct orr_config *config, const char *key, int *value
     return ORR_OK;
 }
 
-int orri_key_real_or(const struct orr_config *config, const char *key, double max, double usual, float *value)
+int orri_key_real(const struct orr_config *config, const char *key, double max, float *value)
 {
-    double wide = usual;
+    double wide;
 
-    if (orr_config_has(config, key))
-        ORR_TRY(orr_config_double(config, key, 0, max, &wide));
+    ORR_TRY(orr_config_double(config, key, 0, max, &wide));
     *value = (float)wide;
     return ORR_OK;
+}
+
+int orri_key_real_or(const struct orr_config *config, const char *key, double max, double usual, float *value)
+{
+    *value = (float)usual;
+    return orr_config_has(config, key) ? orri_key_real(config, key, max, value) : ORR_OK;
 }
 
 int orri_key_flag_or(const struct orr_config *config, const char *key, bool usual, bool *value)
@@ -57,9 +62,12 @@ int orri_key_needs(const struct orr_config *config, const char *key, bool needed
                        "set it to %s", needed ? "true" : "false");
 }
 
-int orri_key_refuse(const struct orr_config *config, const char *key)
+int orri_key_not_quantized(const struct orr_config *config)
 {
-    return orr_config_has(config, key) ? orri_fail(ORR_EFORMAT, orr_config_name(config), "%s is not supported", key) : ORR_OK;
+    if (!orr_config_has(config, "quantization_config"))
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(config), "quantization_config is not supported"),
+                       "get the model in fp32, bf16 or fp16");
 }
 
 int orri_key_activation(const struct orr_config *config, const char *key, const char *usual, int *activation)

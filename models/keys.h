@@ -17,15 +17,16 @@ int orri_key_size_or(const struct orr_config *config, const char *key, int usual
 /* How many layers, at most ORRI_MOST_LAYERS. */
 int orri_key_layers(const struct orr_config *config, const char *key, int *value);
 
-/* A number in 0..max, and a flag, that have a default. */
+/* A number in 0..max that must be there; a number and a flag that have a default. */
+int orri_key_real(const struct orr_config *config, const char *key, double max, float *value);
 int orri_key_real_or(const struct orr_config *config, const char *key, double max, double usual, float *value);
 int orri_key_flag_or(const struct orr_config *config, const char *key, bool usual, bool *value);
 
 /* A flag that would make another model of it: ORR_EFORMAT unless it is missing or as needed. */
 int orri_key_needs(const struct orr_config *config, const char *key, bool needed);
 
-/* A key that is not known to this version: ORR_EFORMAT where it is there. */
-int orri_key_refuse(const struct orr_config *config, const char *key);
+/* Parameters that are stored in another way than as numbers: ORR_EFORMAT. */
+int orri_key_not_quantized(const struct orr_config *config);
 
 /* An activation by its name in transformers. */
 int orri_key_activation(const struct orr_config *config, const char *key, const char *usual, int *activation);

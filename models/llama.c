@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <models/llama.h>
 
+#include <limits.h>
 #include <string.h>
 
 #include <codelets/embedding/embedding.h>
@@ -129,35 +130,56 @@ static int read_scaling(const struct orr_config *rope, int *scaling)
                        "this version has default, linear, dynamic and llama3");
 }
 
+/* What part of a head is turned. */
+static int check_turned(const struct orr_config *config)
+{
+    float part;
+
+    ORR_TRY(orri_key_real_or(config, "partial_rotary_factor", 1, 1, &part));
+    if (part == 1)
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(config), "partial_rotary_factor %g is not supported", (double)part),
+                       "models of this version turn whole heads: set it to 1");
+}
+
+static int read_llama3(const struct orr_config *rope, struct orr_rotary *r)
+{
+    ORR_TRY(orri_key_size_or(rope, "original_max_position_embeddings", r->positions, &r->positions));
+    ORR_TRY(orri_key_real(rope, "low_freq_factor", 1e6, &r->low));
+    ORR_TRY(orri_key_real(rope, "high_freq_factor", 1e6, &r->high));
+    if (r->low < r->high)
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(rope), "low_freq_factor %g is not below high_freq_factor %g",
+                                 (double)r->low, (double)r->high),
+                       "Llama 3 has 1 and 4");
+}
+
 static int read_section(const struct orr_config *rope, struct orr_rotary *r)
 {
     static const char *const known[] = {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
-                                        "original_max_position_embeddings", NULL};
+                                        "original_max_position_embeddings", "partial_rotary_factor", NULL};
     const char *other = orr_config_other_key(rope, known);
+    double factor;
 
-    if (other)
-        return orri_fail(ORR_EFORMAT, orr_config_name(rope), "%s is not supported", other);
     ORR_TRY(read_scaling(rope, &r->scaling));
+    if (other)
+        return orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(rope), "%s is not known to this version", other),
+                           "this version has rope_type, rope_theta, factor, low_freq_factor, high_freq_factor and "
+                           "original_max_position_embeddings");
+    ORR_TRY(check_turned(rope));
     ORR_TRY(orri_key_real_or(rope, "rope_theta", 1e12, (double)r->theta, &r->theta));
-    ORR_TRY(orri_key_size_or(rope, "original_max_position_embeddings", r->positions, &r->positions));
     if (r->scaling == ORR_ROTARY_DEFAULT)
         return ORR_OK;
-    double factor;
     ORR_TRY(orr_config_double(rope, "factor", 1, 1e6, &factor));
     r->factor = (float)factor;
-    if (r->scaling != ORR_ROTARY_LLAMA3)
-        return ORR_OK;
-    ORR_TRY(orri_key_real_or(rope, "low_freq_factor", 1e6, 1, &r->low));
-    ORR_TRY(orri_key_real_or(rope, "high_freq_factor", 1e6, 4, &r->high));
-    if (r->low >= r->high)
-        return orri_fail(ORR_EFORMAT, orr_config_name(rope), "low_freq_factor %g is not below high_freq_factor %g", r->low, r->high);
-    return ORR_OK;
+    return r->scaling == ORR_ROTARY_LLAMA3 ? read_llama3(rope, r) : ORR_OK;
 }
 
-/* transformers has written rope_theta with rope_scaling, and since version 5 rope_parameters with both in it. */
+/* transformers has written rope_theta with rope_scaling, and since version 5 rope_parameters with both in it; it takes rope_scaling
+ * where a file has that, too. */
 static int read_rope(const struct orr_config *config, struct orr_llama *h)
 {
-    const char *key = orr_config_has(config, "rope_parameters") ? "rope_parameters" : "rope_scaling";
+    const char *key = orr_config_has(config, "rope_scaling") ? "rope_scaling" : "rope_parameters";
 
     h->rope = (struct orr_rotary){.theta = 10000, .positions = h->max_position_embeddings};
     ORR_TRY(orri_key_real_or(config, "rope_theta", 1e12, (double)h->rope.theta, &h->rope.theta));
@@ -167,8 +189,25 @@ static int read_rope(const struct orr_config *config, struct orr_llama *h)
         orr_config_destroy(section);
         ORR_TRY(status);
     }
-    if (h->rope.theta <= 1)
-        return orri_fail(ORR_EFORMAT, orr_config_name(config), "rope_theta %g is not above 1", h->rope.theta);
+    if (h->rope.theta > 1)
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(config), "rope_theta %g is not above 1", (double)h->rope.theta),
+                       "most models have 10000");
+}
+
+/* The type of a layer in layer_types. */
+static int read_layer(const struct orr_config *config, int layer, int window, bool *sliding)
+{
+    const char *type, *file = orr_config_name(config);
+
+    ORR_TRY(orr_config_item(config, "layer_types", layer, &type));
+    *sliding = strcmp(type, "sliding_attention") == 0;
+    if (!*sliding && strcmp(type, "full_attention") != 0)
+        return orri_remedy(orri_fail(ORR_EFORMAT, file, "layer_types: '%s' of layer %d is not supported", type, layer),
+                           "this version has full_attention and sliding_attention");
+    if (*sliding && window == 0)
+        return orri_remedy(orri_fail(ORR_EFORMAT, file, "layer_types: layer %d has a window, but there is none", layer),
+                           "set sliding_window, and use_sliding_window of a qwen2 model, or make it full_attention");
     return ORR_OK;
 }
 
@@ -180,12 +219,9 @@ static int read_windows(const struct orr_config *config, bool used, int first, s
     if (used && orr_config_has(config, "sliding_window"))
         ORR_TRY(orri_key_size(config, "sliding_window", &window));
     for (int l = 0; l < h->num_hidden_layers; l++) {
-        const char *type = l >= first ? "sliding_attention" : "full_attention";
+        bool sliding = l >= first;
         if (orr_config_has(config, "layer_types"))
-            ORR_TRY(orr_config_item(config, "layer_types", l, &type));
-        bool sliding = strcmp(type, "sliding_attention") == 0;
-        if (!sliding && strcmp(type, "full_attention") != 0)
-            return orri_fail(ORR_EFORMAT, orr_config_name(config), "layer_types: '%s' of layer %d is not supported", type, l);
+            ORR_TRY(read_layer(config, l, window, &sliding));
         h->window[l] = sliding ? window : 0;
     }
     return ORR_OK;
@@ -204,11 +240,10 @@ static int read_variant(const struct orr_config *config, struct orr_llama *h)
         used = true;
     } else if (strcmp(type, "qwen2") == 0) {
         ORR_TRY(orri_key_flag_or(config, "use_sliding_window", false, &used));
-        if (orr_config_has(config, "max_window_layers")) {
-            int64_t layer;
-            ORR_TRY(orr_config_int(config, "max_window_layers", 0, ORR_LLAMA_LAYERS, &layer));
-            first = (int)layer;
-        }
+        int64_t layer = 28;
+        if (orr_config_has(config, "max_window_layers"))
+            ORR_TRY(orr_config_int(config, "max_window_layers", 0, INT_MAX, &layer));
+        first = (int)layer;
         h->attention_bias = ORR_BIAS_IN;
         return read_windows(config, used, first, h);
     } else {
@@ -228,7 +263,8 @@ static int check_heads(const struct orr_config *config, const struct orr_llama *
                                      h->num_key_value_heads, h->num_attention_heads),
                            "choose num_key_value_heads among the divisors of num_attention_heads");
     if (h->head_dim % 2 != 0 || h->head_dim > 256)
-        return orri_fail(ORR_EFORMAT, file, "heads of %d are not supported: head_dim is even, and at most 256", h->head_dim);
+        return orri_remedy(orri_fail(ORR_EFORMAT, file, "heads of %d are not supported", h->head_dim),
+                           "head_dim, or hidden_size / num_attention_heads without it, is even and at most 256");
     return ORR_OK;
 }
 
@@ -236,8 +272,8 @@ int orr_llama_read(const struct orr_config *config, struct orr_llama *h)
 {
     *h = (struct orr_llama){.dtype = ORR_F32};
     ORR_TRY(orri_causal_task(config, &h->task));
-    ORR_TRY(orri_key_refuse(config, "quantization_config"));
-    ORR_TRY(orri_key_refuse(config, "partial_rotary_factor"));
+    ORR_TRY(orri_key_not_quantized(config));
+    ORR_TRY(check_turned(config));
     ORR_TRY(orri_key_size(config, "vocab_size", &h->vocab_size));
     ORR_TRY(orri_key_size(config, "hidden_size", &h->hidden_size));
     ORR_TRY(orri_key_size(config, "intermediate_size", &h->intermediate_size));

@@ -43,7 +43,8 @@ EXTRA_DIST += \
 	tests/golden/qwen2/golden.safetensors \
 	tests/golden/qwen2/input.json \
 	tests/golden/qwen2/model.safetensors \
-	tests/reference/check_hf.py \
+	tests/reference/compare_hf.py \
+	tests/reference/families_reference.py \
 	tests/reference/generate_reference.py \
 	tests/reference/gpt2_reference.py \
 	tests/golden/tokenizers/added.json \
@@ -239,6 +240,9 @@ check_PROGRAMS += tests/test_training
 tests_test_training_SOURCES = tests/train/test_training.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
 	tests/files.h tests/meshes.h
 
+check_PROGRAMS += tests/test_conversion
+tests_test_conversion_SOURCES = tests/train/test_conversion.c tests/check_main.h tests/files.h tests/meshes.h
+
 check_PROGRAMS += tests/test_generate
 tests_test_generate_SOURCES = tests/infer/test_generate.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h \
 	tests/meshes.h
@@ -288,6 +292,7 @@ cli_tests = \
 	tests/cli/bad_input.sh \
 	tests/cli/bench.sh \
 	tests/cli/commands.sh \
+	tests/cli/convert.sh \
 	tests/cli/cuda.sh \
 	tests/cli/full_disk.sh \
 	tests/cli/generate.sh \
@@ -305,7 +310,7 @@ EXTRA_DIST += $(cli_tests) tests/cli/common.sh
 cli_programs = tests/cli/compare_tensors tests/cli/read_events
 EXTRA_PROGRAMS += $(cli_programs)
 CLEANFILES += $(cli_programs)
-tests/cli/commands.log tests/cli/cuda.log tests/cli/precision.log: $(cli_programs)
+tests/cli/commands.log tests/cli/convert.log tests/cli/cuda.log tests/cli/precision.log: $(cli_programs)
 tests/cli/cuda.log: tests/test_exchange
 tests/cli/resume.log: tests/cli/read_events
 tests_cli_compare_tensors_SOURCES = tests/cli/compare_tensors.c

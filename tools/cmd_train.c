@@ -110,11 +110,8 @@ static int read_modes(struct orr_training_options *t)
 /* What it is stands in config.json too, as transformers has it there. */
 static int read_checkpoint_dtype(const struct opened *o, struct orr_training_options *t)
 {
-    static const char *const names[] = {
-        [ORR_F32] = "torch_dtype=float32", [ORR_BF16] = "torch_dtype=bfloat16", [ORR_F16] = "torch_dtype=float16"};
-
     ORR_TRY(read_dtype("checkpoint-dtype", checkpoint_dtype, &t->checkpoint_dtype));
-    return orr_config_set(o->config, names[t->checkpoint_dtype]);
+    return orr_config_set_dtype(o->config, t->checkpoint_dtype);
 }
 
 /* Everything that the command line decides about the optimizer and its schedule. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <ctype.h>
 #include <errno.h>
+#include <glob.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -160,6 +161,27 @@ static bool exists(const char *directory, const char *name)
     return there;
 }
 
+/* Parameters that are not read as they lie there must not be taken for none, which are drawn at random. */
+static int check_no_parameters(const char *directory)
+{
+    static const char *const patterns[] = {"%s/model-*.safetensors", "%s/pytorch_model*.bin"};
+    glob_t found = {0};
+    char *pattern = NULL;
+    int status = ORR_OK;
+
+    for (size_t i = 0; status == 0 && i < sizeof(patterns) / sizeof(patterns[0]); i++) {
+        if (asprintf(&pattern, patterns[i], directory) < 0)
+            return command_fail(ORR_ENOMEM, "memory: no room for a name");
+        if (glob(pattern, 0, NULL, &found) == 0)
+            status = command_remedy(command_fail(ORR_ENOENT, "%s: has %s, but neither model.safetensors nor "
+                                                 "model.safetensors.index.json", directory, strrchr(found.gl_pathv[0], '/') + 1),
+                                    i == 0 ? "get the missing file" : "write it with save_pretrained() of transformers");
+        globfree(&found);
+        free(pattern);
+    }
+    return status;
+}
+
 static int open_config(struct opened *o, const char *name)
 {
     struct stat st;
@@ -169,6 +191,8 @@ static int open_config(struct opened *o, const char *name)
         if (!o->directory)
             return orr_error_code();
         o->weights = exists(o->directory, "model.safetensors") || exists(o->directory, "model.safetensors.index.json");
+        if (!o->weights)
+            ORR_TRY(check_no_parameters(o->directory));
         char *path = join(o->directory, "config.json");
         o->config = path ? orr_config_open(path) : NULL;
         free(path);

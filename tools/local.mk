@@ -3,6 +3,7 @@ orrery_SOURCES = \
 	tools/bench_generate.c \
 	tools/bench_generate.h \
 	tools/cmd_bench.c \
+	tools/cmd_convert.c \
 	tools/cmd_eval.c \
 	tools/cmd_generate.c \
 	tools/cmd_grads.c \

@@ -25,6 +25,7 @@ static const struct {
     {"logits", cmd_logits, "logits of token sequences, to a file"},
     {"grads", cmd_grads, "loss and gradients of token sequences, to a file"},
     {"tokenize", cmd_tokenize, "text lines to ids, and back"},
+    {"convert", cmd_convert, "a model's files in another dtype, or divided otherwise"},
     {"bench", cmd_bench, "time training steps on random tokens"},
     {"trace", cmd_trace, "turn the trace of a run into pictures and tables"},
     {"info", cmd_info, "version, machine, workers, blocks"},

@@ -142,6 +142,7 @@ int cmd_generate(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_grads(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
+int cmd_convert(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int compare_bench(int argc, char **argv);                   /* it, with --against: compare.h */
 int cmd_info(int argc, char **argv);

@@ -62,6 +62,20 @@ int orr_config_set(struct orr_config *config, const char *assignment)
     return failed ? orri_fail(ORR_EINVAL, "config", "'%s' cannot be set: it is not UTF-8", assignment) : ORR_OK;
 }
 
+int orr_config_set_dtype(struct orr_config *config, enum orr_dtype dtype)
+{
+    static const char *const names[] = {[ORR_F32] = "float32", [ORR_BF16] = "bfloat16", [ORR_F16] = "float16"};
+    const char *key = json_object_get(config->object, "dtype") ? "dtype" : "torch_dtype";
+
+    if ((size_t)dtype >= ORRI_COUNT(names))
+        return orri_fail(ORR_EINVAL, config->name, "parameters are not stored in %s", orr_dtype_name(dtype));
+    if (strcmp(key, "dtype") == 0)
+        json_object_del(config->object, "torch_dtype");     /* a second opinion */
+    if (json_object_set_new(config->object, key, json_string(names[dtype])) != 0)
+        return orri_fail(ORR_ENOMEM, config->name, "no room for %s", key);
+    return ORR_OK;
+}
+
 char *orr_config_text(const struct orr_config *config)
 {
     char *text = json_dumps(config->object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
@@ -111,7 +125,8 @@ struct orr_config *orr_config_section(const struct orr_config *config, const cha
     json_t *object = json_object_get(config->object, key);
 
     if (!json_is_object(object)) {
-        orri_fail(orr_config_has(config, key) ? ORR_EFORMAT : ORR_ENOENT, config->name, "'%s' is no object", key);
+        orri_remedy(orri_fail(orr_config_has(config, key) ? ORR_EFORMAT : ORR_ENOENT, config->name, "%s is no object", key),
+                    "give \"%s\" an object, {...}, in that file", key);
         return NULL;
     }
     char *name = orri_format("%s: %s", config->name, key);
@@ -125,8 +140,10 @@ int orr_config_item(const struct orr_config *config, const char *key, int index,
     const json_t *list = json_object_get(config->object, key);
 
     *value = json_string_value(json_array_get(list, (size_t)index));
-    return *value ? ORR_OK
-                  : orri_fail(ORR_EFORMAT, config->name, "'%s' is no list with a string as number %d", key, index + 1);
+    if (*value)
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EFORMAT, config->name, "%s is no list with a string as number %d", key, index + 1),
+                       "give \"%s\" a list of strings, as many as are needed", key);
 }
 
 const char *orr_config_other_key(const struct orr_config *config, const char *const *known)

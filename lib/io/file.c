@@ -3,6 +3,7 @@
 
 #include "core/core.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -293,6 +294,21 @@ static int sync_entry(const char *path, const struct stat *st, int kind, struct 
     if (fd >= 0)
         close(fd);
     return rc;
+}
+
+int orri_folder_check_new(const char *path)
+{
+    DIR *dir = opendir(path);
+    bool empty = dir != NULL;
+    struct stat st;
+
+    for (struct dirent *entry; empty && (entry = readdir(dir)) != NULL;)
+        empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+    if (dir)
+        closedir(dir);
+    if (empty || lstat(path, &st) != 0)
+        return 0;
+    return orri_remedy(orri_fail(ORR_EINVAL, path, "is there already"), "name a new directory");
 }
 
 int orri_folder_begin(struct orri_folder *folder, const char *path)

@@ -66,6 +66,9 @@ struct orri_folder {
     char *path, *temp;
 };
 
+/* Whether PATH is not there, or an empty folder, so that a new one takes nothing's place. ORR_EINVAL. */
+int orri_folder_check_new(const char *path);
+
 /* Makes an empty PATH.tmp (and the folders above it). */
 int orri_folder_begin(struct orri_folder *folder, const char *path);
 

@@ -12,8 +12,8 @@
  * A directory appears whole or not at all. It knows nothing of the layout that wrote it: a tensor is a whole parameter,
  * of which each rank writes and reads the parts that it has.
  *
- * All functions but orr_checkpoint_resolve() are collective: the main threads of all ranks call them with the same
- * directory, on a file system that they share, and what fails on one rank fails on all. */
+ * All functions but orr_checkpoint_resolve() and orr_checkpoint_convert() are collective: the main threads of all ranks call them
+ * with the same directory, on a file system that they share, and what fails on one rank fails on all. */
 #ifndef ORRERY_CHECKPOINT_H
 #define ORRERY_CHECKPOINT_H
 
@@ -32,8 +32,8 @@ char *orr_checkpoint_resolve(const char *path);
 /* Reads all parameters from directory/model.safetensors, or from the shards that
  * directory/model.safetensors.index.json names. fp32, fp16, bf16 and fp64 are taken. Names with and without the
  * leading "transformer." are known; buffers that old files hold (attn.bias, attn.masked_bias) and the stored copy of
- * a tied head are passed over. ORR_ENOENT for a missing file or tensor, ORR_EFORMAT for a wrong shape, dtype or a
- * tensor that the model does not have. The parameters are undefined after a failure. */
+ * a tied head are passed over. ORR_ENOENT for a missing file or tensor, ORR_EFORMAT for a wrong shape, dtype, a
+ * tensor that the model does not have, or a copy that is none. The parameters are undefined after a failure. */
 int orr_weights_load(struct orr_model *model, const char *directory);
 
 /* Writes them to directory/model.safetensors as ORR_F32, ORR_BF16 or ORR_F16, each from its owner, whole or not at all.
@@ -56,6 +56,23 @@ int orr_checkpoint_prepare(const char *out);
 /* Reads parameters, optimizer state and step from a checkpoint's directory. ORR_ENOENT, ORR_EFORMAT as
  * orr_weights_load(), also where the optimizer is another one. */
 int orr_checkpoint_load(const char *directory, struct orr_training *training);
+
+/* How orr_checkpoint_convert() writes: every tensor in `dtype`, or, with `keep`, in its own; and at most shard_bytes of tensors in a
+ * file, unless a single one has more; 0: all in one. */
+struct orr_conversion {
+    bool keep;
+    enum orr_dtype dtype;
+    int64_t shard_bytes;
+};
+
+/* Writes the parameters of the directory `from` into the directory `to`, which is made, beside config.json and the tokenizer's files
+ * and generation_config.json of `from`, whole or not at all: as model.safetensors, or divided with an index as transformers does it.
+ * They have the names that orr_weights_save() gives them; what orr_weights_load() passes over is left out. Where the dtype is the
+ * same, bit for bit, else rounded to the nearest, of two to the even one. One piece of a tensor at a time is in memory. `config` describes
+ * `model`, which needs no memory for its parameters; its dtype key is set. Not collective: one process alone. Errors of
+ * orr_weights_load(); ORR_EINVAL where `to` has files in it, or for a value that `dtype` cannot hold; ORR_EIO. */
+int orr_checkpoint_convert(const struct orr_model *model, const char *from, const char *to, struct orr_config *config,
+                           const struct orr_conversion *conversion);
 
 #ifdef __cplusplus
 }

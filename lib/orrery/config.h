@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <orrery/dtype.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -22,6 +24,10 @@ void orr_config_destroy(struct orr_config *config);
 /* Applies "key=value": the value is JSON (12, 0.1, true, "text"), or, where it is none, a string. Keys that the
  * configuration does not have are taken too: their readers have defaults. ORR_EINVAL for text without '=' or key. */
 int orr_config_set(struct orr_config *config, const char *assignment);
+
+/* Sets the dtype of the parameters, ORR_F32, ORR_BF16 or ORR_F16, under the key that the configuration has for it: "dtype" as of
+ * transformers 5, or "torch_dtype". ORR_EINVAL. */
+int orr_config_set_dtype(struct orr_config *config, enum orr_dtype dtype);
 
 /* The object as text, a key per line in alphabetical order. malloc'ed; NULL with ORR_ENOMEM. */
 char *orr_config_text(const struct orr_config *config);

@@ -14,11 +14,11 @@
 
 #include "core/ranks.h"
 #include "io/io.h"
-#include "io/json.h"
+#include "io/shards.h"
 #include "train/train.h"
 
 /* Parameters; and, where these are rounded, what they were rounded from. */
-static const char WEIGHTS[] = "model.safetensors", MASTERS[] = "master.safetensors";
+static const char WEIGHTS[] = ORRI_WEIGHTS, MASTERS[] = "master.safetensors";
 
 static bool is_directory(const char *path)
 {
@@ -45,96 +45,6 @@ char *orr_checkpoint_resolve(const char *path)
 
 /* ---- files of named tensors ---------------------------------------------------------------------------- */
 
-/* A model's tensors may lie in several files; where[] is parallel to file[]. */
-struct shards {
-    char *directory;
-    int count;
-    struct orr_safetensors **file;
-};
-
-static void shards_close(struct shards *s)
-{
-    for (int i = 0; i < s->count; i++)
-        orr_safetensors_destroy(s->file[i]);
-    free(s->file);
-    free(s->directory);
-}
-
-static int shards_add(struct shards *s, const char *name)
-{
-    char *path = orri_format("%s/%s", s->directory, name);
-    struct orr_safetensors **more = realloc(s->file, (size_t)(s->count + 1) * sizeof(*more));
-
-    if (!path || !more) {
-        free(path);
-        if (more)
-            s->file = more;
-        return orri_fail(ORR_ENOMEM, name, "no room for its name");
-    }
-    s->file = more;
-    for (int i = 0; i < s->count; i++) {
-        if (strcmp(orr_safetensors_path(s->file[i]), path) == 0) {
-            free(path);
-            return ORR_OK;
-        }
-    }
-    s->file[s->count] = orr_safetensors_open(path);
-    free(path);
-    if (!s->file[s->count])
-        return orr_error_code();
-    s->count++;
-    return ORR_OK;
-}
-
-static int shards_add_index(struct shards *s, const char *index)
-{
-    json_t *object, *value;
-    const char *name;
-    int status = orri_json_load(index, &object);
-
-    if (status != 0)
-        return status;
-    json_t *map = json_object_get(object, "weight_map");
-    if (!json_is_object(map))
-        status = orri_fail(ORR_EFORMAT, index, "has no object 'weight_map'");
-    json_object_foreach(map, name, value) {
-        if (status != 0)
-            break;
-        const char *shard = json_string_value(value);
-        if (!shard || strchr(shard, '/'))
-            status = orri_fail(ORR_EFORMAT, index, "weight_map of '%s' names no file beside it", name);
-        else
-            status = shards_add(s, shard);
-    }
-    if (status == 0 && s->count == 0)
-        status = orri_fail(ORR_EFORMAT, index, "weight_map names no file");
-    json_decref(object);
-    return status;
-}
-
-static int shards_open(struct shards *s, const char *directory, const char *name)
-{
-    *s = (struct shards){.directory = orri_strdup(directory)};
-    char *index = orri_format("%s/%s.index.json", directory, name);
-    struct stat st;
-    int status = s->directory && index ? ORR_OK : ORR_ENOMEM;
-
-    if (status == 0)
-        status = stat(index, &st) == 0 ? shards_add_index(s, index) : shards_add(s, name);
-    free(index);
-    if (status != 0)
-        shards_close(s);
-    return status;
-}
-
-static const struct orr_tensor_info *lookup(const struct orr_safetensors *file, const char *name)
-{
-    for (int i = 0; i < orr_safetensors_count(file); i++)
-        if (strcmp(orr_safetensors_get(file, i)->name, name) == 0)
-            return orr_safetensors_get(file, i);
-    return NULL;
-}
-
 /* The rest of a name that begins with what names of the model's files may leave out, or NULL. */
 static const char *bare_name(const struct orr_model *model, const char *name)
 {
@@ -143,21 +53,13 @@ static const char *bare_name(const struct orr_model *model, const char *name)
     return n > 0 && strncmp(name, model->rules.prefix, n) == 0 ? name + n : NULL;
 }
 
-static const struct orr_tensor_info *shards_find(const struct orr_model *model, const struct shards *s, const char *name,
-                                                 const struct orr_safetensors **file)
+static const struct orr_tensor_info *find_named(const struct orr_model *model, const struct orri_shards *s, const char *name,
+                                                const struct orr_safetensors **file)
 {
     const char *bare = bare_name(model, name);
+    const struct orr_tensor_info *tensor = orri_shards_find(s, name, file);
 
-    for (int i = 0; i < s->count; i++) {
-        const struct orr_tensor_info *tensor = lookup(s->file[i], name);
-        if (!tensor && bare)
-            tensor = lookup(s->file[i], bare);
-        if (tensor) {
-            *file = s->file[i];
-            return tensor;
-        }
-    }
-    return NULL;
+    return tensor || !bare ? tensor : orri_shards_find(s, bare, file);
 }
 
 static void describe_shape(char *text, size_t size, int ndim, const int64_t *shape)
@@ -170,13 +72,12 @@ static void describe_shape(char *text, size_t size, int ndim, const int64_t *sha
         snprintf(text + n, size - (size_t)n, "]");
 }
 
-/* Finds the tensor called `name`, which must have the view's shape. */
-static int find_view(const struct orr_model *model, const struct shards *s, const char *name, const struct orr_view *view,
-                     const struct orr_safetensors **file, const struct orr_tensor_info **tensor)
+int orri_weights_find(const struct orr_model *model, const struct orri_shards *s, const char *name, const struct orr_view *view,
+                      const struct orr_safetensors **file, const struct orr_tensor_info **tensor)
 {
-    *tensor = shards_find(model, s, name, file);
+    *tensor = find_named(model, s, name, file);
     if (!*tensor)
-        return orri_remedy(orri_fail(ORR_ENOENT, orr_safetensors_path(s->file[0]), "tensor '%s' is missing", name),
+        return orri_remedy(orri_fail(ORR_ENOENT, s->path, "tensor '%s' is missing", name),
                            "the file belongs to another model than config.json describes");
     if ((*tensor)->ndim != view->ndim ||
         memcmp((*tensor)->shape, view->shape, (size_t)view->ndim * sizeof(int64_t)) != 0) {
@@ -208,14 +109,14 @@ static int read_run(const struct orr_safetensors *file, const struct orr_tensor_
 }
 
 /* Reads the part of the tensor called `name` that is view v of a parameter, to a tile, after `offset` elements. */
-static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v, const struct shards *s,
+static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v, const struct orri_shards *s,
                      const char *name, const struct orr_tile *tile, void *data, int64_t offset)
 {
     const struct orr_view *whole = &parameter->group->view[parameter->number[v]];
     const struct orr_safetensors *file = NULL;
     const struct orr_tensor_info *tensor;
 
-    ORR_TRY(find_view(model, s, name, whole, &file, &tensor));
+    ORR_TRY(orri_weights_find(model, s, name, whole, &file, &tensor));
     for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
         struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, i);
         ORR_TRY(read_run(file, tensor, run.whole, run.count, tile, data, offset + run.part));
@@ -230,13 +131,15 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
+static const char HEAD[] = "lm_head.weight";
+
 /* What is no parameter, and the copy of a tied head. */
 static bool passed_over(const struct orr_model *model, const char *name)
 {
     for (const char *const *pattern = model->rules.ignored; pattern && *pattern; pattern++)
         if (fnmatch(*pattern, name, 0) == 0)
             return true;
-    return strcmp(name, "lm_head.weight") == 0 && orr_model_find(model, name) < 0;
+    return strcmp(name, HEAD) == 0 && orr_model_find(model, name) < 0;
 }
 
 static bool is_known(const struct orr_model *model, const char *name)
@@ -248,7 +151,27 @@ static bool is_known(const struct orr_model *model, const char *name)
     return orr_model_find(model, name) >= 0 || orr_model_find(model, full) >= 0 || passed_over(model, name);
 }
 
-static int check_leftovers(const struct orr_model *model, const struct shards *s)
+/* A copy of a tied head that is none makes another model of it, in transformers too. */
+static int check_copy(const struct orr_model *model, const struct orri_shards *s)
+{
+    const struct orr_safetensors *file, *other;
+    const struct orr_tensor_info *copy = orri_shards_find(s, HEAD, &file), *tied = NULL;
+    int v;
+
+    for (int i = 0; copy && !tied && i < model->views; i++) {
+        const struct orri_group *group = orri_model_view(model, i, &v);
+        tied = group->users > 1 ? find_named(model, s, group->name[v], &other) : NULL;
+    }
+    if (!tied || orr_model_find(model, HEAD) >= 0)
+        return ORR_OK;
+    if (copy->dtype == tied->dtype && copy->bytes == tied->bytes && memcmp(copy->data, tied->data, copy->bytes) == 0)
+        return ORR_OK;
+    return orri_remedy(orri_fail(ORR_EFORMAT, orr_safetensors_path(file), "tensor '%s' is not the same as '%s', to which config.json "
+                                 "ties it", HEAD, tied->name),
+                       "set tie_word_embeddings to false, as --set tie_word_embeddings=false does");
+}
+
+int orri_weights_check_names(const struct orr_model *model, const struct orri_shards *s)
 {
     for (int f = 0; f < s->count; f++) {
         for (int i = 0; i < orr_safetensors_count(s->file[f]); i++) {
@@ -259,7 +182,7 @@ static int check_leftovers(const struct orr_model *model, const struct shards *s
                                    "the file belongs to another model than config.json describes");
         }
     }
-    return ORR_OK;
+    return check_copy(model, s);
 }
 
 /* Names a tensor of copy `copy` of view v of a group; malloc'ed. */
@@ -277,7 +200,7 @@ struct tiles {
 };
 
 static int read_tile(const struct orr_model *model, const struct orri_parameter *parameter, const struct tiles *tiles,
-                     const struct shards *s, const struct orr_tile *tile, void *data)
+                     const struct orri_shards *s, const struct orr_tile *tile, void *data)
 {
     int status = ORR_OK;
 
@@ -292,7 +215,7 @@ static int read_tile(const struct orr_model *model, const struct orri_parameter 
 }
 
 /* Reads what this rank has of the tensors. */
-static int read_tiles(const struct orr_model *model, const struct tiles *tiles, const struct shards *s)
+static int read_tiles(const struct orr_model *model, const struct tiles *tiles, const struct orri_shards *s)
 {
     int status = ORR_OK;
 
@@ -329,17 +252,17 @@ static struct tiles values_in(enum orr_dtype dtype)
 static int weights_load(struct orr_model *model, const char *directory, const char *name)
 {
     const struct tiles values = values_in(ORR_F32);
-    struct shards shards;
-    int status = shards_open(&shards, directory, name);
+    struct orri_shards shards;
+    int status = orri_shards_open(&shards, directory, name);
 
     if (status != 0)
         return status;
-    status = check_leftovers(model, &shards);
+    status = orri_weights_check_names(model, &shards);
     if (status == 0)
         status = orr_model_allocate(model);
     if (status == 0)
         status = read_tiles(model, &values, &shards);
-    shards_close(&shards);
+    orri_shards_close(&shards);
     return status;
 }
 
@@ -737,8 +660,8 @@ int orr_checkpoint_save(const char *out, struct orr_training *t, const struct or
 
 static int optimizer_load(struct orr_training *t, const char *directory)
 {
-    struct shards shards;
-    int status = shards_open(&shards, directory, "optimizer.safetensors");
+    struct orri_shards shards;
+    int status = orri_shards_open(&shards, directory, "optimizer.safetensors");
 
     if (status != 0)
         return status;
@@ -747,7 +670,7 @@ static int optimizer_load(struct orr_training *t, const char *directory)
         struct tiles states = states_of(&replica);
         status = read_tiles(t->model, &states, &shards);
     }
-    shards_close(&shards);
+    orri_shards_close(&shards);
     return status == ORR_ENOENT ? orri_remedy(status, "resume with the --optimizer that wrote the checkpoint") : status;
 }
 
@@ -766,14 +689,14 @@ static bool has_file(const char *directory, const char *name, int *status)
 static int outer_load(struct orr_training *t, const char *directory)
 {
     struct tiles outer = {outer_name, outer_tile, t, 1, ORR_F32};
-    struct shards shards;
+    struct orri_shards shards;
     int status;
 
     if (!has_outer(t) || !has_file(directory, OUTER, &status))
         return has_outer(t) ? status : ORR_OK;
-    ORR_TRY(shards_open(&shards, directory, OUTER));
+    ORR_TRY(orri_shards_open(&shards, directory, OUTER));
     status = read_tiles(t->model, &outer, &shards);
-    shards_close(&shards);
+    orri_shards_close(&shards);
     return status;
 }
 

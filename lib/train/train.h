@@ -8,6 +8,7 @@
 #include <orrery/train.h>
 
 #include "graph/graph.h"
+#include "io/shards.h"
 #include "train/optimizer_cuda.h"
 
 enum {
@@ -105,6 +106,14 @@ static inline int64_t orri_length(void *buffer)
 {
     return (int64_t)STARPU_VECTOR_GET_NX(buffer);
 }
+
+/* checkpoint.c: parameters in files. Finds a view of the parameters, by the name of one, which must have its shape: ORR_ENOENT,
+ * ORR_EFORMAT. And whether there is no
+ * tensor that the model does not know, nor a copy of a tied one that differs: ORR_EFORMAT. */
+#define ORRI_WEIGHTS "model.safetensors"
+int orri_weights_find(const struct orr_model *model, const struct orri_shards *shards, const char *name, const struct orr_view *view,
+                      const struct orr_safetensors **file, const struct orr_tensor_info **tensor);
+int orri_weights_check_names(const struct orr_model *model, const struct orri_shards *shards);
 
 /* reduce.c: sums a parameter's gradients, in the order of the replicas, into sum[], and their squares; or what replicas have
  * for themselves, parameters or optimizer state: returns the tile, on every rank, or NULL. */

@@ -198,8 +198,8 @@ broken_config 's/"n_embd": *32/"n_embd": -32/'
 refused '^orrery: broken/config.json: n_embd' '' $use
 broken_config 's/"model_type": *"gpt2"/"model_type": "mamba"/'
 refused "^orrery: broken/config.json: model_type 'mamba'" 'gpt2' $use
-broken_config 's/"activation_function": *"gelu_new"/"activation_function": "swish"/'
-refused "^orrery: broken/config.json: activation_function 'swish'" 'gelu_new' $use
+broken_config 's/"activation_function": *"gelu_new"/"activation_function": "quick_gelu"/'
+refused "^orrery: broken/config.json: activation_function 'quick_gelu'" 'gelu_new' $use
 broken_config 's/"n_embd": *32/"n_embd": 64/'
 refused '^orrery: broken/model.safetensors: ' '' $use
 : > empty.json
@@ -241,6 +241,79 @@ rm broken/model.safetensors
 refused '^orrery: broken: has no parameters' '--model' $use
 refused '^orrery: tiny-gpt2: has no parameters to generate with' '--model' generate $tiny
 refused '^orrery: tiny-gpt2: has no parameters to evaluate' '--model' eval $tiny --data text
+
+# --- other families ----------------------------------------------------------------------------------------------
+# family NAME SCRIPT PATTERN REMEDY: the golden model, with a config.json changed by sed.
+family()
+{
+    rm -rf broken
+    cp -r "$src/tests/golden/$1" broken
+    sed -e "$2" "$src/tests/golden/$1/config.json" > broken/config.json
+    if cmp -s broken/config.json "$src/tests/golden/$1/config.json"; then
+        fail "nothing was changed by $2"
+    fi
+    refused "^orrery: broken/$3" "$4" logits --model broken --ids 1 --out ids.safetensors
+}
+config()
+{
+    family "$1" "$2" "config.json: $3" "$4"
+}
+config llama 's/"llama"/"qwen3"/' "model_type 'qwen3' is not known to this version" 'gpt2, llama, mistral and qwen2'
+config llama '/"model_type"/d' 'model_type is missing' '"model_type" a string'
+config llama 's/"llama"/null/' 'model_type is null' '"model_type" a string'
+config llama 's/"llama3"/"yarn"/' "rope_parameters: rope_type 'yarn' is not supported" 'default, linear, dynamic and llama3'
+config llama 's/"rope_parameters"/"rope_scaling"/; s/"llama3"/"longrope"/' \
+    "rope_scaling: rope_type 'longrope' is not supported" 'llama3'
+config llama 's/"rope_type": "llama3"/"type": "su"/' "rope_parameters: type 'su' is not supported" 'llama3'
+config llama 's/"rope_parameters": {/&"attention_factor": 1.0,/' \
+    'rope_parameters: attention_factor is not known' 'rope_type, rope_theta'
+config llama 's/"rope_parameters": {/"rope_scaling": {"rope_type": "yarn"},&/' "rope_scaling: rope_type 'yarn'" ''
+config llama 's/"rope_parameters": {/"rope_parameters": 7, "unused": {/' 'rope_parameters is no object' '{...}'
+config llama 's/"factor": 4.0/"factor": 0.5/' 'rope_parameters: factor is 0.5, not a number between 1' ''
+config llama '/"low_freq_factor"/d' 'rope_parameters: low_freq_factor is missing' '"low_freq_factor" a number'
+config llama 's/"low_freq_factor": 1.0/"low_freq_factor": 4/' \
+    'rope_parameters: low_freq_factor 4 is not below high_freq_factor 4' '1 and 4'
+config llama 's/"rope_theta": 50.0/"rope_theta": 1/' 'rope_theta 1 is not above 1' '10000'
+config llama 's/"rope_theta": 50.0/"rope_theta": "high"/' 'rope_parameters: rope_theta is a string' 'a number'
+config llama 's/"num_attention_heads": 4/"partial_rotary_factor": 0.5,&/' 'partial_rotary_factor 0.5 is not supported' 'set it to 1'
+config llama 's/"num_attention_heads": 4/"quantization_config": {"bits": 4},&/' \
+    'quantization_config is not supported' 'fp32, bf16 or fp16'
+config gpt2-small 's/"n_head": 3/"quantization_config": {"bits": 4},&/' 'quantization_config is not supported' 'fp32, bf16 or fp16'
+config llama 's/"num_attention_heads": 4/"num_attention_heads": 3/' \
+    'num_key_value_heads 2 does not divide num_attention_heads 3' 'divisors'
+config llama '/"head_dim"/d; s/"num_attention_heads": 4/"num_attention_heads": 10/' \
+    'num_attention_heads 10 does not divide hidden_size 24' \
+    'set head_dim'
+config llama 's/"head_dim": 6/"head_dim": 7/' 'heads of 7 are not supported' 'even and at most 256'
+config llama 's/"head_dim": 6/"head_dim": 258/' 'heads of 258 are not supported' 'even and at most 256'
+config llama 's/"silu"/"relu2"/' "hidden_act 'relu2' is not supported" 'gelu_new, gelu, relu or silu'
+config llama 's/"attention_bias": false/"attention_bias": "no"/' 'attention_bias is a string' 'true or false'
+config llama 's/"num_hidden_layers": 2/"num_hidden_layers": 1025/' 'num_hidden_layers 1025 is more than 1024' ''
+config qwen2 's/"full_attention"/"linear_attention"/' "layer_types: 'linear_attention' of layer 0 is not supported" 'sliding_attention'
+config qwen2 's/"full_attention",//' 'layer_types is no list with a string as number 2' 'a list of strings'
+config qwen2 's/"full_attention",/3,/' 'layer_types is no list with a string as number 1' 'a list of strings'
+config qwen2 's/"sliding_window": 5/"sliding_window": null/' \
+    'layer_types: layer 1 has a window, but there is none' 'set sliding_window'
+config qwen2 's/"sliding_window": 5/"sliding_window": 0/' 'sliding_window is 0' ''
+config qwen2 's/"use_sliding_window": true/"use_sliding_window": false/' 'layer_types: layer 1 has a window' 'use_sliding_window'
+config qwen2 's/"max_window_layers": 1/"max_window_layers": -1/' 'max_window_layers is -1' ''
+config mistral 's/"sliding_window": 6/"sliding_window": "wide"/' 'sliding_window is a string' 'an integer'
+another='another model'
+family llama 's/"num_hidden_layers": 2/"num_hidden_layers": 3/' \
+    "model.safetensors: tensor 'model.layers.2.input_layernorm.weight' is missing" "$another"
+family llama 's/"num_hidden_layers": 2/"num_hidden_layers": 1/' \
+    "model.safetensors: tensor 'model.layers.1.*' is none of this" "$another"
+family llama 's/"vocab_size": 97/"vocab_size": 98/' \
+    "model.safetensors: tensor 'model.embed_tokens.weight' has shape \\[97,24\\], not \\[98,24\\]" "$another"
+family llama 's/"attention_bias": false/"attention_bias": true/' \
+    "model.safetensors: tensor 'model.layers.0.self_attn.[a-z_]*.bias' is missing" "$another"
+family llama 's/"llama"/"qwen2"/' "model.safetensors: tensor 'model.layers.0.self_attn.[a-z_]*.bias' is missing" "$another"
+family llama-biased 's/"llama"/"mistral"/' "model.safetensors: tensor '.*.bias' is none of this model's" "$another"
+family llama-biased 's/"tie_word_embeddings": true/"tie_word_embeddings": false/' \
+    "model.safetensors: tensor 'lm_head.weight' is missing" "$another"
+family llama 's/"tie_word_embeddings": false/"tie_word_embeddings": true/' \
+    "model.safetensors: tensor 'lm_head.weight' is not the same as 'model.embed_tokens.weight'" '--set tie_word_embeddings=false'
+works logits --model broken --set tie_word_embeddings=false --ids 1 --out untied.safetensors
 
 # --- ids -------------------------------------------------------------------------------------------------------
 refused '^orrery: --ids: sequence 1, position 2: token id 256 is outside the vocabulary of 256' '' \

@@ -26,7 +26,7 @@ check "help tells what the environment sets" grep -q "ORRERY_DP" out
 refused "^orrery: nothing: is no command" "--help" help nothing
 refused "--val-fraction: is no option" "" eval --val-fraction 0.5
 works --help
-for command in train eval generate logits grads tokenize bench trace info; do
+for command in train eval generate logits grads tokenize convert bench trace info; do
     check "help lists $command" grep -q "^  $command " "$work/out"
 done
 for command in train eval generate logits grads tokenize bench trace info; do

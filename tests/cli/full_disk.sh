@@ -54,6 +54,11 @@ for command in logits grads; do
     said 1 '^orrery: numbers.safetensors: ' 'ulimit -f'
     same "files left by $command" "$(find . -name 'numbers*')" ''
 done
+with_limit 20 convert --model run --out other
+said 1 '^orrery: other.tmp/model.safetensors: ' 'ulimit -f'
+same 'files left by convert' "$(find . -name 'other*')" ''
+with_limit 50 convert --model run --out other --shard-size 40KiB
+same 'exit status with smaller files' "$status" 0
 works $train --resume run --steps 4
 
 # --- a small disk ----------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ for page in "$top"/README.md "$top"/docs/*.md; do
 done
 
 # Every option of every command is in the manual page and in docs/tools.md.
-for command in train eval generate logits grads tokenize bench trace info selftest; do
+for command in train eval generate logits grads tokenize convert bench trace info selftest; do
     ./orrery $command --help | grep -o -e '^ *--[a-z0-9-]*' -e '^ *-?, --[a-z0-9-]*' | grep -o -e '--[a-z0-9-]*' |
         sort -u >"$folder/options"
     while read -r option; do
