@@ -256,7 +256,7 @@ static int check_variant(const struct orr_config *config)
 {
     const char *positions = "absolute";
 
-    ORR_TRY(orri_key_refuse(config, "quantization_config"));
+    ORR_TRY(orri_key_not_quantized(config));
     ORR_TRY(orri_key_needs(config, "is_decoder", false));
     ORR_TRY(orri_key_needs(config, "add_cross_attention", false));
     if (orr_config_has(config, "position_embedding_type"))

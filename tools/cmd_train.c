@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "tools/supervise.h"
+#include "tools/tasks.h"
 #include "tools/tools.h"
 
 static int64_t steps, batch = 16, micro_batch, seq, warmup = 100, save_every, keep = 3, eval_every, eval_samples = 512;
@@ -92,8 +93,11 @@ static void on_signal(int number)
     stop = 1;
 }
 
+static enum orr_task task;
+
 static int change(struct orr_config *config)
 {
+    ORR_TRY(choose_task(config, &task));
     return options_given(table, "dropout") ? orr_family_set_dropout(config, dropout) : ORR_OK;
 }
 
@@ -145,16 +149,26 @@ static int read_training(const struct opened *o, struct orr_training_options *t)
     return check_shape(o, t->micro_batch, t->seq);
 }
 
-static int count_steps(const struct orr_trainer *t, int64_t *count)
+static int count_steps(const struct orr_trainer *t, struct task_data *data, int64_t *count)
 {
     struct orr_sampler sampler;
+    int64_t rows;
 
     if (steps > 0 && epochs > 0)
         return command_fail(ORR_EINVAL, "--epochs: cannot be given together with --steps");
     if (steps == 0 && epochs == 0)
         return command_remedy(command_fail(ORR_EINVAL, "--steps: is missing"), "say how long to train, as in --steps 1000");
+    if (steps > 0) {
+        *count = steps;
+        return ORR_OK;
+    }
+    if (t->rows) {
+        ORR_TRY(count_rows(data, epochs, &rows));
+        *count = (rows + t->options.batch - 1) / t->options.batch;
+        return ORR_OK;
+    }
     ORR_TRY(orr_sampler_init(&sampler, t->corpus, t->train, t->options.seq, 0));
-    *count = steps > 0 ? steps : (int64_t)ceil(epochs * (double)sampler.windows / (double)t->options.batch);
+    *count = (int64_t)ceil(epochs * (double)sampler.windows / (double)t->options.batch);
     return ORR_OK;
 }
 
@@ -178,6 +192,17 @@ static int open_corpora(const struct opened *o, struct orr_trainer *t, struct or
     } else if (t->validation.last - t->validation.first >= 2) {
         t->validation_corpus = *corpus;
     }
+    return ORR_OK;
+}
+
+static int open_rows(const struct opened *o, struct orr_trainer *t, struct task_data *data)
+{
+    ORR_TRY(open_task(o, t->options.seq, data));
+    t->rows = &data->rows;
+    t->validation_rows = data->validation_count > 0 ? &data->validation_rows : NULL;
+    t->validation_count = data->validation_count;
+    t->fingerprint = data->fingerprint;
+    t->train = (struct orr_range){0, data->tokens};
     return ORR_OK;
 }
 
@@ -249,7 +274,7 @@ static int train(struct opened *o, struct orr_trainer *t, struct orr_trainer_res
              orr_memory_describe(&need, text, sizeof(text)), out ? "" : "\nwithout --out nothing is saved");
     t->headline = headline;
     if (!t->resume)
-        ORR_TRY(fill_model(o));
+        ORR_TRY(has_rows(task) ? fill_model_for_task(o) : fill_model(o));
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
@@ -333,6 +358,7 @@ int cmd_train(int argc, char **argv)
     struct orr_trainer_result result;
     struct orr_corpus *corpus = NULL, *validation = NULL;
     struct arguments arguments = {0};
+    struct task_data data = {0};
     char **held = NULL, *directory = NULL;
     int status = parse(argc, argv, &held, &directory);
 
@@ -342,9 +368,9 @@ int cmd_train(int argc, char **argv)
     if (status == 0)
         status = read_training(&o, &t.options);
     if (status == 0)
-        status = open_corpora(&o, &t, &corpus, &validation);
+        status = has_rows(task) ? open_rows(&o, &t, &data) : open_corpora(&o, &t, &corpus, &validation);
     if (status == 0)
-        status = count_steps(&t, &t.options.schedule.steps);
+        status = count_steps(&t, &data, &t.options.schedule.steps);
     if (status == 0)
         status = check_out();
     if (status == 0)
@@ -376,6 +402,7 @@ int cmd_train(int argc, char **argv)
     arguments_free(&arguments);
     orr_corpus_destroy(validation);
     orr_corpus_destroy(corpus);
+    close_task(&data);
     close_model(&o);
     free(held);
     free(directory);

@@ -11,7 +11,7 @@
 #include "tools/tools.h"
 
 struct model_options model_options;
-struct data_options data_options = {.validation_fraction = 0.01};
+struct data_options data_options = {.validation_fraction = 0.01, .mask_probability = 0.15};
 struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .watchdog = 120, .heartbeat = 6,
                                         .dtype = "fp32", .device = "auto", .pin = "home", .update = "device",
                                         .master_weights = "fp32", .attention = "auto", .cpu_group = "core"};
@@ -27,9 +27,12 @@ struct setting model_table[] = {
 };
 
 struct setting data_table[] = {
-    SETTING("data", "PATH", "text, a directory or pattern of text files, or a .bin file of tokens; repeatable", OPTION_LIST,
+    SETTING("data", "PATH", "text, a directory or pattern of text files, a .bin file of tokens, or data with labels: .tsv, .conll; repeatable", OPTION_LIST,
      &data_options.data, 0, 0, false),
-    SETTING("task", "TASK", "lm (language modelling), the only one in this version", OPTION_TEXT, &data_options.task, 0, 0,
+    SETTING("task", "TASK", "lm, mlm (masked tokens), classify or tag, where neither the data nor the model tells", OPTION_TEXT,
+     &data_options.task, 0, 0, false),
+    SETTING("truncate", NULL, "cut sequences with labels that are longer than --seq", OPTION_FLAG, &data_options.truncate, 0, 0, false),
+    SETTING("mask-probability", "P", "with mlm, of a token to be chosen (0.15)", OPTION_REAL, &data_options.mask_probability, 1e-6, 1,
      false),
     {0},
 };
@@ -230,9 +233,6 @@ static int check_layout(struct opened *o)
     const struct layout_options *l = &layout_options;
 
     ORR_TRY(read_dtype("dtype", l->dtype, &o->dtype));
-    if (data_options.task && strcmp(data_options.task, "lm") != 0)
-        return command_remedy(command_fail(ORR_EINVAL, "--task: '%s' is not known to this version", data_options.task),
-                              "use lm");
     if (l->slots)
         ORR_TRY(orr_slot_policy_parse(l->slots, &o->slots));
     return ORR_OK;
@@ -428,6 +428,13 @@ int fill_model(struct opened *o)
 {
     return orr_ranks_settle(o->weights ? orr_weights_load(o->model, o->directory)
                                        : orr_model_randomize(o->model, (uint64_t)layout_options.seed));
+}
+
+int fill_model_for_task(struct opened *o)
+{
+    if (!o->weights)
+        return fill_model(o);
+    return orr_ranks_settle(orr_weights_load_base(o->model, o->directory, (uint64_t)layout_options.seed));
 }
 
 int describe_trace(const struct opened *o, int microbatches, int64_t steps)

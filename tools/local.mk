@@ -28,6 +28,8 @@ orrery_SOURCES = \
 	tools/selftest_training.c \
 	tools/supervise.c \
 	tools/supervise.h \
+	tools/tasks.c \
+	tools/tasks.h \
 	tools/tools.h
 orrery_LDADD = liborrery.la $(JANSSON_LIBS) -lm
 if HAVE_CUDA

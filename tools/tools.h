@@ -27,8 +27,9 @@ struct model_options {
 
 struct data_options {
     struct list data, validation;
-    double validation_fraction;
+    double validation_fraction, mask_probability;
     const char *task;
+    bool truncate;
 };
 
 struct layout_options {
@@ -105,8 +106,10 @@ int check_generation(const struct opened *o, const struct generation_shape *shap
 /* The value of --kv-cache: whether there is one; NULL: where sequences are not cut into chunks. ORR_EINVAL. */
 int read_kv_cache(const struct opened *o, const char *value, bool *cache);
 
-/* Allocates it: with the directory's parameters, or random ones from --seed. */
+/* Allocates it: with the directory's parameters, or random ones from --seed; and the same where the head may be another than the
+ * directory's. */
 int fill_model(struct opened *o);
+int fill_model_for_task(struct opened *o);
 void close_model(struct opened *o);
 
 /* With --trace: leaves beside the traces what ran. */

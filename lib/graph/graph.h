@@ -88,6 +88,7 @@ struct orr_model {
     struct orr_mesh mesh;
     enum orr_dtype dtype;                       /* of values and of what blocks read of parameters       */
     struct orr_file_rules rules;
+    bool other_head;                            /* what is loaded is of a model with another head        */
     int rank;                                   /* this process'                                         */
     int stages, chunks;
     int replicas_here, *replica_here;           /* replicas that have a coordinate on this rank, ascending */

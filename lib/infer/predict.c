@@ -16,6 +16,7 @@ struct replica {
     int rows;                   /* that are asked for of it                                                      */
     int32_t *row, *to;          /* [rows] which, and number to[r] of all that are asked for                      */
     const int32_t *tokens;      /* of a whole sequence                                                           */
+    const int32_t *places, *types;      /* of several in a row, or NULL                                          */
     int length;
     int32_t *sequence, *first, *added, *last;   /* [batch] see struct orr_past; each one's last token        */
     struct orri_cache cache;
@@ -152,7 +153,9 @@ static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t 
     (void)first, (void)count;
     for (int t = 0; t < seq; t++) {
         tokens[t] = t < replica->length ? replica->tokens[t] : 0;
-        places[t] = t < replica->length ? t : t - replica->length;      /* padding is a sequence of its own */
+        /* Padding is a sequence of its own. */
+        places[t] = t >= replica->length ? t - replica->length : replica->places ? replica->places[t] : t;
+        field[ORR_FIELD_TYPES][t] = t < replica->length && replica->types ? replica->types[t] : 0;
         labels[t] = ORR_IGNORE;
     }
 }
@@ -248,12 +251,28 @@ static void set_whole(struct replica *replica, const int32_t *tokens, int count,
     replica->source = (struct orr_source){read_tokens, replica};
     replica->cached = cached;
     replica->tokens = tokens;
+    replica->places = replica->types = NULL;
     replica->length = count;
     replica->rows = rows;
     for (int r = 0; r < rows; r++) {
         replica->row[r] = count - rows + r;
         replica->to[r] = to - rows + 1 + r;
     }
+}
+
+int orr_predict_row(struct orr_predictor *p, const int32_t *tokens, const int32_t *places, const int32_t *types, int seq,
+                    const int32_t *at, int rows, float *logits)
+{
+    ORR_TRY(check_sequence(p, tokens, seq));
+    if (rows < 1 || rows > seq)
+        return orri_fail(ORR_EINVAL, "predict", "%d rows of %d tokens", rows, seq);
+    ORR_TRY(make_room(p, seq, rows));
+    begin_round(p);
+    set_whole(&p->replica[0], tokens, seq, rows, rows - 1, false);
+    p->replica[0].places = places;
+    p->replica[0].types = types;
+    memcpy(p->replica[0].row, at, (size_t)rows * sizeof(*at));
+    return run(p, p->slots, logits, NULL);
 }
 
 int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int rows, float *logits, float *hidden)

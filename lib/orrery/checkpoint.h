@@ -36,6 +36,10 @@ char *orr_checkpoint_resolve(const char *path);
  * tensor that the model does not have, or a copy that is none. The parameters are undefined after a failure. */
 int orr_weights_load(struct orr_model *model, const char *directory);
 
+/* The same where the directory's model may have another head than this one, or none: what is not there of this one's, or has another
+ * shape, is drawn at random as by orr_model_randomize(), and what there is of another is passed over (struct orr_file_rules). */
+int orr_weights_load_base(struct orr_model *model, const char *directory, uint64_t seed);
+
 /* Writes them to directory/model.safetensors as ORR_F32, ORR_BF16 or ORR_F16, each from its owner, whole or not at all.
  * ORR_EIO; ORR_EINVAL for another dtype and for a frozen model. */
 int orr_weights_save(struct orr_model *model, const char *directory, enum orr_dtype dtype);

@@ -32,6 +32,11 @@ int orr_predictor_positions(const struct orr_predictor *predictor);
 int orr_predict(struct orr_predictor *predictor, const int32_t *tokens, int count, int rows, float *logits,
                 float *hidden);
 
+/* A row of several sequences (struct orr_row_arrays) of `seq` tokens, with their places, and types, which may be NULL; and for the
+ * positions at[0..rows-1] logits[rows][outputs]. Waits. Errors as orr_predict(). */
+int orr_predict_row(struct orr_predictor *predictor, const int32_t *tokens, const int32_t *places, const int32_t *types, int seq,
+                    const int32_t *at, int rows, float *logits);
+
 /* From here on up to `sequences` of them are continued (0: none, as at first), none of which has been seen: what attention needs of
  * their positions is kept, in pages that are made as they grow (struct orr_past), so that a further token costs one position's
  * work. The replicas share them out, each `together` that follow each other to one. ORR_EINVAL for a model whose sequences are cut

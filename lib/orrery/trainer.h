@@ -7,6 +7,7 @@
 
 #include <orrery/checkpoint.h>
 #include <orrery/data.h>
+#include <orrery/rows.h>
 #include <orrery/train.h>
 
 #ifdef __cplusplus
@@ -24,6 +25,10 @@ struct orr_trainer {
     struct orr_range train;                     /* tokens that are trained on                           */
     const struct orr_corpus *validation_corpus; /* NULL: no evaluation                                  */
     struct orr_range validation;
+    const struct orr_row_source *rows;          /* NULL: the corpus; else what is trained on, instead of it    */
+    const struct orr_row_source *validation_rows;       /* NULL: no evaluation                          */
+    int64_t validation_count;                   /* rows of it                                           */
+    uint64_t fingerprint;                       /* of the rows, for resuming                            */
     int64_t eval_every, eval_samples;           /* steps (0: at the end only); samples at most (0: all)   */
     const char *out;                            /* NULL: no checkpoints                                 */
     int64_t save_every;                         /* steps (0: at the end only)                            */
@@ -60,6 +65,13 @@ char **orr_trainer_arguments(const char *directory, int *count);
 
 /* The samples of a sampler, as a training step reads them. The sampler is borrowed as long as the source is used. */
 struct orr_source orr_sampler_source(struct orr_sampler *sampler);
+
+/* Rows, as a training step reads them. Borrowed as long as the source is used. */
+struct orr_source orr_rows_source(const struct orr_row_source *rows);
+
+/* Collective. The loss over the labels of rows 0 .. count - 1. */
+int orr_evaluate_rows(struct orr_model *model, const struct orr_row_source *rows, int64_t count, int micro_batch,
+                      struct orr_result *result);
 
 /* Collective. The mean loss over the samples of a range, at most `samples` of them spread evenly (0: all). */
 int orr_evaluate(struct orr_model *model, const struct orr_corpus *corpus, struct orr_range range, int seq,

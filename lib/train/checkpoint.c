@@ -108,6 +108,23 @@ static int read_run(const struct orr_safetensors *file, const struct orr_tensor_
     return ORR_OK;
 }
 
+/* A tensor of the head, where that may be another one. */
+static bool may_differ(const struct orr_model *model, const char *name)
+{
+    for (const char *const *pattern = model->rules.heads; model->other_head && pattern && *pattern; pattern++)
+        if (fnmatch(*pattern, name, 0) == 0)
+            return true;
+    return false;
+}
+
+static bool is_there(const struct orr_model *model, const struct orri_shards *s, const char *name, const struct orr_view *view)
+{
+    const struct orr_safetensors *file;
+    const struct orr_tensor_info *tensor = find_named(model, s, name, &file);
+
+    return tensor && tensor->ndim == view->ndim && memcmp(tensor->shape, view->shape, (size_t)view->ndim * sizeof(int64_t)) == 0;
+}
+
 /* Reads the part of the tensor called `name` that is view v of a parameter, to a tile, after `offset` elements. */
 static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v, const struct orri_shards *s,
                      const char *name, const struct orr_tile *tile, void *data, int64_t offset)
@@ -116,6 +133,8 @@ static int read_view(const struct orr_model *model, const struct orri_parameter 
     const struct orr_safetensors *file = NULL;
     const struct orr_tensor_info *tensor;
 
+    if (may_differ(model, name) && !is_there(model, s, name, whole))
+        return ORR_OK;
     ORR_TRY(orri_weights_find(model, s, name, whole, &file, &tensor));
     for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
         struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, i);
@@ -139,7 +158,7 @@ static bool passed_over(const struct orr_model *model, const char *name)
     for (const char *const *pattern = model->rules.ignored; pattern && *pattern; pattern++)
         if (fnmatch(*pattern, name, 0) == 0)
             return true;
-    return strcmp(name, HEAD) == 0 && orr_model_find(model, name) < 0;
+    return (strcmp(name, HEAD) == 0 && orr_model_find(model, name) < 0) || may_differ(model, name);
 }
 
 static bool is_known(const struct orr_model *model, const char *name)
@@ -263,6 +282,15 @@ static int weights_load(struct orr_model *model, const char *directory, const ch
     if (status == 0)
         status = read_tiles(model, &values, &shards);
     orri_shards_close(&shards);
+    return status;
+}
+
+int orr_weights_load_base(struct orr_model *model, const char *directory, uint64_t seed)
+{
+    ORR_TRY(orr_model_randomize(model, seed));
+    model->other_head = true;
+    int status = orr_weights_load(model, directory);
+    model->other_head = false;
     return status;
 }
 

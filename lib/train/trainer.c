@@ -29,6 +29,27 @@ struct orr_source orr_sampler_source(struct orr_sampler *sampler)
     return (struct orr_source){read_samples, sampler};
 }
 
+static void read_rows(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
+{
+    const struct orr_row_source *rows = self;
+    const struct orr_row_arrays arrays = {
+        .tokens = field[ORR_FIELD_TOKENS],
+        .labels = field[ORR_FIELD_LABELS],
+        .places = field[ORR_FIELD_PLACES],
+        .types = field[ORR_FIELD_TYPES],
+        .source = rows->has_source ? field[ORR_FIELD_SOURCE] : NULL,
+        .source_places = rows->has_source ? field[ORR_FIELD_SOURCE_PLACES] : NULL,
+    };
+
+    (void)seq;
+    rows->read(rows->self, (int64_t)first, count, &arrays);
+}
+
+struct orr_source orr_rows_source(const struct orr_row_source *rows)
+{
+    return (struct orr_source){read_rows, (void *)rows};
+}
+
 /* `count` of a sequential sampler's windows, spread evenly; behind them nothing counts. */
 struct spread {
     struct orr_sampler sampler;
@@ -76,6 +97,19 @@ int orr_evaluate(struct orr_model *model, const struct orr_corpus *corpus, struc
     return status;
 }
 
+int orr_evaluate_rows(struct orr_model *model, const struct orr_row_source *rows, int64_t count, int micro_batch,
+                      struct orr_result *result)
+{
+    struct orr_evaluation *evaluation = orr_evaluation_create(model, micro_batch, rows->seq);
+    struct orr_source source = orr_rows_source(rows);
+    int status = orri_model_settle(model, evaluation ? ORR_OK : orr_error_code());
+
+    if (status == 0)
+        status = orr_evaluation_run(evaluation, &source, count, result);
+    orr_evaluation_destroy(evaluation);
+    return status;
+}
+
 /* ---- trainer.json --------------------------------------------------------------------------------------------- */
 
 enum { FORMAT = 1 };
@@ -105,7 +139,7 @@ static int describe(const struct orr_trainer *t, struct orr_config *state)
         status = orr_config_set(state, line);
     }
     if (status == 0) {
-        snprintf(line, sizeof(line), "corpus=\"%016llx\"", (unsigned long long)orr_corpus_fingerprint(t->corpus));
+        snprintf(line, sizeof(line), "corpus=\"%016llx\"", (unsigned long long)(t->rows ? t->fingerprint : orr_corpus_fingerprint(t->corpus)));
         status = orr_config_set(state, line);
     }
     if (status == 0) {
@@ -254,7 +288,8 @@ static int prepare(struct run *r)
 {
     const struct orr_trainer *t = &r->t;
 
-    ORR_TRY(orr_sampler_init(&r->sampler, t->corpus, t->train, t->options.seq, t->options.seed));
+    if (!t->rows)
+        ORR_TRY(orr_sampler_init(&r->sampler, t->corpus, t->train, t->options.seq, t->options.seed));
     r->state = orr_config_create("trainer.json");
     if (!r->state)
         return ORR_ENOMEM;
@@ -399,8 +434,11 @@ static int evaluate(struct run *r)
 
     ORR_TRY(take_reports(r, 0));
     ORR_TRY(meet(r, t->options.staleness > 0 ? orr_training_synchronise(r->training) : ORR_OK));
-    ORR_TRY(orr_evaluate(t->model, t->validation_corpus, t->validation, t->options.seq, t->options.micro_batch,
-                         t->eval_samples, &result));
+    if (t->rows)
+        ORR_TRY(orr_evaluate_rows(t->model, t->validation_rows, t->validation_count, t->options.micro_batch, &result));
+    else
+        ORR_TRY(orr_evaluate(t->model, t->validation_corpus, t->validation, t->options.seq, t->options.micro_batch,
+                             t->eval_samples, &result));
     r->evaluated = orr_training_steps(r->training);
     r->skip_timing = r->evaluated + 1;
     r->result->validation_loss = result.loss / (double)result.labels;
@@ -428,6 +466,11 @@ static int save(struct run *r)
     return ORR_OK;
 }
 
+static bool evaluates(const struct orr_trainer *t)
+{
+    return t->rows ? t->validation_rows != NULL : t->validation_corpus != NULL;
+}
+
 static bool due(int64_t step, int64_t every)
 {
     return every > 0 && step % every == 0;
@@ -437,7 +480,7 @@ static bool due(int64_t step, int64_t every)
 static int steps(struct run *r)
 {
     const struct orr_trainer *t = &r->t;
-    struct orr_source source = orr_sampler_source(&r->sampler);
+    struct orr_source source = t->rows ? orr_rows_source(t->rows) : orr_sampler_source(&r->sampler);
 
     while (orr_training_steps(r->training) < t->options.schedule.steps) {
         ORR_TRY(take_reports(r, r->training->in_flight - 1));
@@ -451,7 +494,7 @@ static int steps(struct run *r)
         if (recorded != 0)
             cannot_tell(r, recorded);
         int64_t step = orr_training_steps(r->training);
-        if (t->validation_corpus && due(step, t->eval_every))
+        if (evaluates(t) && due(step, t->eval_every))
             ORR_TRY(evaluate(r));
         /* The last checkpoint comes after the last evaluation, or a kill between them would leave that out for ever. */
         if (t->out && due(step, t->save_every) && step < t->options.schedule.steps)
@@ -466,7 +509,7 @@ static int finish(struct run *r)
     const struct orr_trainer *t = &r->t;
     bool stopped = orr_training_steps(r->training) < t->options.schedule.steps;
 
-    if (t->validation_corpus && !stopped && r->evaluated != orr_training_steps(r->training))
+    if (evaluates(t) && !stopped && r->evaluated != orr_training_steps(r->training))
         ORR_TRY(evaluate(r));
     if (t->out && r->saved != orr_training_steps(r->training))
         ORR_TRY(save(r));

@@ -258,7 +258,7 @@ config()
 {
     family "$1" "$2" "config.json: $3" "$4"
 }
-config llama 's/"llama"/"qwen3"/' "model_type 'qwen3' is not known to this version" 'gpt2, llama, mistral and qwen2'
+config llama 's/"llama"/"qwen3"/' "model_type 'qwen3' is not known to this version" 'gpt2, llama, mistral, qwen2, bert'
 config llama '/"model_type"/d' 'model_type is missing' '"model_type" a string'
 config llama 's/"llama"/null/' 'model_type is null' '"model_type" a string'
 config llama 's/"llama3"/"yarn"/' "rope_parameters: rope_type 'yarn' is not supported" 'default, linear, dynamic and llama3'
