@@ -7,6 +7,10 @@ EXTRA_DIST += \
 	tests/golden/gpt2-untied/golden.safetensors \
 	tests/golden/gpt2-untied/input.json \
 	tests/golden/gpt2-untied/model.safetensors \
+	tests/golden/gpt2-classify/config.json \
+	tests/golden/gpt2-classify/golden.safetensors \
+	tests/golden/gpt2-classify/input.json \
+	tests/golden/gpt2-classify/model.safetensors \
 	tests/golden/llama-classify/config.json \
 	tests/golden/llama-classify/golden.safetensors \
 	tests/golden/llama-classify/input.json \
@@ -301,6 +305,7 @@ cli_tests = \
 	tests/cli/precision.sh \
 	tests/cli/restart.sh \
 	tests/cli/resume.sh \
+	tests/cli/tasks.sh \
 	tests/cli/selftest.sh \
 	tests/cli/trace.sh
 TESTS += $(cli_tests)

@@ -609,14 +609,6 @@ static void fuzz_lines(const char *name, const struct sample *good, int kinds, u
     lines = false;
 }
 
-static struct sample with_text(const char *text)
-{
-    struct sample s = {.size = strlen(text)};
-
-    memcpy(s.bytes, text, s.size);
-    return s;
-}
-
 START_TEST(labelled_lines)
 {
     const struct sample good[] = {

@@ -11,7 +11,7 @@
 #define TOLERANCE 1e-5
 #define LOSS_TOLERANCE 1e-4
 
-static const char *const models[] = {"llama", "llama-biased", "llama-classify", "mistral", "qwen2", "bert", "bert-classify", "roberta-tag",
+static const char *const models[] = {"gpt2-classify", "llama", "llama-biased", "llama-classify", "mistral", "qwen2", "bert", "bert-classify", "roberta-tag",
                                      "distilbert"};
 enum { MODELS = (int)(sizeof(models) / sizeof(models[0])) };
 

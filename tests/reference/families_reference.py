@@ -49,6 +49,9 @@ MODELS = {
         **dict(DECODER, max_position_embeddings=16), tie_word_embeddings=True, use_sliding_window=True, sliding_window=5,
         max_window_layers=1, rope_parameters=dict(rope_type="dynamic", rope_theta=100.0, factor=2.0)),
     "llama-classify": lambda: transformers.LlamaConfig(**DECODER, architectures=["Llama" + SEQUENCE], num_labels=3, pad_token_id=0),
+    "gpt2-classify": lambda: transformers.GPT2Config(vocab_size=97, n_embd=24, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0,
+                                                     embd_pdrop=0.0, attn_pdrop=0.0, architectures=["GPT2" + SEQUENCE],
+                                                     num_labels=3, pad_token_id=0),
     "bert": lambda: transformers.BertConfig(**ENCODER, architectures=["Bert" + MASKED]),
     "bert-classify": lambda: transformers.BertConfig(**ENCODER, architectures=["Bert" + SEQUENCE], num_labels=4),
     "roberta-tag": lambda: transformers.RobertaConfig(**dict(ENCODER, pad_token_id=1, type_vocab_size=1),
@@ -166,7 +169,7 @@ def write(directory, name):
     shutil.rmtree(directory, ignore_errors=True)
     model.save_pretrained(directory)
     (directory / "generation_config.json").unlink(missing_ok=True)
-    longest = min(LENGTHS[-1], 2 * config.max_position_embeddings)
+    longest = min(LENGTHS[-1], 2 * getattr(config, "max_position_embeddings", 64))
     inputs = {"logits": [tokens(1, min(n, longest), config.vocab_size, n)[0] for n in LENGTHS],
               **(labelled_batch(config, task_of(config)) if task_of(config) else
                  {"batch": tokens(BATCH, LABELS + 1, config.vocab_size, 1000)}), "runs": {"losses": RUN}}
