@@ -185,6 +185,9 @@ tests_test_copies_SOURCES = tests/train/test_copies.c tests/train/counting.h tes
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 
+check_PROGRAMS += tests/test_rates
+tests_test_rates_SOURCES = tests/train/test_rates.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h tests/meshes.h
+
 check_PROGRAMS += tests/test_deal
 tests_test_deal_SOURCES = tests/train/test_deal.c tests/graph/toys.h tests/check_main.h tests/meshes.h
 

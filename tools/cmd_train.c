@@ -18,6 +18,8 @@ static double loss_scale;
 static const char *checkpoint_dtype = "fp32";
 static const char *partition = "static", *sync_mode = "gradients";
 static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics, *tensorboard;
+static struct list frozen;
+static double layer_decay = 1;
 static int64_t max_restarts;
 static const char *launcher;
 static bool quiet, json;
@@ -39,6 +41,10 @@ static struct setting table[] = {
     SETTING("beta2", "B", "second moment (adamw 0.95, adam 0.999, rmsprop 0.99)", OPTION_REAL, &beta2, 0, 0.999999999, false),
     SETTING("eps", "E", "added to the root of the second moment (1e-8)", OPTION_REAL, &eps, 0, 1, false),
     SETTING("clip", "NORM", "largest gradient norm (1; 0 = off)", OPTION_REAL, &clip, 0, 1e30, false),
+    SETTING("freeze", "PATTERN", "parameters that are not trained, by their names in model.safetensors, as in 'transformer.h.[0-3].*'; "
+                                 "repeatable", OPTION_LIST, &frozen, 0, 0, false),
+    SETTING("layer-decay", "X", "of L layers, layer l learns at X^(L - l) of the rate, embeddings at X^(L + 1) (1)", OPTION_REAL,
+     &layer_decay, 1e-6, 1, false),
     SETTING("dropout", "P", "all the model's dropout rates (default: those of its config.json)", OPTION_REAL, &dropout, 0,
      0.99, false),
     SETTING("loss-scale", "S", "with fp16, at first what the loss is multiplied by (65536)", OPTION_REAL, &loss_scale, 1, 1e30,
@@ -146,6 +152,14 @@ static int read_training(const struct opened *o, struct orr_training_options *t)
     t->schedule = (struct orr_schedule){.lr = lr, .min_lr = min_lr < 0 ? lr / 10 : min_lr, .warmup = warmup};
     ORR_TRY(orr_schedule_parse(schedule, &t->schedule.kind));
     return check_shape(o, t->micro_batch, t->seq);
+}
+
+/* Which parameters are trained, and how fast. */
+static int set_rates(const struct opened *o)
+{
+    for (int i = 0; i < frozen.count; i++)
+        ORR_TRY(orr_model_hold(o->model, frozen.item[i]));
+    return orr_model_decay_rates(o->model, layer_decay);
 }
 
 static int count_steps(const struct orr_trainer *t, int64_t *count)
@@ -341,6 +355,8 @@ int cmd_train(int argc, char **argv)
         status = open_model(&o, change, &shape);
     if (status == 0)
         status = read_training(&o, &t.options);
+    if (status == 0)
+        status = set_rates(&o);
     if (status == 0)
         status = open_corpora(&o, &t, &corpus, &validation);
     if (status == 0)

@@ -109,6 +109,10 @@ static int describe(const struct orr_trainer *t, struct orr_config *state)
         status = orr_config_set(state, line);
     }
     if (status == 0) {
+        snprintf(line, sizeof(line), "rates=\"%016llx\"", (unsigned long long)orr_model_rates_fingerprint(t->model));
+        status = orr_config_set(state, line);
+    }
+    if (status == 0) {
         snprintf(line, sizeof(line), "optimizer=\"%s\"", orr_optimizer_name(t->options.optimizer.kind));
         status = orr_config_set(state, line);
     }
@@ -136,6 +140,8 @@ static int check_same(const struct orr_trainer *t, const struct orr_config *now,
     } texts[] = {
         {"corpus", "on other data", "resume with the --data of the checkpoint, or fine-tune from it with --model"},
         {"optimizer", "with another optimizer", "resume with the --optimizer of the checkpoint"},
+        {"rates", "with other learning rates of parameters",
+         "resume with the --freeze and --layer-decay of the checkpoint, or fine-tune from it with --model"},
     };
 
     for (size_t i = 0; i < ORRI_COUNT(keys); i++) {
@@ -149,6 +155,8 @@ static int check_same(const struct orr_trainer *t, const struct orr_config *now,
     }
     for (size_t i = 0; i < ORRI_COUNT(texts); i++) {
         const char *a, *b;
+        if (!orr_config_has(then, texts[i].key) && strcmp(texts[i].key, "rates") == 0)
+            continue;       /* written before there were any */
         ORR_TRY(orr_config_string(now, texts[i].key, &a));
         ORR_TRY(orr_config_string(then, texts[i].key, &b));
         if (strcmp(a, b) != 0)

@@ -270,7 +270,8 @@ static void updates(struct made *m, int variant)
     enum { ROWS = 90, WIDTH = 300, OFFSET = 64 };
     const struct orri_parameter parameter = {.views = 2, .count = OFFSET + ROWS * WIDTH,
                                              .view = {{.ndim = 1, .shape = {OFFSET - 3, 0}},
-                                                      {.ndim = 2, .shape = {ROWS, WIDTH}, .offset = OFFSET}}};
+                                                      {.ndim = 2, .shape = {ROWS, WIDTH}, .offset = OFFSET}},
+                                             .rate = {1, 1}};
     const struct orr_optimizer optimizer = orr_optimizer_default((enum orr_optimizer_kind)variant);
     size_t count = (size_t)parameter.count;
     float *g = floats(m, count), *p = floats(m, count), *state = floats(m, 2 * count);
