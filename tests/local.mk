@@ -2,6 +2,7 @@ EXTRA_DIST += \
 	tests/golden/README.md \
 	tests/golden/scores/scores.json \
 	tests/reference/scores_reference.py \
+	tests/golden/finetune/runs.json \
 	tests/golden/generate/cases.json \
 	tests/golden/gpt2-untied/config.json \
 	tests/golden/gpt2-untied/golden.safetensors \
@@ -24,6 +25,7 @@ EXTRA_DIST += \
 	tests/golden/qwen2/input.json \
 	tests/golden/qwen2/model.safetensors \
 	tests/reference/check_hf.py \
+	tests/reference/finetune_reference.py \
 	tests/reference/generate_reference.py \
 	tests/reference/gpt2_reference.py
 # A test program defines `Suite *suite(void)` and takes its main from check_main.h. To add one: its name in
@@ -134,6 +136,10 @@ tests_test_families_SOURCES = tests/models/test_families.c tests/models/golden.c
 
 check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
+
+check_PROGRAMS += tests/test_finetune
+tests_test_finetune_SOURCES = tests/models/test_finetune.c tests/models/golden.c tests/models/golden.h tests/check_main.h \
+	tests/meshes.h
 
 check_PROGRAMS += tests/test_precision
 tests_test_precision_SOURCES = tests/models/test_precision.c tests/models/golden.c tests/models/golden.h tests/check_main.h \
