@@ -19,7 +19,7 @@ static const char *checkpoint_dtype = "fp32";
 static const char *partition = "static", *sync_mode = "gradients";
 static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics, *tensorboard;
 static struct list frozen;
-static double layer_decay = 1;
+static double layer_decay = 1, label_smoothing;
 static int64_t max_restarts;
 static const char *launcher;
 static bool quiet, json;
@@ -45,6 +45,8 @@ static struct setting table[] = {
                                  "repeatable", OPTION_LIST, &frozen, 0, 0, false),
     SETTING("layer-decay", "X", "of L layers, layer l learns at X^(L - l) of the rate, embeddings at X^(L + 1) (1)", OPTION_REAL,
      &layer_decay, 1e-6, 1, false),
+    SETTING("label-smoothing", "E", "of a label's weight in the loss, the part that all of the vocabulary share (0)", OPTION_REAL,
+     &label_smoothing, 0, 1, false),
     SETTING("dropout", "P", "all the model's dropout rates (default: those of its config.json)", OPTION_REAL, &dropout, 0,
      0.99, false),
     SETTING("loss-scale", "S", "with fp16, at first what the loss is multiplied by (65536)", OPTION_REAL, &loss_scale, 1, 1e30,
@@ -129,6 +131,7 @@ static int read_training(const struct opened *o, struct orr_training_options *t)
     *t = (struct orr_training_options){
         .batch = (int)batch, .seq = (int)(seq ? seq : o->hyper.positions), .slots = o->slots,
         .seed = (uint64_t)layout_options.seed};
+    t->label_smoothing = (float)label_smoothing;
     t->sync_every = (int)sync_every;
     t->outer_lr = outer_lr;
     t->outer_momentum = outer_momentum;

@@ -151,6 +151,7 @@ struct orr_slots_options {
     bool training;
     int64_t predict_floats;             /* room for what ORR_PREDICT writes: rows x (vocabulary + width); 0: none */
     uint64_t seed;                      /* of dropout                                                 */
+    float label_smoothing;              /* E, see struct orr_training_options                         */
 };
 /* NULL: ORR_EINVAL where a block takes no sequences of this length, ORR_ENOMEM. */
 struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slots_options *options);

@@ -39,6 +39,9 @@ refused "^orrery: optimizer: 'lion'" 'adamw, adam, sgd or rmsprop' $some --optim
 refused "^orrery: schedule: 'step'" 'cosine, linear or constant' $some --schedule step
 refused "^orrery: freeze: no parameter's name matches 'transformer.h.9.\*'" 'names are those of model.safetensors' $some --freeze 'transformer.h.9.*'
 refused '^orrery: train: every parameter is held' 'leave some out of --freeze' $some --freeze '*'
+for number in 1.5 -1 nan ''; do
+    refused "^orrery: --label-smoothing: '$number' is no number from 0 to 1" '' $some --label-smoothing "$number"
+done
 for number in 0 1.5 -1 nan ''; do
     refused "^orrery: --layer-decay: '$number' is no number from 1e-06 to 1" '' $some --layer-decay "$number"
 done

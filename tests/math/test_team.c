@@ -180,10 +180,10 @@ static void losses(struct made *m, int variant)
 
     for (int r = 0; r < ROWS; r++)
         target[r] = r % 9 == 4 ? ORR_IGNORE : r * 7 % WIDTH;
-    orri_cpu_softmax_cross_entropy(m->dtype, ROWS, WIDTH, logits, LD, target, variant, &scale, loss);
-    orri_cpu_cross_entropy_part(m->dtype, ROWS, WIDTH, part, LD, target, FIRST, sums);
+    orri_cpu_softmax_cross_entropy(m->dtype, ROWS, WIDTH, logits, LD, target, orri_sharp, variant, &scale, loss);
+    orri_cpu_cross_entropy_part(m->dtype, ROWS, WIDTH, part, LD, target, FIRST, orri_sharp, sums);
     orri_cpu_cross_entropy_join(ROWS, 1, of_parts, target, norm, loss);
-    orri_cpu_cross_entropy_part_gradient(m->dtype, ROWS, WIDTH, part, LD, target, FIRST, norm, &scale);
+    orri_cpu_cross_entropy_part_gradient(m->dtype, ROWS, WIDTH, part, LD, target, FIRST, orri_sharp, norm, &scale);
 }
 
 static void embedding(struct made *m, int variant)

@@ -179,6 +179,7 @@ struct orr_training_options golden_options(const struct golden *g, json_t *run)
     options.optimizer.eps = (float)number(run, "eps");
     options.optimizer.weight_decay = (float)number(run, "weight_decay");
     options.optimizer.clip = (float)number(run, "clip");
+    options.label_smoothing = (float)number(run, "label_smoothing");
     options.schedule.lr = number(run, "lr");
     options.schedule.min_lr = number(run, "min_lr");
     options.schedule.warmup = (int64_t)number(run, "warmup");

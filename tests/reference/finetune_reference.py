@@ -22,7 +22,7 @@ import gpt2_reference as gpt2
 
 STEPS = 10
 BASE = {"steps": STEPS, "weight_decay": 0.1, "clip": 0.0, "schedule": "constant", "warmup": 0, "min_lr": 0.0,
-        "layer_decay": 1.0, "freeze": []}
+        "layer_decay": 1.0, "freeze": [], "label_smoothing": 0.0}
 ADAMW = dict(BASE, optimizer="adamw", lr=3e-3, beta1=0.9, beta2=0.95, eps=1e-8)
 SGD = dict(BASE, optimizer="sgd", lr=0.05, momentum=0.9)
 RMSPROP = dict(BASE, optimizer="rmsprop", lr=1e-3, alpha=0.99, eps=1e-8)
@@ -32,6 +32,8 @@ RUNS = {
     "decay_rmsprop": dict(RMSPROP, layer_decay=0.8),
     "freeze": dict(ADAMW, freeze=["transformer.w?e.*", "transformer.h.0.*", "*.ln_2.bias"], clip=0.5),
     "freeze_decay": dict(SGD, layer_decay=0.7, freeze=["*.attn.c_attn.weight", "transformer.ln_f.bias"]),
+    "smooth": dict(ADAMW, label_smoothing=0.1, clip=1.0),
+    "smooth_all": dict(SGD, label_smoothing=1.0),
 }
 
 
@@ -55,6 +57,14 @@ def make_optimizer(cfg, run, p):
     return kind(groups, run["lr"], **given)
 
 
+def way(name, difference):
+    """How far a parameter went; without the bias of the keys, whose gradient is zero but for rounding."""
+    if name.endswith("c_attn.bias"):
+        q, _, v = difference.chunk(3)
+        difference = torch.cat((q, v))
+    return difference.norm().item()
+
+
 def train(cfg, parameters, batch, run):
     """Losses and norms before each step, and of each parameter the norm of its way from the stored weights."""
     p, losses, norms = gpt2.leaves(parameters, torch.float64), [], []
@@ -64,7 +74,7 @@ def train(cfg, parameters, batch, run):
     for s in range(run["steps"]):
         optimizer.zero_grad()
         logits = gpt2.forward(cfg, p, batch[:, :-1])[1]
-        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), label_smoothing=run["label_smoothing"])
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_([w for w in p.values() if w.requires_grad], run["clip"] or math.inf)
         for group in optimizer.param_groups:
@@ -72,7 +82,7 @@ def train(cfg, parameters, batch, run):
         optimizer.step()
         losses.append(loss.item())
         norms.append(norm.item())
-    moved = {name: (w.detach() - parameters[name].double()).norm().item() for name, w in p.items()}
+    moved = {name: way(name, w.detach() - parameters[name].double()) for name, w in p.items()}
     return {"losses": losses, "norms": norms, "moved": moved}
 
 
