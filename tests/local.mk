@@ -263,6 +263,7 @@ cli_tests = \
 	tests/cli/layouts.sh \
 	tests/cli/precision.sh \
 	tests/cli/restart.sh \
+	tests/cli/patience.sh \
 	tests/cli/resume.sh \
 	tests/cli/selftest.sh \
 	tests/cli/trace.sh

@@ -219,6 +219,7 @@ struct run {
     int64_t skip_timing;            /* a step that waited for an evaluation or a checkpoint  */
     int64_t saved;                  /* the last step in a checkpoint                          */
     int64_t evaluated;
+    int64_t worse;                  /* evaluations since the best                             */
     int in_flight;                  /* steps whose reports have not been taken               */
     bool complete;                  /* a run that is started anew had ended                   */
     bool stop;                      /* the last report said so                                */
@@ -234,11 +235,44 @@ static int meet(const struct run *r, int status)
     return orri_model_settle(r->t.model, status);
 }
 
+/* What the run's evaluations were like, in trainer.json and back. */
+static int remember(struct run *r)
+{
+    const struct orr_trainer_result *result = r->result;
+    char line[64];
+
+    snprintf(line, sizeof(line), "worse_evaluations=%lld", (long long)r->worse);
+    ORR_TRY(orr_config_set(r->state, line));
+    if (result->best_step == 0)
+        return ORR_OK;
+    snprintf(line, sizeof(line), "best_step=%lld", (long long)result->best_step);
+    ORR_TRY(orr_config_set(r->state, line));
+    snprintf(line, sizeof(line), "best_val_loss=%.17g", result->best_loss);
+    return orr_config_set(r->state, line);
+}
+
+static int recall(struct run *r, const struct orr_config *then)
+{
+    struct orr_trainer_result *result = r->result;
+
+    if (r->t.patience == 0 || !orr_config_has(then, "worse_evaluations"))
+        return ORR_OK;
+    ORR_TRY(orr_config_int(then, "worse_evaluations", 0, INT64_MAX, &r->worse));
+    if (orr_config_has(then, "best_step")) {
+        ORR_TRY(orr_config_int(then, "best_step", 1, INT64_MAX, &result->best_step));
+        ORR_TRY(orr_config_double(then, "best_val_loss", -1e300, 1e300, &result->best_loss));
+    }
+    result->stopped_early = r->worse >= r->t.patience;
+    return remember(r);
+}
+
 static int check_resumable(struct run *r)
 {
     char *path = orri_format("%s/trainer.json", r->t.resume);
     struct orr_config *then = path ? orr_config_open(path) : NULL;
     int status = then ? check_same(&r->t, r->state, then) : orr_error_code();
+    if (status == 0)
+        status = recall(r, then);
 
     free(path);
     orr_config_destroy(then);
@@ -250,7 +284,11 @@ static int resume(struct run *r)
     ORR_TRY(meet(r, check_resumable(r)));
     ORR_TRY(orr_checkpoint_load(r->t.resume, r->training));
     r->saved = orr_training_steps(r->training);
-    r->complete = r->t.restarted && r->saved == r->t.options.schedule.steps;
+    r->complete = r->t.restarted && (r->saved == r->t.options.schedule.steps || r->result->stopped_early);
+    if (r->result->stopped_early && !r->complete)
+        return orri_remedy(orri_fail(ORR_EINVAL, r->t.resume, "stopped early: %lld evaluations were no better than step %lld's",
+                                     (long long)r->worse, (long long)r->result->best_step),
+                           "raise --patience, or turn it off with --patience 0");
     if (r->saved >= r->t.options.schedule.steps && !r->complete)
         return orri_remedy(orri_fail(ORR_EINVAL, r->t.resume, "has %lld steps already, of %lld", (long long)r->saved,
                                      (long long)r->t.options.schedule.steps),
@@ -262,6 +300,9 @@ static int prepare(struct run *r)
 {
     const struct orr_trainer *t = &r->t;
 
+    if (t->patience > 0 && (!t->validation_corpus || t->eval_every == 0))
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "early stopping has no evaluations to go by"),
+                           "give --eval-every, and validation data by --val-fraction or --val");
     ORR_TRY(orr_sampler_init(&r->sampler, t->corpus, t->train, t->options.seq, t->options.seed));
     r->state = orr_config_create("trainer.json");
     if (!r->state)
@@ -436,6 +477,32 @@ static int save(struct run *r)
     return ORR_OK;
 }
 
+/* The best evaluation's checkpoint is kept; after too many that are no better the run ends. All ranks have the same losses. */
+static int judge(struct run *r)
+{
+    const struct orr_trainer *t = &r->t;
+    struct orr_trainer_result *result = r->result;
+    bool better = result->validation_loss < result->best_loss - t->min_delta;
+
+    if (t->patience == 0)
+        return ORR_OK;
+    r->worse = better ? 0 : r->worse + 1;
+    if (better) {
+        result->best_loss = result->validation_loss;
+        result->best_step = r->evaluated;
+    }
+    ORR_TRY(meet(r, remember(r)));
+    if (better && t->out) {
+        ORR_TRY(save(r));
+        ORR_TRY(orr_checkpoint_keep_best(t->out, r->training, t->keep));
+    }
+    result->stopped_early = r->worse >= t->patience;
+    if (result->stopped_early && t->progress)
+        orr_progress_say(&r->progress, "stopped early: %lld evaluations were no better than step %lld's", (long long)r->worse,
+                         (long long)result->best_step);
+    return ORR_OK;
+}
+
 static bool due(int64_t step, int64_t every)
 {
     return every > 0 && step % every == 0;
@@ -459,10 +526,14 @@ static int steps(struct run *r)
         if (recorded != 0)
             cannot_tell(r, recorded);
         int64_t step = orr_training_steps(r->training);
-        if (t->validation_corpus && due(step, t->eval_every))
+        if (t->validation_corpus && due(step, t->eval_every)) {
             ORR_TRY(evaluate(r));
+            ORR_TRY(judge(r));
+        }
+        if (r->result->stopped_early)
+            break;
         /* The last checkpoint comes after the last evaluation, or a kill between them would leave that out for ever. */
-        if (t->out && due(step, t->save_every) && step < t->options.schedule.steps)
+        if (t->out && due(step, t->save_every) && step < t->options.schedule.steps && step != r->saved)
             ORR_TRY(save(r));
     }
     ORR_TRY(take_reports(r, 0));
@@ -472,10 +543,12 @@ static int steps(struct run *r)
 static int finish(struct run *r)
 {
     const struct orr_trainer *t = &r->t;
-    bool stopped = orr_training_steps(r->training) < t->options.schedule.steps;
+    bool stopped = orr_training_steps(r->training) < t->options.schedule.steps && !r->result->stopped_early;
 
-    if (t->validation_corpus && !stopped && r->evaluated != orr_training_steps(r->training))
+    if (t->validation_corpus && !stopped && r->evaluated != orr_training_steps(r->training)) {
         ORR_TRY(evaluate(r));
+        ORR_TRY(judge(r));
+    }
     if (t->out && r->saved != orr_training_steps(r->training))
         ORR_TRY(save(r));
     return stopped ? orri_remedy(orri_fail(ORR_EINTR, "train", "interrupted after step %lld%s",
@@ -507,7 +580,7 @@ int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result
         r.t.progress = NULL;
         r.t.metrics = r.t.tensorboard = NULL;
     }
-    *result = (struct orr_trainer_result){.loss = NAN, .validation_loss = NAN};
+    *result = (struct orr_trainer_result){.loss = NAN, .validation_loss = NAN, .best_loss = INFINITY};
     int status = start(&r);
     if (status == 0 && !r.complete)
         status = steps(&r);

@@ -238,9 +238,12 @@ static void outer_cpu(void *buffers[], void *argument)
     if (orri_model_stopped(o->model, o->run))
         return;
     for (int v = 0; v < o->parameter->views; v++) {
-        int64_t first = o->parameter->view[v].offset, count = o->parameter->rate[v] != 0 ? orri_view_count(&o->parameter->view[v]) : 0;
-        ORRI_TEAM_FOR(count, PIECE, k, n, orri_outer_update(o->lr, o->momentum, 1 / (float)o->terms, n, sum + first + k,
-                                                            value + first + k, state + first + k));
+        const struct orr_view *view = &o->parameter->view[v];
+        int64_t at = view->offset;
+        if (o->parameter->rate[v] == 0)
+            continue;
+        ORRI_TEAM_FOR(orri_view_count(view), PIECE, k, n, orri_outer_update(o->lr, o->momentum, 1 / (float)o->terms, n,
+                                                                           sum + at + k, value + at + k, state + at + k));
     }
 }
 

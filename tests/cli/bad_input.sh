@@ -39,6 +39,8 @@ refused "^orrery: optimizer: 'lion'" 'adamw, adam, sgd or rmsprop' $some --optim
 refused "^orrery: schedule: 'step'" 'cosine, linear or constant' $some --schedule step
 refused "^orrery: freeze: no parameter's name matches 'transformer.h.9.\*'" 'names are those of model.safetensors' $some --freeze 'transformer.h.9.*'
 refused '^orrery: train: every parameter is held' 'leave some out of --freeze' $some --freeze '*'
+refused '^orrery: train: early stopping has no evaluations' 'give --eval-every' $some --patience 3
+refused '^orrery: train: early stopping has no evaluations' 'validation data' $some --patience 3 --eval-every 1 --val-fraction 0
 for number in 1.5 -1 nan ''; do
     refused "^orrery: --label-smoothing: '$number' is no number from 0 to 1" '' $some --label-smoothing "$number"
 done

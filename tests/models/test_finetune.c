@@ -55,7 +55,8 @@ static void check_ways(struct orr_model *model, struct orr_model *first, json_t 
         for (int64_t k = 0; k < info.count; k++)
             way += keys && k / (info.count / 3) == 1 ? 0 :
                     ((double)to[k] - (double)from[k]) * ((double)to[k] - (double)from[k]);
-        ck_assert_msg(fabs(sqrt(way) - expected) <= 2e-3 * expected, "%s, %s: went %.7g, not %.7g", name, info.name, sqrt(way), expected);
+        ck_assert_msg(fabs(sqrt(way) - expected) <= 2e-3 * expected, "%s, %s: went %.7g, not %.7g", name, info.name, sqrt(way),
+                      expected);
         free(from);
         free(to);
     }
