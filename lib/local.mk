@@ -75,6 +75,7 @@ liborri_la_SOURCES += \
 	lib/graph/pass.c \
 	lib/graph/placement.c \
 	lib/graph/precision.c \
+	lib/graph/rates.c \
 	lib/graph/shards.c \
 	lib/graph/slots.c \
 	lib/graph/submit.c \

@@ -2,6 +2,7 @@ EXTRA_DIST += \
 	tests/golden/README.md \
 	tests/golden/scores/scores.json \
 	tests/reference/scores_reference.py \
+	tests/golden/finetune/runs.json \
 	tests/golden/generate/cases.json \
 	tests/golden/gpt2-untied/config.json \
 	tests/golden/gpt2-untied/golden.safetensors \
@@ -49,6 +50,7 @@ EXTRA_DIST += \
 	tests/golden/qwen2/model.safetensors \
 	tests/reference/compare_hf.py \
 	tests/reference/families_reference.py \
+	tests/reference/finetune_reference.py \
 	tests/reference/generate_reference.py \
 	tests/reference/gpt2_reference.py \
 	tests/golden/tokenizers/added.json \
@@ -181,6 +183,10 @@ tests_test_families_SOURCES = tests/models/test_families.c tests/models/golden.c
 check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
 
+check_PROGRAMS += tests/test_finetune
+tests_test_finetune_SOURCES = tests/models/test_finetune.c tests/models/golden.c tests/models/golden.h tests/check_main.h \
+	tests/meshes.h
+
 check_PROGRAMS += tests/test_precision
 tests_test_precision_SOURCES = tests/models/test_precision.c tests/models/golden.c tests/models/golden.h tests/check_main.h \
 	tests/meshes.h
@@ -230,6 +236,9 @@ tests_test_copies_SOURCES = tests/train/test_copies.c tests/train/counting.h tes
 
 check_PROGRAMS += tests/test_update
 tests_test_update_SOURCES = tests/train/test_update.c tests/graph/toys.h tests/check_main.h tests/meshes.h
+
+check_PROGRAMS += tests/test_rates
+tests_test_rates_SOURCES = tests/train/test_rates.c tests/train/small_gpt.c tests/train/small_gpt.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_deal
 tests_test_deal_SOURCES = tests/train/test_deal.c tests/graph/toys.h tests/check_main.h tests/meshes.h
@@ -304,6 +313,7 @@ cli_tests = \
 	tests/cli/layouts.sh \
 	tests/cli/precision.sh \
 	tests/cli/restart.sh \
+	tests/cli/patience.sh \
 	tests/cli/resume.sh \
 	tests/cli/tasks.sh \
 	tests/cli/selftest.sh \

@@ -19,6 +19,9 @@ static double loss_scale;
 static const char *checkpoint_dtype = "fp32";
 static const char *partition = "static", *sync_mode = "gradients";
 static const char *schedule = "cosine", *optimizer = "adamw", *out, *resume_from, *metrics, *tensorboard;
+static struct list frozen;
+static double layer_decay = 1, label_smoothing, min_delta;
+static int64_t patience;
 static int64_t max_restarts;
 static const char *launcher;
 static bool quiet, json;
@@ -40,6 +43,12 @@ static struct setting table[] = {
     SETTING("beta2", "B", "second moment (adamw 0.95, adam 0.999, rmsprop 0.99)", OPTION_REAL, &beta2, 0, 0.999999999, false),
     SETTING("eps", "E", "added to the root of the second moment (1e-8)", OPTION_REAL, &eps, 0, 1, false),
     SETTING("clip", "NORM", "largest gradient norm (1; 0 = off)", OPTION_REAL, &clip, 0, 1e30, false),
+    SETTING("freeze", "PATTERN", "parameters not to train, by name in model.safetensors, as in 'transformer.h.[0-3].*'; repeatable",
+     OPTION_LIST, &frozen, 0, 0, false),
+    SETTING("layer-decay", "X", "of L layers, layer l learns at X^(L - l) of the rate, embeddings at X^(L + 1) (1)", OPTION_REAL,
+     &layer_decay, 1e-6, 1, false),
+    SETTING("label-smoothing", "E", "of a label's weight in the loss, the part that all of the vocabulary share (0)", OPTION_REAL,
+     &label_smoothing, 0, 1, false),
     SETTING("dropout", "P", "all the model's dropout rates (default: those of its config.json)", OPTION_REAL, &dropout, 0,
      0.99, false),
     SETTING("loss-scale", "S", "with fp16, at first what the loss is multiplied by (65536)", OPTION_REAL, &loss_scale, 1, 1e30,
@@ -54,6 +63,9 @@ static struct setting table[] = {
     SETTING("eval-every", "N", "steps between evaluations (default: at the end)", OPTION_INT, &eval_every, 1, 1e12, false),
     SETTING("eval-samples", "N", "sequences of an evaluation, spread over the validation data (512; 0 = all)", OPTION_INT,
      &eval_samples, 0, 1e12, false),
+    SETTING("patience", "N", "end after so many evaluations without a lower validation loss (0: never); OUT/best is the best",
+     OPTION_INT, &patience, 0, 1e9, false),
+    SETTING("min-delta", "D", "how much lower it must be to count (0)", OPTION_REAL, &min_delta, 0, 1e3, false),
     SETTING("resume", "DIR", "continue a run from its --out or one of its checkpoints; the options it was started with hold "
                       "where none are given", OPTION_TEXT, &resume_from, 0, 0, false),
     SETTING("max-restarts", "N", "after a crash or a lost rank start the run anew, N times at most (0)", OPTION_INT,
@@ -124,6 +136,7 @@ static int read_training(const struct opened *o, struct orr_training_options *t)
     *t = (struct orr_training_options){
         .batch = (int)batch, .seq = (int)(seq ? seq : o->hyper.positions), .slots = o->slots,
         .seed = (uint64_t)layout_options.seed};
+    t->label_smoothing = (float)label_smoothing;
     t->sync_every = (int)sync_every;
     t->outer_lr = outer_lr;
     t->outer_momentum = outer_momentum;
@@ -147,6 +160,14 @@ static int read_training(const struct opened *o, struct orr_training_options *t)
     t->schedule = (struct orr_schedule){.lr = lr, .min_lr = min_lr < 0 ? lr / 10 : min_lr, .warmup = warmup};
     ORR_TRY(orr_schedule_parse(schedule, &t->schedule.kind));
     return check_shape(o, t->micro_batch, t->seq);
+}
+
+/* Which parameters are trained, and how fast. */
+static int set_rates(const struct opened *o)
+{
+    for (int i = 0; i < frozen.count; i++)
+        ORR_TRY(orr_model_hold(o->model, frozen.item[i]));
+    return orr_model_decay_rates(o->model, layer_decay);
 }
 
 static int count_steps(const struct orr_trainer *t, struct task_data *data, int64_t *count)
@@ -239,13 +260,16 @@ static json_t *peaks(void)
 static int print_summary(const struct orr_trainer_result *r, const struct opened *o, double flops_per_token)
 {
     json_t *skipped = o->dtype == ORR_F16 ? json_integer(r->skipped) : NULL;
+    bool best = patience > 0 && r->best_step > 0;
 
-    return print_json(json_pack("{s:I,s:o,s:o,s:I,s:f,s:f,s:f,s:I,s:o*,s:o*,s:s?}", "steps", (json_int_t)r->steps, "loss",
-                                real_or_null(r->loss), "val_loss", real_or_null(r->validation_loss), "tokens",
+    return print_json(json_pack("{s:I,s:o,s:o,s:I,s:f,s:f,s:f,s:I,s:o*,s:o*,s:o*,s:o*,s:o*,s:s?}", "steps", (json_int_t)r->steps,
+                                "loss", real_or_null(r->loss), "val_loss", real_or_null(r->validation_loss), "tokens",
                                 (json_int_t)r->tokens, "tokens_per_s", r->tokens_per_s, "step_ms_median",
                                 r->step_ms_median, "gflops", r->tokens_per_s * flops_per_token / 1e9, "peak_rss_mib",
                                 (json_int_t)(orr_memory_peak() >> 20), "rank_peak_rss_mib", peaks(),
-                                "skipped_steps", skipped, "out", out));
+                                "skipped_steps", skipped, "stopped_early", patience ? json_boolean(r->stopped_early) : NULL,
+                                "best_step", best ? json_integer(r->best_step) : NULL, "best_val_loss",
+                                best ? json_real(r->best_loss) : NULL, "out", out));
 }
 
 static const char *describe_size(int64_t n, char *text, size_t size)
@@ -368,6 +392,9 @@ int cmd_train(int argc, char **argv)
     if (status == 0)
         status = read_training(&o, &t.options);
     if (status == 0)
+        status = set_rates(&o);
+    if (status == 0)
+        status = open_corpora(&o, &t, &corpus, &validation);
         status = has_rows(task) ? open_rows(&o, &t, &data) : open_corpora(&o, &t, &corpus, &validation);
     if (status == 0)
         status = count_steps(&t, &data, &t.options.schedule.steps);
@@ -382,6 +409,8 @@ int cmd_train(int argc, char **argv)
         t.tokenizer = o.tokenizer;
         t.eval_every = eval_every;
         t.eval_samples = eval_samples;
+        t.patience = patience;
+        t.min_delta = min_delta;
         t.out = out;
         t.save_every = save_every;
         t.keep = (int)keep;

@@ -23,7 +23,7 @@ bool supervision_wanted(int argc, char **argv)
     if (argc < 2 || strcmp(argv[1], "train") != 0 || getenv("ORRERY_RESTART"))
         return false;
     for (int i = 2; i < argc; i++)      /* options may be abbreviated */
-        wanted |= strncmp(argv[i], "--max-r", 7) == 0 || strncmp(argv[i], "--la", 4) == 0;
+        wanted |= strncmp(argv[i], "--max-r", 7) == 0 || strncmp(argv[i], "--lau", 5) == 0;
     return wanted;
 }
 

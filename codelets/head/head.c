@@ -35,6 +35,11 @@ static const void *bias_of(const struct orr_operands *o)
     return head_of(o)->bias ? o->param[NORM][orri_norm_views(&norm)] : NULL;
 }
 
+static struct orri_smoothing smoothing_of(const struct orr_operands *o)
+{
+    return (struct orri_smoothing){1 - o->label_smoothing, o->label_smoothing / (float)head_of(o)->vocab};
+}
+
 /* The rows of W, that is columns of the logits, that shard t has. */
 static struct orr_part tokens_of(const struct orr_operands *o, int t)
 {
@@ -293,8 +298,8 @@ static void strips(const struct orr_operands *o, const struct work *w, int rows,
         int n = rows - r < strip ? rows - r : strip;
         const void *x = orri_at(o, w->norm, (int64_t)r * h->width);
         logits_of(o, n, h->vocab, x, w->logits);
-        ORRI_KERNEL(o, softmax_cross_entropy, o->dtype, n, h->vocab, w->logits, padded(h->vocab), w->labels + r, dnorm || dw,
-                                        o->loss_scale, w->loss + r);
+        ORRI_KERNEL(o, softmax_cross_entropy, o->dtype, n, h->vocab, w->logits, padded(h->vocab), w->labels + r, smoothing_of(o),
+                    dnorm || dw, o->loss_scale, w->loss + r);
         if (dnorm)
             input_gradient(o, n, h->vocab, w->logits, orri_at(o, dnorm, (int64_t)r * h->width));
         if (dw)
@@ -482,7 +487,7 @@ static void shard_forward(const struct orr_operands *o)
         int n = rows - r < strip ? rows - r : strip;
         logits_of(o, n, v, orri_at(o, norm, (int64_t)r * c), w.logits);
         ORRI_KERNEL(o, cross_entropy_part, o->dtype, n, v, w.logits, padded(v), o->ids + r, (int)tokens.first,
-                                     part + (size_t)r * ORRI_LOSS_PART);
+                    smoothing_of(o), part + (size_t)r * ORRI_LOSS_PART);
     }
     orri_scatter_end(o, ORRI_LOSS_PART, sizeof(float), part, o->partial);
 }
@@ -520,7 +525,7 @@ static void shard_backward(const struct orr_operands *o)
         const void *x = orri_at(o, norm, (int64_t)r * c);
         logits_of(o, n, v, x, w.logits);
         ORRI_KERNEL(o, cross_entropy_part_gradient, o->dtype, n, v, w.logits, padded(v), o->ids + r, (int)tokens.first,
-                                              sums + (size_t)r * ORRI_LOSS_NORM, o->loss_scale);
+                    smoothing_of(o), sums + (size_t)r * ORRI_LOSS_NORM, o->loss_scale);
         input_gradient(o, n, v, w.logits, orri_at(o, dnorm, (int64_t)r * c));
         weights_gradient(o, n, v, w.logits, x, add, w.bias);
     }

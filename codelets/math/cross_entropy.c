@@ -55,15 +55,33 @@ static ORRI_SIMD double sum_exp_keep(int width, float *x, float max)
     return sum;
 }
 
-static ORRI_SIMD void scale(int width, float factor, float *x)
+static ORRI_SIMD double sum_of(int width, const float *x)
+{
+    double sum = 0;
+
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < width; j++)
+        sum += (double)x[j];
+    return sum;
+}
+
+static ORRI_SIMD void scale(int width, float factor, float less, float *x)
 {
 #pragma omp simd
     for (int j = 0; j < width; j++)
-        x[j] *= factor;
+        x[j] = x[j] * factor - less;
 }
 
-void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, float gradient,
-                                double *loss, int64_t *count)
+/* Of a row, or a part of it, the sum of what is wanted times the logits. label: -1 where it is in another part. */
+static double wanted(int width, const float *row, int64_t label, struct orri_smoothing smoothing)
+{
+    double sum = label >= 0 ? (double)smoothing.label * (double)row[label] : 0;
+
+    return smoothing.each != 0 ? sum + (double)smoothing.each * sum_of(width, row) : sum;
+}
+
+void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, struct orri_smoothing smoothing,
+                                float gradient, double *loss, int64_t *count)
 {
     for (int r = 0; r < rows; r++) {
         float *row = logits + (size_t)r * (size_t)ld;
@@ -74,14 +92,14 @@ void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, cons
             continue;
         }
         float max = row_max(width, row);
-        double picked = row[target[r]];
+        double picked = wanted(width, row, target[r], smoothing);
         double sum = gradient != 0 ? sum_exp_keep(width, row, max) : sum_exp(width, row, max);
 
         *loss += max + log(sum) - picked;
         *count += 1;
         if (gradient != 0) {
-            scale(width, (float)(gradient / sum), row);
-            row[target[r]] -= gradient;
+            scale(width, (float)(gradient / sum), gradient * smoothing.each, row);
+            row[target[r]] -= gradient * smoothing.label;
         }
     }
 }
@@ -89,7 +107,7 @@ void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, cons
 /* ---- in parts ---------------------------------------------------------------------------------------------- */
 
 void orri_cross_entropy_part(int rows, int width, const float *logits, int ld, const int32_t *target, int first,
-                             float *part)
+                             struct orri_smoothing smoothing, float *part)
 {
     for (int r = 0; r < rows; r++, part += ORRI_LOSS_PART) {
         const float *row = logits + (size_t)r * (size_t)ld;
@@ -98,7 +116,7 @@ void orri_cross_entropy_part(int rows, int width, const float *logits, int ld, c
         /* The lower bound gives a part of -inf alone a sum of 0 instead of a NaN, which is for rows without another. */
         part[0] = fmaxf(row_max(width, row), -FLT_MAX);
         part[1] = (float)sum_exp(width, row, part[0]);
-        part[2] = label >= 0 && label < width ? row[label] : 0;
+        part[2] = (float)wanted(width, row, label < width ? label : -1, smoothing);
     }
 }
 
@@ -126,15 +144,15 @@ void orri_cross_entropy_join(int rows, int parts, const float *const part[], con
     }
 }
 
-static ORRI_SIMD void scaled_exp(int width, float max, float factor, float *x)
+static ORRI_SIMD void scaled_exp(int width, float max, float factor, float less, float *x)
 {
 #pragma omp simd
     for (int j = 0; j < width; j++)
-        x[j] = orri_expf(x[j] - max) * factor;
+        x[j] = orri_expf(x[j] - max) * factor - less;
 }
 
 void orri_cross_entropy_part_gradient(int rows, int width, float *logits, int ld, const int32_t *target, int first,
-                                      const float *norm, float gradient)
+                                      struct orri_smoothing smoothing, const float *norm, float gradient)
 {
     for (int r = 0; r < rows; r++, norm += ORRI_LOSS_NORM) {
         float *row = logits + (size_t)r * (size_t)ld;
@@ -144,8 +162,8 @@ void orri_cross_entropy_part_gradient(int rows, int width, float *logits, int ld
             memset(row, 0, (size_t)width * sizeof(*row));
             continue;
         }
-        scaled_exp(width, norm[0], norm[1] * gradient, row);
+        scaled_exp(width, norm[0], norm[1] * gradient, gradient * smoothing.each, row);
         if (label >= 0 && label < width)
-            row[label] -= gradient;
+            row[label] -= gradient * smoothing.label;
     }
 }

@@ -70,22 +70,37 @@ template <int LANES, typename T> __device__ __forceinline__ softmax statistics(i
     return {all, orri_fold<LANES>(sum * exponential(max - all), orri_plus())};
 }
 
-/* row = factor (softmax - onehot), where `inverse` is 1 / sum. label: -1 where it is no column of the row. */
-template <int LANES, typename T>
-__device__ __forceinline__ void gradient(int width, T *row, float max, float inverse, int label, float factor)
+/* The sum of what is wanted of a row times its logits. label: -1 where it is no column of the row. */
+template <int LANES, typename T> __device__ __forceinline__ double wanted(int width, const T *row, int label, orri_smoothing q)
 {
-    float scaled = inverse * factor, one = label >= 0 ? orri_to_float(row[label]) : 0;
+    double sum = 0;
+
+    if (q.each != 0) {
+        over_row<LANES>(width, row, [&](auto &x) {
+            for (float v : x)
+                sum += (double)v;
+        });
+        sum = (double)q.each * orri_fold<LANES>(sum, orri_plus());
+    }
+    return label >= 0 ? sum + (double)q.label * (double)orri_to_float(row[label]) : sum;
+}
+
+/* row = factor (softmax - what is wanted), where `inverse` is 1 / sum. label as above. */
+template <int LANES, typename T>
+__device__ __forceinline__ void gradient(int width, T *row, float max, float inverse, int label, orri_smoothing q, float factor)
+{
+    float scaled = inverse * factor, less = q.each * factor, one = label >= 0 ? orri_to_float(row[label]) : 0;
 
     __syncthreads();    /* all have seen the label's */
     over_row<LANES>(width, row, [=](auto &x) {
         for (float &v : x)
-            v = exponential(v - max) * scaled;
+            v = exponential(v - max) * scaled - less;
     });
     if (label < 0)
         return;
     __syncthreads();
     if (threadIdx.x == 0)
-        row[label] = orri_from_float<T>((exponential(one - max) * inverse - 1.0f) * factor);
+        row[label] = orri_from_float<T>((exponential(one - max) * inverse - (q.label + q.each)) * factor);
 }
 
 template <int LANES, typename T> __device__ __forceinline__ void clear(int width, T *row)
@@ -107,7 +122,8 @@ __device__ __forceinline__ int label_of(int32_t target, int first, int width)
 
 template <int LANES, typename T>
 __global__ void __launch_bounds__(LANES)
-cross_entropy(int width, T *logits, int64_t ld, const int32_t *target, bool with_gradient, const float *loss_scale, float *loss)
+cross_entropy(int width, T *logits, int64_t ld, const int32_t *target, orri_smoothing q, bool with_gradient, const float *loss_scale,
+              float *loss)
 {
     size_t r = blockIdx.x;
     T *row = logits + r * ld;
@@ -121,29 +137,31 @@ cross_entropy(int width, T *logits, int64_t ld, const int32_t *target, bool with
         return;
     }
     softmax s = statistics<LANES>(width, row);
+    double picked = wanted<LANES>(width, (const T *)row, label, q);
 
     if (threadIdx.x == 0)
-        loss[r] = (float)((double)s.max + log((double)s.sum) - (double)orri_to_float(row[label]));
+        loss[r] = (float)((double)s.max + log((double)s.sum) - picked);
     if (with_gradient)
-        gradient<LANES>(width, row, s.max, 1.0f / s.sum, label, loss_scale ? *loss_scale : 1.0f);
+        gradient<LANES>(width, row, s.max, 1.0f / s.sum, label, q, loss_scale ? *loss_scale : 1.0f);
 }
 
 /* ---- in parts ----------------------------------------------------------------------------------------------------------- */
 
 template <int LANES, typename T>
 __global__ void __launch_bounds__(LANES)
-cross_entropy_part(int width, const T *logits, int64_t ld, const int32_t *target, int first, float *part)
+cross_entropy_part(int width, const T *logits, int64_t ld, const int32_t *target, int first, orri_smoothing q, float *part)
 {
     size_t r = blockIdx.x;
     const T *row = logits + r * ld;
     int label = label_of(target[r], first, width);
     softmax s = statistics<LANES>(width, row);
+    double picked = wanted<LANES>(width, row, label, q);
 
     part += r * ORRI_LOSS_PART;
     if (threadIdx.x == 0) {
         part[0] = s.max;
         part[1] = s.sum;
-        part[2] = label >= 0 ? orri_to_float(row[label]) : 0;
+        part[2] = (float)picked;
     }
 }
 
@@ -174,8 +192,8 @@ __global__ void cross_entropy_join(int rows, int count, struct parts all, const 
 
 template <int LANES, typename T>
 __global__ void __launch_bounds__(LANES)
-cross_entropy_part_gradient(int width, T *logits, int64_t ld, const int32_t *target, int first, const float *norm,
-                            const float *loss_scale)
+cross_entropy_part_gradient(int width, T *logits, int64_t ld, const int32_t *target, int first, orri_smoothing q,
+                            const float *norm, const float *loss_scale)
 {
     size_t r = blockIdx.x;
     T *row = logits + r * ld;
@@ -184,7 +202,7 @@ cross_entropy_part_gradient(int width, T *logits, int64_t ld, const int32_t *tar
     if (target[r] == ORR_IGNORE)
         clear<LANES>(width, row);
     else
-        gradient<LANES>(width, row, norm[0], norm[1], label_of(target[r], first, width), loss_scale ? *loss_scale : 1.0f);
+        gradient<LANES>(width, row, norm[0], norm[1], label_of(target[r], first, width), q, loss_scale ? *loss_scale : 1.0f);
 }
 
 /* ---- the sum of losses ------------------------------------------------------------------------------------------------- */
@@ -217,11 +235,12 @@ add_losses(int rows, const float *loss, const int32_t *target, bool first, struc
 }
 
 void orri_cuda_softmax_cross_entropy(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *logits, int ld,
-                                     const int32_t *target, bool gradient, const float *loss_scale, float *loss)
+                                     const int32_t *target, struct orri_smoothing smoothing, bool gradient, const float *loss_scale,
+                                     float *loss)
 {
     ORRI_WITH_TYPE(dtype, WITH_LANES(width, orri_launch(cuda, "cross_entropy", cross_entropy<LANES, T>, dim3((unsigned)rows),
-                                                        dim3(LANES), 0, width, static_cast<T *>(logits), ld, target, gradient,
-                                                        loss_scale, loss)));
+                                                        dim3(LANES), 0, width, static_cast<T *>(logits), ld, target, smoothing,
+                                                        gradient, loss_scale, loss)));
 }
 
 void orri_cuda_add_losses(struct orr_cuda *cuda, int rows, const float *loss, const int32_t *target, bool first,
@@ -231,11 +250,12 @@ void orri_cuda_add_losses(struct orr_cuda *cuda, int rows, const float *loss, co
 }
 
 void orri_cuda_cross_entropy_part(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *logits,
-                                  int ld, const int32_t *target, int first, float *part)
+                                  int ld, const int32_t *target, int first, struct orri_smoothing smoothing, float *part)
 {
     ORRI_WITH_TYPE(dtype, WITH_LANES(width, orri_launch(cuda, "cross_entropy_part", cross_entropy_part<LANES, T>,
                                                         dim3((unsigned)rows), dim3(LANES), 0, width,
-                                                        static_cast<const T *>(logits), ld, target, first, part)));
+                                                        static_cast<const T *>(logits), ld, target, first, smoothing,
+                                                        part)));
 }
 
 void orri_cuda_cross_entropy_join(struct orr_cuda *cuda, int rows, int parts, const float *const part[],
@@ -250,11 +270,11 @@ void orri_cuda_cross_entropy_join(struct orr_cuda *cuda, int rows, int parts, co
 }
 
 void orri_cuda_cross_entropy_part_gradient(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *logits,
-                                           int ld, const int32_t *target, int first, const float *norm,
-                                           const float *loss_scale)
+                                           int ld, const int32_t *target, int first, struct orri_smoothing smoothing,
+                                           const float *norm, const float *loss_scale)
 {
     ORRI_WITH_TYPE(dtype, WITH_LANES(width, orri_launch(cuda, "cross_entropy_part_gradient",
                                                         cross_entropy_part_gradient<LANES, T>, dim3((unsigned)rows), dim3(LANES),
-                                                        0, width, static_cast<T *>(logits), ld, target, first, norm,
-                                                        loss_scale)));
+                                                        0, width, static_cast<T *>(logits), ld, target, first, smoothing,
+                                                        norm, loss_scale)));
 }

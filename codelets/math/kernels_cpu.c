@@ -391,8 +391,8 @@ static float scale_of(const float *loss_scale)
     return loss_scale ? *loss_scale : 1;
 }
 
-static void softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target, bool gradient,
-                                  const float *loss_scale, float *loss)
+static void softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
+                                  struct orri_smoothing smoothing, bool gradient, const float *loss_scale, float *loss)
 {
     struct rooms w = rooms_for(width);
 
@@ -402,7 +402,7 @@ static void softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, voi
         double sum = 0;
         int64_t labels = 0;
 
-        orri_softmax_cross_entropy(1, width, row, ld, target + r, gradient ? scale_of(loss_scale) : 0, &sum, &labels);
+        orri_softmax_cross_entropy(1, width, row, ld, target + r, smoothing, gradient ? scale_of(loss_scale) : 0, &sum, &labels);
         loss[r] = (float)sum;
         if (gradient)
             orri_end(dtype, (size_t)width, row, own);
@@ -410,10 +410,11 @@ static void softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, voi
 }
 
 void orri_cpu_softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
-                                    bool gradient, const float *loss_scale, float *loss)
+                                    struct orri_smoothing smoothing, bool gradient, const float *loss_scale, float *loss)
 {
     ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
-                  softmax_cross_entropy(dtype, n, width, row_of(dtype, logits, r, ld), ld, target + r, gradient, loss_scale, loss + r));
+                  softmax_cross_entropy(dtype, n, width, row_of(dtype, logits, r, ld), ld, target + r, smoothing, gradient, loss_scale,
+                                        loss + r));
 }
 
 void orri_cpu_add_losses(int rows, const float *loss, const int32_t *target, bool first, struct orr_result *result)
@@ -427,20 +428,21 @@ void orri_cpu_add_losses(int rows, const float *loss, const int32_t *target, boo
 }
 
 static void cross_entropy_part(enum orr_dtype dtype, int rows, int width, const void *logits, int ld, const int32_t *target, int first,
-                               float *part)
+                               struct orri_smoothing smoothing, float *part)
 {
     struct rooms w = rooms_for(width);
 
     for (int r = 0; r < rows; r++)
         orri_cross_entropy_part(1, width, orri_wide(dtype, (size_t)width, row_of(dtype, logits, r, ld), w.room[0]), ld, target + r,
-                                first, part + r * ORRI_LOSS_PART);
+                                first, smoothing, part + r * ORRI_LOSS_PART);
 }
 
 void orri_cpu_cross_entropy_part(enum orr_dtype dtype, int rows, int width, const void *logits, int ld, const int32_t *target,
-                                 int first, float *part)
+                                 int first, struct orri_smoothing smoothing, float *part)
 {
     ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
-                  cross_entropy_part(dtype, n, width, row_of(dtype, logits, r, ld), ld, target + r, first, part + r * ORRI_LOSS_PART));
+                  cross_entropy_part(dtype, n, width, row_of(dtype, logits, r, ld), ld, target + r, first, smoothing,
+                                     part + r * ORRI_LOSS_PART));
 }
 
 void orri_cpu_cross_entropy_join(int rows, int parts, const float *const part[], const int32_t *target, float *norm, float *loss)
@@ -458,7 +460,7 @@ void orri_cpu_cross_entropy_join(int rows, int parts, const float *const part[],
 }
 
 static void cross_entropy_part_gradient(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
-                                        int first, const float *norm, const float *loss_scale)
+                                        int first, struct orri_smoothing smoothing, const float *norm, const float *loss_scale)
 {
     struct rooms w = rooms_for(width);
 
@@ -466,16 +468,17 @@ static void cross_entropy_part_gradient(enum orr_dtype dtype, int rows, int widt
         void *own = row_of(dtype, logits, r, ld);
         float *row = orri_begin_with(dtype, (size_t)width, own, w.room[0]);
 
-        orri_cross_entropy_part_gradient(1, width, row, ld, target + r, first, norm + r * ORRI_LOSS_NORM, scale_of(loss_scale));
+        orri_cross_entropy_part_gradient(1, width, row, ld, target + r, first, smoothing, norm + r * ORRI_LOSS_NORM,
+                                         scale_of(loss_scale));
         orri_end(dtype, (size_t)width, row, own);
     }
 }
 
 void orri_cpu_cross_entropy_part_gradient(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
-                                          int first, const float *norm, const float *loss_scale)
+                                          int first, struct orri_smoothing smoothing, const float *norm, const float *loss_scale)
 {
     ORRI_TEAM_FOR(rows, strip_rows(width), r, n,
-                  cross_entropy_part_gradient(dtype, n, width, row_of(dtype, logits, r, ld), ld, target + r, first,
+                  cross_entropy_part_gradient(dtype, n, width, row_of(dtype, logits, r, ld), ld, target + r, first, smoothing,
                                               norm + r * ORRI_LOSS_NORM, loss_scale));
 }
 

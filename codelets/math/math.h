@@ -147,28 +147,33 @@ struct orri_kept {
 };
 
 /* ---- softmax cross-entropy over rows of logits -------------------------------------------------
- * For every row r with target[r] in 0..width-1: loss += logsumexp(row) - row[target]; count += 1; and, unless
- * gradient is 0, row = gradient (softmax(row) - onehot(target)). A row whose target is ORR_IGNORE counts for nothing
- * and its gradient is zero. loss and count are added to. Loss sums in double. */
-void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, float gradient,
-                                double *loss, int64_t *count);
+ * For every row r with target[r] in 0..width-1, with what is wanted of it, q = label onehot(target) + each: loss += logsumexp(row) -
+ * sum of q row; count += 1; and, unless gradient is 0, row = gradient (softmax(row) - q). A row whose target is ORR_IGNORE counts for
+ * nothing and its gradient is zero. loss and count are added to. Loss sums in double. */
+struct orri_smoothing {
+    float label, each;      /* 1 - E and E / columns of the whole row (Szegedy et al. 2016); their sum over columns is 1 */
+};
+static const struct orri_smoothing orri_sharp = {1, 0};
+
+void orri_softmax_cross_entropy(int rows, int width, float *logits, int ld, const int32_t *target, struct orri_smoothing smoothing,
+                                float gradient, double *loss, int64_t *count);
 
 /* The same where each of several parts has some of the columns: this one first .. first + width - 1. Targets are
  * columns of the whole row. */
 enum {
-    ORRI_LOSS_PART = 3,     /* floats of a row's part: max, sum of exp(logit - max), the target's logit or 0  */
+    ORRI_LOSS_PART = 3,     /* floats of a row's part: max, sum of exp(logit - max), sum of q logit           */
     ORRI_LOSS_NORM = 2      /* of a row: max, 1 / sum of exp(logit - max)                                     */
 };
 
 /* part[rows][3] of a part's columns. */
 void orri_cross_entropy_part(int rows, int width, const float *logits, int ld, const int32_t *target, int first,
-                             float *part);
+                             struct orri_smoothing smoothing, float *part);
 
 /* From part[0..parts-1] [rows][3] of all columns: norm[rows][2]; loss and count are added to, as above. */
 void orri_cross_entropy_join(int rows, int parts, const float *const part[], const int32_t *target, float *norm,
                              double *loss, int64_t *count);
 
-/* A part's logits = gradient (softmax(row) - onehot(target)), by norm; zero in rows to ignore. */
+/* A part's logits = gradient (softmax(row) - q), by norm; zero in rows to ignore. */
 void orri_cross_entropy_part_gradient(int rows, int width, float *logits, int ld, const int32_t *target, int first,
-                                      const float *norm, float gradient);
+                                      struct orri_smoothing smoothing, const float *norm, float gradient);
 #endif

@@ -63,13 +63,13 @@ void orri_cpu_rotate(enum orr_dtype dtype, const struct orri_rotary *rotary, int
 /* ---- losses ----------------------------------------------------------------------------------------------------- */
 
 void orri_cpu_softmax_cross_entropy(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
-                                    bool gradient, const float *loss_scale, float *loss);
+                                    struct orri_smoothing smoothing, bool gradient, const float *loss_scale, float *loss);
 void orri_cpu_add_losses(int rows, const float *loss, const int32_t *target, bool first, struct orr_result *result);
 void orri_cpu_cross_entropy_part(enum orr_dtype dtype, int rows, int width, const void *logits, int ld, const int32_t *target,
-                                 int first, float *part);
+                                 int first, struct orri_smoothing smoothing, float *part);
 void orri_cpu_cross_entropy_join(int rows, int parts, const float *const part[], const int32_t *target, float *norm, float *loss);
 void orri_cpu_cross_entropy_part_gradient(enum orr_dtype dtype, int rows, int width, void *logits, int ld, const int32_t *target,
-                                          int first, const float *norm, const float *loss_scale);
+                                          int first, struct orri_smoothing smoothing, const float *norm, const float *loss_scale);
 
 /* ---- rows by number ----------------------------------------------------------------------------------------------- */
 

@@ -90,7 +90,8 @@ void orri_cuda_rotate(struct orr_cuda *cuda, enum orr_dtype dtype, const struct 
 /* As orri_softmax_cross_entropy(). The gradient is multiplied by *loss_scale (NULL: 1). loss[r] (fp32, device) becomes the
  * loss of row r, 0 where its target is ORR_IGNORE. */
 void orri_cuda_softmax_cross_entropy(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *logits, int ld,
-                                     const int32_t *target, bool gradient, const float *loss_scale, float *loss);
+                                     const int32_t *target, struct orri_smoothing smoothing, bool gradient,
+                                     const float *loss_scale, float *loss);
 
 /* result (device) += sum of loss[rows] in double, and how many targets were not ORR_IGNORE; overwritten where `first`. */
 void orri_cuda_add_losses(struct orr_cuda *cuda, int rows, const float *loss, const int32_t *target, bool first,
@@ -99,12 +100,12 @@ void orri_cuda_add_losses(struct orr_cuda *cuda, int rows, const float *loss, co
 /* In parts, as the functions without cuda. part[] of the second is a host array of device pointers, read before it
  * returns; loss as above. */
 void orri_cuda_cross_entropy_part(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, const void *logits,
-                                  int ld, const int32_t *target, int first, float *part);
+                                  int ld, const int32_t *target, int first, struct orri_smoothing smoothing, float *part);
 void orri_cuda_cross_entropy_join(struct orr_cuda *cuda, int rows, int parts, const float *const part[],
                                   const int32_t *target, float *norm, float *loss);
 void orri_cuda_cross_entropy_part_gradient(struct orr_cuda *cuda, enum orr_dtype dtype, int rows, int width, void *logits,
-                                           int ld, const int32_t *target, int first, const float *norm,
-                                           const float *loss_scale);
+                                           int ld, const int32_t *target, int first,
+                                           struct orri_smoothing smoothing, const float *norm, const float *loss_scale);
 
 /* ---- rows by number (gather_cuda.cu) --------------------------------------------------------------------------- */
 

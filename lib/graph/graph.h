@@ -44,6 +44,8 @@ struct orri_parameter {
     int views;
     int number[ORR_MAX_VIEWS];                  /* of the view in its group                              */
     struct orr_view view[ORR_MAX_VIEWS];        /* as cut, with its offset in the tile                   */
+    double rate[ORR_MAX_VIEWS];                 /* of learning, in terms of the run's: see orr_model_set_rate() */
+    bool held;                                  /* all of these are 0                                    */
     int64_t count;
     int owner;                                  /* replica                                               */
     struct orr_tile value;                      /* fp32; where the model computes in another dtype only its owner has it */
@@ -74,6 +76,7 @@ struct orr_block {
     struct orri_group *group[ORR_MAX_GROUPS];
     struct orr_tile *lent[ORR_MAX_GROUPS];      /* parameters of the last B, with ZeRO-3                 */
     int user[ORR_MAX_GROUPS];                   /* its place among the group's users                     */
+    bool held;                                  /* none of its parameters is trained                     */
 };
 
 /* Tiles of one size that parameters or gradients from elsewhere are received in, one after the other. */
@@ -96,6 +99,7 @@ struct orr_model {
     struct orr_block **block;                   /* the tape                                              */
     int *first_block;                           /* [stages + 1] of each stage                            */
     double *cost;                               /* [blocks] that they were chosen by                     */
+    int first_trained;                          /* block that is not held: those before it need no gradients */
     bool measured;                              /* it is in microseconds, not floating-point operations  */
     int groups;
     struct orri_group **group;
@@ -417,6 +421,9 @@ struct orri_cell *orri_cell_at(struct orr_slots *slots, const struct orri_microb
 /* Named parameter number `index` is view *view of a group. */
 struct orri_group *orri_model_view(const struct orr_model *model, int index, int *view);
 int64_t orri_view_count(const struct orr_view *view);
+
+/* Part t of those that view number `view` of a group consists of, and which of its views that is; NULL behind the last. */
+struct orri_parameter *orri_view_part(const struct orr_model *model, const struct orri_group *group, int view, int t, int *number);
 
 /* Copies a named parameter to values[], or from it. tile_of gives the tile that has parameter p, with `offset` elements
  * before its values, or one without a handle. Gathering is collective: every rank gets all of it. */

@@ -424,9 +424,7 @@ int orr_model_find(const struct orr_model *model, const char *name)
 
 /* ---- named parameters, whole ------------------------------------------------------------------------- */
 
-/* Part t of those that a view consists of, and which of its views that is; NULL behind the last. */
-static struct orri_parameter *part_of(const struct orr_model *model, const struct orri_group *group, int view, int t,
-                                      int *number)
+struct orri_parameter *orri_view_part(const struct orr_model *model, const struct orri_group *group, int view, int t, int *number)
 {
     bool split = model->mesh.tp > 1 && group->view[view].split >= 0;
     struct orri_parameter *part = split ? t < model->mesh.tp ? group->shard[t] : NULL : t == 0 ? group->common : NULL;
@@ -445,7 +443,7 @@ int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, 
     size_t bytes = (size_t)orri_view_count(whole) * sizeof(*values);
 
     memset(values, 0, bytes);
-    for (int t = 0; (part = part_of(model, group, view, t, &number)) != NULL; t++) {
+    for (int t = 0; (part = orri_view_part(model, group, view, t, &number)) != NULL; t++) {
         int64_t offset = 0;
         struct orr_tile *tile = tile_of(self, part, &offset);
         if (part->here != 0 || !tile || !tile->handle)
@@ -474,7 +472,7 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
     const struct orr_view *whole = &group->view[view];
     struct orri_parameter *part;
 
-    for (int t = 0; (part = part_of(model, group, view, t, &number)) != NULL; t++) {
+    for (int t = 0; (part = orri_view_part(model, group, view, t, &number)) != NULL; t++) {
         int64_t offset = 0;
         struct orr_tile *tile = tile_of(self, part, &offset);
         if (!tile || !tile->handle)

@@ -100,6 +100,7 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         .first_gradient = task->first_gradient,
         .first_result = task->first_result,
         .seed = slots->options.seed,
+        .label_smoothing = slots->options.label_smoothing,
         .step = (uint32_t)task->mb.step,
         .first_sample = task->mb.first_sample,
         .layer = task->block->layer,

@@ -188,6 +188,7 @@ static void add_view(struct orri_parameter *parameter, int number, const struct 
 
     parameter->number[v] = number;
     parameter->view[v] = *view;
+    parameter->rate[v] = 1;
     parameter->view[v].offset = parameter->count;
     parameter->count += orri_view_count(view);
 }

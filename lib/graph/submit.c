@@ -119,7 +119,7 @@ static int shards_backward_submit(struct orr_slots *slots, const struct orri_mic
 {
     struct orr_model *model = slots->model;
     struct orri_cell *cell = mb->here ? orri_cell_at(slots, mb, block) : NULL;
-    bool together = !slots->split && orri_has_pass(block->cls, ORR_SHARD_BOTH);
+    bool together = !slots->split && !block->held && orri_has_pass(block->cls, ORR_SHARD_BOTH);
 
     for (int c = 0; cell && c < model->chunks; c++) {
         ORR_TRY(bring_output_gradient(slots, mb, block, c));
@@ -128,7 +128,7 @@ static int shards_backward_submit(struct orr_slots *slots, const struct orri_mic
     }
     for (int t = 0; t < model->mesh.tp; t++) {
         ORR_TRY(orri_pass_submit(slots, mb, block, together ? ORR_SHARD_BOTH : ORR_SHARD_BACKWARD, t, no_rows));
-        if (!together)
+        if (!together && !block->held)
             ORR_TRY(orri_pass_submit(slots, mb, block, ORR_SHARD_WEIGHTS, t, no_rows));
         if (cell && block->inputs)
             ORR_TRY(gather(slots, mb, block, cell->dpartial, t));
@@ -149,10 +149,10 @@ static int whole_backward_submit(struct orr_slots *slots, const struct orri_micr
         ORR_TRY(bring_output_gradient(slots, mb, block, 0));
         ORR_TRY(bring_input_gradients(slots, mb, block, 0));
     }
-    if (!slots->split && orri_has_pass(block->cls, ORR_BOTH))
+    if (!slots->split && !block->held && orri_has_pass(block->cls, ORR_BOTH))
         return orri_pass_submit(slots, mb, block, ORR_BOTH, 0, no_rows);
     ORR_TRY(orri_pass_submit(slots, mb, block, ORR_BACKWARD, 0, no_rows));
-    return orri_pass_submit(slots, mb, block, ORR_WEIGHTS, 0, no_rows);
+    return block->held ? ORR_OK : orri_pass_submit(slots, mb, block, ORR_WEIGHTS, 0, no_rows);
 }
 
 int orri_forward_submit(struct orr_slots *slots, const struct orri_microbatch *mb, struct orr_block *block)
@@ -170,10 +170,8 @@ int orri_backward_submit(struct orr_slots *slots, const struct orri_microbatch *
 {
     int tp = slots->model->mesh.tp, chunks = slots->model->chunks;
 
-    if (tp > 1)
-        ORR_TRY(shards_backward_submit(slots, mb, block));
-    else
-        ORR_TRY(whole_backward_submit(slots, mb, block));
+    if (block->index >= slots->model->first_trained)
+        ORR_TRY(tp > 1 ? shards_backward_submit(slots, mb, block) : whole_backward_submit(slots, mb, block));
     if (!mb->here)
         return ORR_OK;
     /* Every reader of these has been submitted: the blocks after this one, and this one. */

@@ -241,6 +241,7 @@ struct orr_operands {
     bool first_result;                  /* overwrite *result                                        */
     bool add_input_gradient[ORR_MAX_INPUTS];
     uint64_t seed;                      /* of dropout                                               */
+    float label_smoothing;              /* of the loss, in training; else 0                         */
     uint32_t step;
     uint64_t first_sample;              /* global number, within the step, of the microbatch's first sequence */
     int layer;

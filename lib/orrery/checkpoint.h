@@ -8,6 +8,7 @@
  *                       trainer.json            step, data position, seed, arguments
  *                       tokenizer.json ...      the files of the tokenizer, where it has any
  *     OUT/latest -> step-00000100               moves when the directory is complete and on disk
+ *     OUT/best -> step-00000080                 likewise, with early stopping: of the best evaluation
  *
  * A directory appears whole or not at all. It knows nothing of the layout that wrote it: a tensor is a whole parameter,
  * of which each rank writes and reads the parts that it has.
@@ -52,6 +53,10 @@ int orr_weights_save(struct orr_model *model, const char *directory, enum orr_dt
  * steps, another run's, neither count nor go). ORR_EIO leaves what was there as it was. */
 int orr_checkpoint_save(const char *out, struct orr_training *training, const struct orr_config *config,
                         struct orr_config *trainer, const struct orr_tokenizer *tokenizer, int keep);
+
+/* Makes out/best lead to the checkpoint of the last submitted step, which was saved. It stays, whatever `keep` says, until another is
+ * the best; then what is too many goes, as above. ORR_EIO. */
+int orr_checkpoint_keep_best(const char *out, struct orr_training *training, int keep);
 
 /* Makes the directory `out`, tries whether files can be written there and are seen by all ranks, and removes what a
  * killed run left half-written. ORR_EINVAL where not. */

@@ -106,6 +106,23 @@ int orr_model_find(const struct orr_model *model, const char *name);
 int orr_model_read(struct orr_model *model, int index, float *values);
 int orr_model_write(struct orr_model *model, int index, const float *values);
 
+/* The learning rate of a parameter in terms of the run's: 1 without this call. At 0 it is held: no update changes it, weight decay
+ * and outer step included, its gradient is zero, also in the norm that clips, and backward passes that nothing else needs are left
+ * out. Of a built model, before orr_training_create(). ORR_EINVAL where it is no number from 0 on. */
+int orr_model_set_rate(struct orr_model *model, int index, double rate);
+double orr_model_rate(const struct orr_model *model, int index);
+
+/* A fingerprint of all of them. */
+uint64_t orr_model_rates_fingerprint(const struct orr_model *model);
+
+/* Holds all parameters whose names in files match a pattern of fnmatch(3), in which * stands for dots, too. ORR_EINVAL: none does. */
+int orr_model_hold(struct orr_model *model, const char *pattern);
+
+/* Multiplies the rates by powers of 0 < decay <= 1 (ELECTRA: Clark et al. 2020; BEiT: Bao et al. 2022): with L layers those of layer
+ * l = 0 .. L - 1 by decay^(L - l), of blocks that read tokens, as layer -1, by decay^(L + 1), of the last block and of what is in no
+ * layer by 1. ORR_EINVAL. */
+int orr_model_decay_rates(struct orr_model *model, double decay);
+
 /* Scalars of all parameters, tied ones counted once. */
 int64_t orr_model_size(const struct orr_model *model);
 
@@ -136,6 +153,7 @@ struct orr_slots_options {
     bool training;
     int64_t predict_floats;             /* room for what ORR_PREDICT writes: rows x (vocabulary + width); 0: none */
     uint64_t seed;                      /* of dropout                                                 */
+    float label_smoothing;              /* E, see struct orr_training_options                         */
 };
 /* NULL: ORR_EINVAL where a block takes no sequences of this length, ORR_ENOMEM. */
 struct orr_slots *orr_slots_create(struct orr_model *model, const struct orr_slots_options *options);

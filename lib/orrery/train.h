@@ -84,6 +84,9 @@ struct orr_training_options {
     struct orr_optimizer optimizer;
     struct orr_schedule schedule;
     uint64_t seed;                      /* of dropout */
+    /* E, 0..1 (Szegedy et al. 2016): of a label y the loss that is trained on and told is -(1 - E) log p_y - E times the mean of all
+     * log p_j. Evaluations have none. */
+    float label_smoothing;
     enum orr_partition partition;       /* dynamic: only with gradients in common                           */
     enum orr_sync sync;
     int sync_every;                     /* steps, with parameters in common; 0: 1                           */

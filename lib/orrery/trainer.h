@@ -30,6 +30,9 @@ struct orr_trainer {
     int64_t validation_count;                   /* rows of it                                           */
     uint64_t fingerprint;                       /* of the rows, for resuming                            */
     int64_t eval_every, eval_samples;           /* steps (0: at the end only); samples at most (0: all)   */
+    int64_t patience;                           /* evaluations without a validation loss that is below the best by more than
+                                                   min_delta after which the run ends; 0: it does not. Then OUT/best is kept, too */
+    double min_delta;
     const char *out;                            /* NULL: no checkpoints                                 */
     int64_t save_every;                         /* steps (0: at the end only)                            */
     int keep;                                   /* checkpoints (0: all)                                 */
@@ -51,12 +54,15 @@ struct orr_trainer_result {
     double tokens_per_s;            /* of this process, evaluation and saving left out      */
     double step_ms_median;
     int64_t skipped;                /* steps that overflowed, with fp16                     */
+    bool stopped_early;             /* for want of patience                                 */
+    int64_t best_step;              /* with patience: of the best evaluation; 0: none was   */
+    double best_loss;               /* infinite: likewise                                   */
 };
 
 /* Collective. Runs to the end (or the signal). A run resumed with equal options continues bit for bit. Errors of
- * orr_training_create(), orr_checkpoint_load() and orr_checkpoint_save(); ORR_EINVAL where the checkpoint was trained on
- * other data, with another seed or sequence length, or already has all the steps; ORR_ENONFINITE; ORR_EINTR. *result is
- * filled as far as the run went, the same on all ranks but for the times. */
+ * orr_training_create(), orr_checkpoint_load() and orr_checkpoint_save(); ORR_EINVAL where patience has no evaluations to go
+ * by, or where the checkpoint was trained on other data, with another seed, sequence length or rates, stopped early or already has all
+ * the steps; ORR_ENONFINITE; ORR_EINTR. *result is filled as far as the run went, the same on all ranks but for the times. */
 int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result *result);
 
 /* The arguments that a checkpoint's trainer.json holds: a malloc'ed array, ended by NULL, whose strings are freed with it

@@ -547,19 +547,30 @@ static int64_t step_of(const char *name, const char *end)
     return strcmp(name, again) == 0 ? step : -1;
 }
 
+/* The name of the directory that out/best leads to; "" without one. */
+static void read_best(const char *out, char *name, size_t size)
+{
+    char *best = orri_format("%s/best", out);
+    ssize_t length = best ? readlink(best, name, size - 1) : -1;
+
+    name[length > 0 ? length : 0] = '\0';
+    free(best);
+}
+
 /* What is to be removed next from `out`: what a crash left half-written, then, while there are more than `keep` up to
- * step `newest`, the oldest of them. Later ones are another run's. malloc'ed; NULL: nothing. */
+ * step `newest`, the oldest of them, but not the best. Later ones are another run's. malloc'ed; NULL: nothing. */
 static char *find_superfluous(const char *out, int64_t newest, int keep)
 {
     DIR *dir = opendir(out);
     int64_t oldest = INT64_MAX;
     int count = 0;
-    char *left = NULL;
+    char *left = NULL, best[64];
 
     if (!dir)
         return NULL;
+    read_best(out, best, sizeof(best));
     for (struct dirent *entry; !left && (entry = readdir(dir)) != NULL;) {
-        int64_t step = step_of(entry->d_name, "");
+        int64_t step = strcmp(entry->d_name, best) == 0 ? -1 : step_of(entry->d_name, "");
         if (step_of(entry->d_name, ".tmp") >= 0)
             left = orri_format("%s/%s", out, entry->d_name);
         count += step >= 0 && step <= newest;
@@ -681,6 +692,20 @@ int orr_checkpoint_save(const char *out, struct orr_training *t, const struct or
     orri_folder_abort(&folder);
     free(path);
     free(temp);
+    return orri_model_settle(t->model, status);
+}
+
+int orr_checkpoint_keep_best(const char *out, struct orr_training *t, int keep)
+{
+    char name[40], *best = orri_format("%s/best", out);
+    int status = best ? ORR_OK : ORR_ENOMEM;
+
+    snprintf(name, sizeof(name), "step-%08lld", (long long)t->steps);
+    if (status == 0 && t->model->rank == 0)
+        status = orri_symlink(name, best);
+    if (status == 0 && t->model->rank == 0)
+        status = prune(out, t->steps, keep);
+    free(best);
     return orri_model_settle(t->model, status);
 }
 

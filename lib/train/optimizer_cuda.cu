@@ -19,6 +19,12 @@ struct adam {
     double lr;
 
     enum { states = 2 };
+    __device__ __forceinline__ void multiply(double by)
+    {
+        rate = (float)(rate * by);
+        lr *= by;
+    }
+
     __device__ __forceinline__ void correct(const double *correction)
     {
         rate = (float)(lr / correction[0]);
@@ -39,6 +45,8 @@ struct sgd {
     float momentum, lr;
 
     enum { states = 1 };
+    __device__ __forceinline__ void multiply(double by) { lr = (float)(lr * by); }
+
     __device__ __forceinline__ void correct(const double *) {}
 
     __device__ __forceinline__ void step(float g, float &p, float (&state)[1], float, float l2) const
@@ -52,6 +60,8 @@ struct rmsprop {
     float smoothing, lr, eps;
 
     enum { states = 1 };
+    __device__ __forceinline__ void multiply(double by) { lr = (float)(lr * by); }
+
     __device__ __forceinline__ void correct(const double *) {}
 
     __device__ __forceinline__ void step(float g, float &p, float (&state)[1], float, float l2) const
@@ -66,6 +76,7 @@ struct rmsprop {
 struct view {
     size_t offset, count;
     float keep, l2;         /* weight decay, decoupled from the gradient or in it */
+    double rate;
 };
 
 /* T: the type of working. */
@@ -142,6 +153,7 @@ template <int N, typename F, typename T> __global__ void __launch_bounds__(ORRI_
 
     if ((u.skip && *u.skip) || (u.squares && !isfinite(*u.squares)) || (u.pushed && isnan(*u.g)))
         return;
+    rule.multiply(v.rate);
     if (u.correction)
         rule.correct(u.correction);
     for (size_t k = ((size_t)blockIdx.x * ORRI_THREADS + threadIdx.x) * N; k < v.count;
@@ -172,7 +184,8 @@ void launch_update(struct orr_cuda *cuda, const struct orri_cuda_update *from, c
         const struct orri_update_view *v = &from->view[i];
 
         u.view[i] = {(size_t)v->offset, (size_t)v->count,
-                     v->decay && decoupled ? (float)(1 - from->lr * (double)decay) : 1.0f, v->decay && !decoupled ? decay : 0.0f};
+                     v->decay && decoupled ? (float)(1 - from->lr * v->rate * (double)decay) : 1.0f,
+                     v->decay && !decoupled ? decay : 0.0f, v->rate};
         wide = wide && v->offset % WIDE == 0;
         largest = u.view[i].count > largest ? u.view[i].count : largest;
     }

@@ -25,6 +25,7 @@ extern "C" {
 struct orri_update_view {
     int64_t offset, count;
     bool decay;                     /* it takes part in weight decay                                       */
+    double rate;                    /* multiplies lr                                                       */
 };
 
 /* The optimizer's pass over a tile, with the formulas of orrery/train.h. The struct and its views are read before the function

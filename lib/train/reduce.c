@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sums of gradients, in an order that no layout changes. */
 #include <starpu.h>
+#include <string.h>
 
 #include "core/team.h"
 #include "core/vector_cuda.h"
@@ -159,12 +160,23 @@ struct orr_tile *orri_sum_copies_submit(struct orr_training *t, int p, bool stat
     return sum_submit(&r);
 }
 
-/* ---- squares: the sum of squares of the summed gradient ---------------------------------------------- */
+/* ---- squares: the sum of squares of the summed gradient, which is zero where views are held ------------ */
 
 struct squares {
     struct orr_model *model;
     int64_t run;
+    const struct orri_parameter *parameter;
+    int held;                   /* views, not all of them */
 };
+
+static int held_views(const struct orri_parameter *parameter)
+{
+    int held = 0;
+
+    for (int v = 0; v < parameter->views; v++)
+        held += parameter->rate[v] == 0;
+    return held;
+}
 
 static void squares_cpu(void *buffers[], void *argument)
 {
@@ -172,6 +184,10 @@ static void squares_cpu(void *buffers[], void *argument)
 
     if (orri_model_stopped(squares->model, squares->run))
         return;
+    for (int v = 0; squares->held > 0 && v < squares->parameter->views; v++)
+        if (squares->parameter->rate[v] == 0)
+            memset((float *)orri_pointer(buffers[0]) + squares->parameter->view[v].offset, 0,
+                   (size_t)orri_view_count(&squares->parameter->view[v]) * sizeof(float));
     *(double *)orri_pointer(buffers[1]) = orri_sum_squares(orri_length(buffers[0]), orri_pointer(buffers[0]));
 }
 
@@ -184,6 +200,10 @@ static void squares_cuda(void *buffers[], void *argument)
 
     if (orri_model_stopped(squares->model, squares->run))
         return;
+    for (int v = 0; squares->held > 0 && v < squares->parameter->views; v++)
+        if (squares->parameter->rate[v] == 0)
+            orri_cuda_zero(cuda, (size_t)orri_view_count(&squares->parameter->view[v]) * sizeof(float),
+                           (float *)orri_pointer(buffers[0]) + squares->parameter->view[v].offset);
     orri_cuda_sum_squares(cuda, (size_t)orri_length(buffers[0]), orri_pointer(buffers[0]), orri_pointer(buffers[1]),
                           cuda->scratch);
     orri_device_check(squares->model, squares->run, "squares", cuda);
@@ -195,8 +215,7 @@ static struct starpu_perfmodel squares_model = {.type = STARPU_HISTORY_BASED, .s
 static struct starpu_codelet squares_codelet = {
     .cpu_funcs = {squares_cpu},
     ORRI_CUDA_FUNCTION(squares_cuda)
-    .nbuffers = 2,
-    .modes = {STARPU_R, STARPU_W},
+    .nbuffers = STARPU_VARIABLE_NBUFFERS,
     .model = &squares_model,
     .name = "squares",
     .color = ORRI_COLOR_UPDATE,
@@ -206,20 +225,23 @@ static struct starpu_codelet squares_codelet = {
 int orri_reduce_submit(struct orr_training *t, int p)
 {
     struct orr_model *model = t->model;
-    struct squares squares = {model, t->run};
+    const struct orri_parameter *parameter = model->parameter[p];
+    struct squares squares = {model, t->run, parameter, held_views(parameter)};
 
+    if (parameter->held)
+        return ORR_OK;
     for (int i = 0; i < model->replicas_here; i++)
         ORR_TRY(within_submit(t, p, model->replica_here[i]));
     for (int r = 0; r < t->copies; r++) {
         int i = p * t->copies + r;
-        t->sum[i] = t->copies > 1 ? &model->parameter[p]->gradient[r * model->parameter[p]->copies] : over_submit(t, p);
+        t->sum[i] = t->copies > 1 ? &parameter->gradient[r * parameter->copies] : over_submit(t, p);
         if (!t->sum[i])
             return orr_error_code();
-        struct orri_buffer buffers[] = {{t->sum[i], STARPU_R}, {&t->squares[i], STARPU_W}};
-        if (orri_sum_rank(t, model->parameter[p], r) == model->rank)
+        struct orri_buffer buffers[] = {{t->sum[i], squares.held > 0 ? STARPU_RW : STARPU_R}, {&t->squares[i], STARPU_W}};
+        if (orri_sum_rank(t, parameter, r) == model->rank)
             ORR_TRY(orri_task_submit_at(model, &squares_codelet,
-                                        orri_parameter_worker(model->parameter[p], t->copies > 1 ? r : model->parameter[p]->owner),
-                                        2, buffers, &squares, sizeof(squares), ORRI_PRIORITY_UPDATE, p));
+                                        orri_parameter_worker(parameter, t->copies > 1 ? r : parameter->owner), 2,
+                                        buffers, &squares, sizeof(squares), ORRI_PRIORITY_UPDATE, p));
     }
     return ORR_OK;
 }

@@ -41,6 +41,11 @@ static int check_options(const struct orr_model *model, const struct orr_trainin
     if (model->masterless && (o->sync == ORR_SYNC_PARAMETERS || o->staleness > 0))
         return orri_remedy(orri_fail(ORR_EINVAL, "train", "replicas with parameters of their own need fp32 masters"),
                            "use --master-weights fp32");
+    if (model->first_trained == model->blocks)
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "every parameter is held: nothing is left to train"),
+                           "leave some out of --freeze");
+    if (!(o->label_smoothing >= 0 && o->label_smoothing <= 1))
+        return orri_fail(ORR_EINVAL, "train", "a label smoothing of %g is not in 0..1", (double)o->label_smoothing);
     if (o->checkpoint_dtype != ORR_F32 && o->checkpoint_dtype != ORR_BF16 && o->checkpoint_dtype != ORR_F16)
         return orri_fail(ORR_EINVAL, "train", "parameters are not saved in %s", orr_dtype_name(o->checkpoint_dtype));
     if (o->micro_batch < 1 || o->seq < 1 || o->batch < 1)
@@ -110,6 +115,7 @@ static struct orr_slots_options slots_options(const struct orr_training_options 
         .policy = o->slots,
         .training = true,
         .seed = o->seed,
+        .label_smoothing = o->label_smoothing,
     };
 }
 

@@ -143,6 +143,10 @@ static int describe(const struct orr_trainer *t, struct orr_config *state)
         status = orr_config_set(state, line);
     }
     if (status == 0) {
+        snprintf(line, sizeof(line), "rates=\"%016llx\"", (unsigned long long)orr_model_rates_fingerprint(t->model));
+        status = orr_config_set(state, line);
+    }
+    if (status == 0) {
         snprintf(line, sizeof(line), "optimizer=\"%s\"", orr_optimizer_name(t->options.optimizer.kind));
         status = orr_config_set(state, line);
     }
@@ -170,6 +174,8 @@ static int check_same(const struct orr_trainer *t, const struct orr_config *now,
     } texts[] = {
         {"corpus", "on other data", "resume with the --data of the checkpoint, or fine-tune from it with --model"},
         {"optimizer", "with another optimizer", "resume with the --optimizer of the checkpoint"},
+        {"rates", "with other learning rates of parameters",
+         "resume with the --freeze and --layer-decay of the checkpoint, or fine-tune from it with --model"},
     };
 
     for (size_t i = 0; i < ORRI_COUNT(keys); i++) {
@@ -183,6 +189,8 @@ static int check_same(const struct orr_trainer *t, const struct orr_config *now,
     }
     for (size_t i = 0; i < ORRI_COUNT(texts); i++) {
         const char *a, *b;
+        if (!orr_config_has(then, texts[i].key) && strcmp(texts[i].key, "rates") == 0)
+            continue;       /* written before there were any */
         ORR_TRY(orr_config_string(now, texts[i].key, &a));
         ORR_TRY(orr_config_string(then, texts[i].key, &b));
         if (strcmp(a, b) != 0)
@@ -245,6 +253,7 @@ struct run {
     int64_t skip_timing;            /* a step that waited for an evaluation or a checkpoint  */
     int64_t saved;                  /* the last step in a checkpoint                          */
     int64_t evaluated;
+    int64_t worse;                  /* evaluations since the best                             */
     int in_flight;                  /* steps whose reports have not been taken               */
     bool complete;                  /* a run that is started anew had ended                   */
     bool stop;                      /* the last report said so                                */
@@ -260,11 +269,44 @@ static int meet(const struct run *r, int status)
     return orri_model_settle(r->t.model, status);
 }
 
+/* What the run's evaluations were like, in trainer.json and back. */
+static int remember(struct run *r)
+{
+    const struct orr_trainer_result *result = r->result;
+    char line[64];
+
+    snprintf(line, sizeof(line), "worse_evaluations=%lld", (long long)r->worse);
+    ORR_TRY(orr_config_set(r->state, line));
+    if (result->best_step == 0)
+        return ORR_OK;
+    snprintf(line, sizeof(line), "best_step=%lld", (long long)result->best_step);
+    ORR_TRY(orr_config_set(r->state, line));
+    snprintf(line, sizeof(line), "best_val_loss=%.17g", result->best_loss);
+    return orr_config_set(r->state, line);
+}
+
+static int recall(struct run *r, const struct orr_config *then)
+{
+    struct orr_trainer_result *result = r->result;
+
+    if (r->t.patience == 0 || !orr_config_has(then, "worse_evaluations"))
+        return ORR_OK;
+    ORR_TRY(orr_config_int(then, "worse_evaluations", 0, INT64_MAX, &r->worse));
+    if (orr_config_has(then, "best_step")) {
+        ORR_TRY(orr_config_int(then, "best_step", 1, INT64_MAX, &result->best_step));
+        ORR_TRY(orr_config_double(then, "best_val_loss", -1e300, 1e300, &result->best_loss));
+    }
+    result->stopped_early = r->worse >= r->t.patience;
+    return remember(r);
+}
+
 static int check_resumable(struct run *r)
 {
     char *path = orri_format("%s/trainer.json", r->t.resume);
     struct orr_config *then = path ? orr_config_open(path) : NULL;
     int status = then ? check_same(&r->t, r->state, then) : orr_error_code();
+    if (status == 0)
+        status = recall(r, then);
 
     free(path);
     orr_config_destroy(then);
@@ -276,7 +318,11 @@ static int resume(struct run *r)
     ORR_TRY(meet(r, check_resumable(r)));
     ORR_TRY(orr_checkpoint_load(r->t.resume, r->training));
     r->saved = orr_training_steps(r->training);
-    r->complete = r->t.restarted && r->saved == r->t.options.schedule.steps;
+    r->complete = r->t.restarted && (r->saved == r->t.options.schedule.steps || r->result->stopped_early);
+    if (r->result->stopped_early && !r->complete)
+        return orri_remedy(orri_fail(ORR_EINVAL, r->t.resume, "stopped early: %lld evaluations were no better than step %lld's",
+                                     (long long)r->worse, (long long)r->result->best_step),
+                           "raise --patience, or turn it off with --patience 0");
     if (r->saved >= r->t.options.schedule.steps && !r->complete)
         return orri_remedy(orri_fail(ORR_EINVAL, r->t.resume, "has %lld steps already, of %lld", (long long)r->saved,
                                      (long long)r->t.options.schedule.steps),
@@ -284,10 +330,18 @@ static int resume(struct run *r)
     return ORR_OK;
 }
 
+static bool evaluates(const struct orr_trainer *t)
+{
+    return t->rows ? t->validation_rows != NULL : t->validation_corpus != NULL;
+}
+
 static int prepare(struct run *r)
 {
     const struct orr_trainer *t = &r->t;
 
+    if (t->patience > 0 && (!evaluates(t) || t->eval_every == 0))
+        return orri_remedy(orri_fail(ORR_EINVAL, "train", "early stopping has no evaluations to go by"),
+                           "give --eval-every, and validation data by --val-fraction or --val");
     if (!t->rows)
         ORR_TRY(orr_sampler_init(&r->sampler, t->corpus, t->train, t->options.seq, t->options.seed));
     r->state = orr_config_create("trainer.json");
@@ -466,9 +520,30 @@ static int save(struct run *r)
     return ORR_OK;
 }
 
-static bool evaluates(const struct orr_trainer *t)
+/* The best evaluation's checkpoint is kept; after too many that are no better the run ends. All ranks have the same losses. */
+static int judge(struct run *r)
 {
-    return t->rows ? t->validation_rows != NULL : t->validation_corpus != NULL;
+    const struct orr_trainer *t = &r->t;
+    struct orr_trainer_result *result = r->result;
+    bool better = result->validation_loss < result->best_loss - t->min_delta;
+
+    if (t->patience == 0)
+        return ORR_OK;
+    r->worse = better ? 0 : r->worse + 1;
+    if (better) {
+        result->best_loss = result->validation_loss;
+        result->best_step = r->evaluated;
+    }
+    ORR_TRY(meet(r, remember(r)));
+    if (better && t->out) {
+        ORR_TRY(save(r));
+        ORR_TRY(orr_checkpoint_keep_best(t->out, r->training, t->keep));
+    }
+    result->stopped_early = r->worse >= t->patience;
+    if (result->stopped_early && t->progress)
+        orr_progress_say(&r->progress, "stopped early: %lld evaluations were no better than step %lld's", (long long)r->worse,
+                         (long long)result->best_step);
+    return ORR_OK;
 }
 
 static bool due(int64_t step, int64_t every)
@@ -494,10 +569,14 @@ static int steps(struct run *r)
         if (recorded != 0)
             cannot_tell(r, recorded);
         int64_t step = orr_training_steps(r->training);
-        if (evaluates(t) && due(step, t->eval_every))
+        if (evaluates(t) && due(step, t->eval_every)) {
             ORR_TRY(evaluate(r));
+            ORR_TRY(judge(r));
+        }
+        if (r->result->stopped_early)
+            break;
         /* The last checkpoint comes after the last evaluation, or a kill between them would leave that out for ever. */
-        if (t->out && due(step, t->save_every) && step < t->options.schedule.steps)
+        if (t->out && due(step, t->save_every) && step < t->options.schedule.steps && step != r->saved)
             ORR_TRY(save(r));
     }
     ORR_TRY(take_reports(r, 0));
@@ -507,10 +586,12 @@ static int steps(struct run *r)
 static int finish(struct run *r)
 {
     const struct orr_trainer *t = &r->t;
-    bool stopped = orr_training_steps(r->training) < t->options.schedule.steps;
+    bool stopped = orr_training_steps(r->training) < t->options.schedule.steps && !r->result->stopped_early;
 
-    if (evaluates(t) && !stopped && r->evaluated != orr_training_steps(r->training))
+    if (evaluates(t) && !stopped && r->evaluated != orr_training_steps(r->training)) {
         ORR_TRY(evaluate(r));
+        ORR_TRY(judge(r));
+    }
     if (t->out && r->saved != orr_training_steps(r->training))
         ORR_TRY(save(r));
     return stopped ? orri_remedy(orri_fail(ORR_EINTR, "train", "interrupted after step %lld%s",
@@ -542,7 +623,7 @@ int orr_trainer_run(const struct orr_trainer *trainer, struct orr_trainer_result
         r.t.progress = NULL;
         r.t.metrics = r.t.tensorboard = NULL;
     }
-    *result = (struct orr_trainer_result){.loss = NAN, .validation_loss = NAN};
+    *result = (struct orr_trainer_result){.loss = NAN, .validation_loss = NAN, .best_loss = INFINITY};
     int status = start(&r);
     if (status == 0 && !r.complete)
         status = steps(&r);

@@ -28,6 +28,7 @@ struct update {
 /* What an update changes, and by what. */
 struct operands {
     int64_t t;
+    double lr;
     float scale;
     const float *g;
     void *p;
@@ -49,7 +50,7 @@ static void apply_pieces(const struct update *update, const struct operands *o, 
         char *base = alone ? o->p : o->working, *narrow = base ? base + (size_t)k * size : NULL;
         if (alone)
             orri_widen(update->dtype, n, narrow, piece);
-        orri_optimizer_update(&update->optimizer, matrix, update->lr, o->t, o->scale, (int64_t)n, o->g + k, piece, o->state + k,
+        orri_optimizer_update(&update->optimizer, matrix, o->lr, o->t, o->scale, (int64_t)n, o->g + k, piece, o->state + k,
                               update->parameter->count);
         if (alone)
             orri_round_at_random(&update->rounding, (uint64_t)k, n, piece, narrow);
@@ -60,10 +61,11 @@ static void apply_pieces(const struct update *update, const struct operands *o, 
 
 static void apply(const struct update *update, int64_t t, float scale, const float *g, void *p, float *state, char *working)
 {
-    const struct operands o = {t, scale, g, p, state, working};
-
     for (int v = 0; v < update->parameter->views; v++) {
         const struct orr_view *view = &update->parameter->view[v];
+        const struct operands o = {t, update->lr * update->parameter->rate[v], scale, g, p, state, working};
+        if (update->parameter->rate[v] == 0)
+            continue;
         ORRI_TEAM_FOR(orri_view_count(view), PIECE, k, n, apply_pieces(update, &o, view->ndim == 2, view->offset + k, n));
     }
 }
@@ -105,12 +107,12 @@ static void update_cpu(void *buffers[], void *argument)
 struct orri_cuda_update orri_update_on_device(const struct orr_optimizer *optimizer, const struct orri_parameter *parameter,
                                               double lr, int64_t step)
 {
-    struct orri_cuda_update u = {.optimizer = *optimizer, .lr = lr, .t = step, .views = parameter->views,
-                                 .stride = parameter->count};
+    struct orri_cuda_update u = {.optimizer = *optimizer, .lr = lr, .t = step, .stride = parameter->count};
 
     for (int v = 0; v < parameter->views; v++)
-        u.view[v] = (struct orri_update_view){parameter->view[v].offset, orri_view_count(&parameter->view[v]),
-                                              parameter->view[v].ndim == 2};
+        if (parameter->rate[v] != 0)
+            u.view[u.views++] = (struct orri_update_view){parameter->view[v].offset, orri_view_count(&parameter->view[v]),
+                                                          parameter->view[v].ndim == 2, parameter->rate[v]};
     return u;
 }
 
@@ -202,6 +204,8 @@ int orri_update_submit(struct orr_training *t, int p, double lr)
 {
     struct orri_parameter *parameter = t->model->parameter[p];
 
+    if (parameter->held)
+        return ORR_OK;
     if (t->exchange)
         return orri_exchange_submit(t, p, lr);
     for (int r = 0; t->states > 1 && r < t->states; r++) {
@@ -218,7 +222,8 @@ int orri_update_submit(struct orr_training *t, int p, double lr)
 
 struct outer {
     struct orr_model *model;
-    int64_t run, count;
+    int64_t run;
+    const struct orri_parameter *parameter;
     int terms;
     double lr, momentum;
 };
@@ -229,9 +234,17 @@ static void outer_cpu(void *buffers[], void *argument)
     const struct outer *o = argument;
     float *value = orri_pointer(buffers[0]), *state = orri_pointer(buffers[1]);
     const float *sum = orri_pointer(buffers[2]);
-    if (!orri_model_stopped(o->model, o->run))
-        ORRI_TEAM_FOR(o->count, PIECE, k, n,
-                      orri_outer_update(o->lr, o->momentum, 1 / (float)o->terms, n, sum + k, value + k, state + k));
+
+    if (orri_model_stopped(o->model, o->run))
+        return;
+    for (int v = 0; v < o->parameter->views; v++) {
+        const struct orr_view *view = &o->parameter->view[v];
+        int64_t at = view->offset;
+        if (o->parameter->rate[v] == 0)
+            continue;
+        ORRI_TEAM_FOR(orri_view_count(view), PIECE, k, n, orri_outer_update(o->lr, o->momentum, 1 / (float)o->terms, n,
+                                                                           sum + at + k, value + at + k, state + at + k));
+    }
 }
 
 #ifdef ORR_HAVE_CUDA
@@ -243,8 +256,13 @@ static void outer_cuda(void *buffers[], void *argument)
 
     if (orri_model_stopped(o->model, o->run))
         return;
-    orri_cuda_outer_update(cuda, o->lr, o->momentum, 1 / (float)o->terms, (size_t)o->count, orri_pointer(buffers[2]),
-                           orri_pointer(buffers[0]), orri_pointer(buffers[1]));
+    for (int v = 0; v < o->parameter->views; v++) {
+        int64_t first = o->parameter->view[v].offset;
+        if (o->parameter->rate[v] != 0)
+            orri_cuda_outer_update(cuda, o->lr, o->momentum, 1 / (float)o->terms, (size_t)orri_view_count(&o->parameter->view[v]),
+                                   (float *)orri_pointer(buffers[2]) + first, (float *)orri_pointer(buffers[0]) + first,
+                                   (float *)orri_pointer(buffers[1]) + first);
+    }
     orri_device_check(o->model, o->run, "outer", cuda);
 }
 
@@ -321,7 +339,7 @@ static struct orr_tile *state_copy(struct orr_training *t, const struct orri_par
 
 static int synchronise_one(struct orr_training *t, struct orri_parameter *parameter)
 {
-    struct outer outer = {t->model, t->run, parameter->count, t->states, t->options.outer_lr, t->options.outer_momentum};
+    struct outer outer = {t->model, t->run, parameter, t->states, t->options.outer_lr, t->options.outer_momentum};
     struct orr_tile *values = orri_sum_copies_submit(t, parameter->index, false);
     struct orr_tile *states = orri_sum_copies_submit(t, parameter->index, true);
     struct orri_buffer buffers[] = {{&parameter->value, STARPU_RW}, {&t->outer[parameter->index], STARPU_RW}, {values, STARPU_R}};
@@ -347,6 +365,8 @@ int orri_synchronise_submit(struct orr_training *t)
 {
     for (int p = 0; p < t->model->parameters; p++) {
         struct orri_parameter *parameter = t->model->parameter[p];
+        if (parameter->held)
+            continue;
         ORR_TRY(t->exchange ? orri_share_submit(t->model, parameter, t->run) : synchronise_one(t, parameter));
     }
     return ORR_OK;

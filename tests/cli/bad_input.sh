@@ -37,6 +37,16 @@ refused "^orrery: --val-fraction: '1' is no number from 0 to 0.999" '' $some --v
 refused "^orrery: --dropout: '1'" '' $some --dropout 1
 refused "^orrery: optimizer: 'lion'" 'adamw, adam, sgd or rmsprop' $some --optimizer lion
 refused "^orrery: schedule: 'step'" 'cosine, linear or constant' $some --schedule step
+refused "^orrery: freeze: no parameter's name matches 'transformer.h.9.\*'" 'names are those of model.safetensors' $some --freeze 'transformer.h.9.*'
+refused '^orrery: train: every parameter is held' 'leave some out of --freeze' $some --freeze '*'
+refused '^orrery: train: early stopping has no evaluations' 'give --eval-every' $some --patience 3
+refused '^orrery: train: early stopping has no evaluations' 'validation data' $some --patience 3 --eval-every 1 --val-fraction 0
+for number in 1.5 -1 nan ''; do
+    refused "^orrery: --label-smoothing: '$number' is no number from 0 to 1" '' $some --label-smoothing "$number"
+done
+for number in 0 1.5 -1 nan ''; do
+    refused "^orrery: --layer-decay: '$number' is no number from 1e-06 to 1" '' $some --layer-decay "$number"
+done
 refused "^orrery: --task: 'mlm'" 'use lm' $some --task mlm
 refused "^orrery: tokenizer: .*sentencepiece" 'tokenizer.json.*bytes' $some --tokenizer sentencepiece
 

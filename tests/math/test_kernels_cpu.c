@@ -402,8 +402,8 @@ START_TEST(losses)
     int64_t labels = 0;
     struct orr_result result = {5, 5};
 
-    orri_cpu_softmax_cross_entropy(dtype, ROWS, WIDTH, logits.data, LD, target, true, &scale, found);
-    orri_softmax_cross_entropy(ROWS, WIDTH, logits.wide, LD, target, SCALE, &sum, &labels);
+    orri_cpu_softmax_cross_entropy(dtype, ROWS, WIDTH, logits.data, LD, target, orri_sharp, true, &scale, found);
+    orri_softmax_cross_entropy(ROWS, WIDTH, logits.wide, LD, target, orri_sharp, SCALE, &sum, &labels);
     expect_same("gradient of logits", &logits, logits.wide);
     orri_cpu_add_losses(ROWS, found, target, true, &result);
     ck_assert_int_eq(result.labels, labels);

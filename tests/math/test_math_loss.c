@@ -35,8 +35,8 @@ START_TEST(against_reference)
     for (int r = 0; r < ROWS; r++)
         target[r] = r % 4 == 2 ? ORR_IGNORE : r * 31 % width;
     target[0] = width - 1;
-    orri_softmax_cross_entropy(ROWS, width, x, ld, target, 0, &loss, &count);
-    orri_softmax_cross_entropy(ROWS, width, g, ld, target, 1, &again, &same);
+    orri_softmax_cross_entropy(ROWS, width, x, ld, target, orri_sharp, 0, &loss, &count);
+    orri_softmax_cross_entropy(ROWS, width, g, ld, target, orri_sharp, 1, &again, &same);
     ck_assert_int_eq(count, 1000 + ROWS - 2);
     ck_assert_int_eq(same, count);
     for (int r = 0; r < ROWS; r++) {
@@ -87,7 +87,7 @@ START_TEST(far_logits)
     double loss = 0, want = log(1 + exp(-1)) + 1 + log(1 + exp(-2)) + 2;
     int64_t count = 0;
 
-    orri_softmax_cross_entropy(2, 5, x[0], 5, target, 1, &loss, &count);
+    orri_softmax_cross_entropy(2, 5, x[0], 5, target, orri_sharp, 1, &loss, &count);
     assert_close(loss, want, 4 * FLT_EPSILON, "far logits");
     ck_assert(x[0][2] == 0 && x[0][3] == 0 && x[1][2] == 0);
 }
@@ -106,7 +106,7 @@ START_TEST(non_finite_is_shown)
                 int64_t count = 0;
 
                 x[at] = bad[b];
-                orri_softmax_cross_entropy(1, 40, x, 40, &target, gradient, &loss, &count);
+                orri_softmax_cross_entropy(1, 40, x, 40, &target, orri_sharp, gradient, &loss, &count);
                 ck_assert(isnan(loss));
                 free(x);
             }
@@ -117,7 +117,7 @@ START_TEST(non_finite_is_shown)
 
     for (int j = 0; j < 20; j++)
         x[j] = -INFINITY;
-    orri_softmax_cross_entropy(1, 20, x, 20, &target, 0, &loss, &count);
+    orri_softmax_cross_entropy(1, 20, x, 20, &target, orri_sharp, 0, &loss, &count);
     ck_assert(isnan(loss));
 }
 END_TEST
@@ -130,12 +130,49 @@ START_TEST(deterministic)
     double la = 0, lb = 0;
     int64_t count = 0;
 
-    orri_softmax_cross_entropy(ROWS, WIDTH, a, WIDTH, target, 1, &la, &count);
-    orri_softmax_cross_entropy(ROWS, WIDTH, b, WIDTH, target, 1, &lb, &count);
+    orri_softmax_cross_entropy(ROWS, WIDTH, a, WIDTH, target, orri_sharp, 1, &la, &count);
+    orri_softmax_cross_entropy(ROWS, WIDTH, b, WIDTH, target, orri_sharp, 1, &lb, &count);
     ck_assert(la == lb);
     ck_assert_mem_eq(a, b, ROWS * WIDTH * sizeof(float));
     free(a);
     free(b);
+}
+END_TEST
+
+/* With smoothing: the loss and its gradient from those of every label, whole and in parts. */
+START_TEST(smoothed)
+{
+    enum { WIDTH = 33, CUT = 12 };
+    const float e = 0.3f;
+    const struct orri_smoothing smoothing = {1 - e, e / WIDTH};
+    float *x = random_floats(WIDTH, 5, 7), *g = copy_floats(WIDTH, x), *parts = copy_floats(WIDTH, x), part[2][ORRI_LOSS_PART];
+    const float *const of_parts[] = {part[0], part[1]};
+    double *d = to_double(WIDTH, x), softmax[WIDTH], want = 0, loss = 0, joined = 0;
+    float norm[ORRI_LOSS_NORM];
+    int32_t target = 20;
+    int64_t count = 0;
+
+    for (int j = 0; j < WIDTH; j++)
+        want += (j == target ? 1 - (double)e + (double)e / WIDTH : (double)e / WIDTH) * row_loss(WIDTH, d, j, softmax);
+    orri_softmax_cross_entropy(1, WIDTH, g, WIDTH, &target, smoothing, 2, &loss, &count);
+    assert_close(loss, want, 20 * FLT_EPSILON, "whole");
+    orri_cross_entropy_part(1, CUT, parts, WIDTH, &target, 0, smoothing, part[0]);
+    orri_cross_entropy_part(1, WIDTH - CUT, parts + CUT, WIDTH, &target, CUT, smoothing, part[1]);
+    orri_cross_entropy_join(1, 2, of_parts, &target, norm, &joined, &count);
+    assert_close(joined, want, 20 * FLT_EPSILON, "in parts");
+    ck_assert_int_eq(count, 2);
+    orri_cross_entropy_part_gradient(1, CUT, parts, WIDTH, &target, 0, smoothing, norm, 2);
+    orri_cross_entropy_part_gradient(1, WIDTH - CUT, parts + CUT, WIDTH, &target, CUT, smoothing, norm, 2);
+    for (int j = 0; j < WIDTH; j++) {
+        double expected = 2 * (softmax[j] - (double)smoothing.each - (j == target ? (double)smoothing.label : 0));
+
+        assert_close(g[j], expected, 14 * FLT_EPSILON, "column %d", j);
+        assert_close(parts[j], expected, 14 * FLT_EPSILON, "column %d in parts", j);
+    }
+    free(x);
+    free(g);
+    free(parts);
+    free(d);
 }
 END_TEST
 
@@ -161,13 +198,13 @@ static double in_parts(int cut, int count, float *rows, const int32_t *target, i
         int first = cuts[cut].first[p], width = cuts[cut].first[p + 1] - first;
 
         part[p] = random_floats((size_t)count * ORRI_LOSS_PART, 1, 2);
-        orri_cross_entropy_part(count, width, rows + first, WIDTH, target, first, part[p]);
+        orri_cross_entropy_part(count, width, rows + first, WIDTH, target, first, orri_sharp, part[p]);
     }
     orri_cross_entropy_join(count, parts, (const float *const *)part, target, norm, &loss, labels);
     for (int p = 0; p < parts; p++) {
         int first = cuts[cut].first[p], width = cuts[cut].first[p + 1] - first;
 
-        orri_cross_entropy_part_gradient(count, width, rows + first, WIDTH, target, first, norm, 1);
+        orri_cross_entropy_part_gradient(count, width, rows + first, WIDTH, target, first, orri_sharp, norm, 1);
         free(part[p]);
     }
     free(norm);
@@ -257,6 +294,7 @@ Suite *suite(void)
     tcase_add_loop_test(c, against_reference, 0, 5);
     tcase_add_test(c, far_logits);
     tcase_add_test(c, non_finite_is_shown);
+    tcase_add_test(c, smoothed);
     tcase_add_test(c, deterministic);
     tcase_add_loop_test(c, parts_against_reference, 0, 4);
     tcase_add_loop_test(c, far_logits_in_parts, 0, 4);

@@ -73,7 +73,7 @@ static void check_loss(enum orr_dtype type, int rows, int width, int ld, size_t 
     struct orr_result result, *sum = room(sizeof(result));
 
     /* Without a gradient the logits stay. */
-    orri_cuda_softmax_cross_entropy(&device, type, rows, width, logits.data, ld, ids, false, NULL, loss.data);
+    orri_cuda_softmax_cross_entropy(&device, type, rows, width, logits.data, ld, ids, orri_sharp, false, NULL, loss.data);
     float *got = get(&logits), *losses = get(&loss);
     ck_assert_mem_eq(got, x, size * sizeof(float));
     for (int r = 0; r < rows; r++) {
@@ -96,9 +96,9 @@ static void check_loss(enum orr_dtype type, int rows, int width, int ld, size_t 
     }
     free(losses);
 
-    orri_cuda_softmax_cross_entropy(&device, type, rows, width, logits.data, ld, ids, true, scales.data, loss.data);
-    orri_cuda_softmax_cross_entropy(&device, type, rows, width, twice.data, ld, ids, true, scales.data, loss.data);
-    orri_cuda_softmax_cross_entropy(&device, type, rows, width, unscaled.data, ld, ids, true, NULL, loss.data);
+    orri_cuda_softmax_cross_entropy(&device, type, rows, width, logits.data, ld, ids, orri_sharp, true, scales.data, loss.data);
+    orri_cuda_softmax_cross_entropy(&device, type, rows, width, twice.data, ld, ids, orri_sharp, true, scales.data, loss.data);
+    orri_cuda_softmax_cross_entropy(&device, type, rows, width, unscaled.data, ld, ids, orri_sharp, true, NULL, loss.data);
     assert_same(&twice, &logits);
     got = get(&logits);
     check_gradient(type, rows, width, ld, x, target, scale, got);
@@ -130,6 +130,48 @@ START_TEST(against_reference)
     check_loss(dtypes[_i], 3, 8193, 8193, 1);
     check_loss(dtypes[_i], 2, 50257, 50257, 0);
     check_loss(dtypes[_i], 2, 50257, 50304, 8);
+}
+END_TEST
+
+/* With smoothing, against the CPU's: whole rows and one part of them. */
+START_TEST(smoothed)
+{
+    enum { ROWS = 5, WIDTH = 333, CUT = 100 };
+    const struct orri_smoothing smoothing = {0.75f, 0.25f / WIDTH};
+    enum orr_dtype type = dtypes[_i];
+    float *x = random_floats(ROWS * WIDTH, RANGE, 11), *zeros = random_floats(ROWS * ORRI_LOSS_PART, 0, 0);
+    int32_t *target = labels(ROWS, WIDTH), *ids = put_ids(ROWS, target);
+    struct array logits = put(type, ROWS * WIDTH, x, 0), part = put(ORR_F32, ROWS * ORRI_LOSS_PART, zeros, 0);
+    struct array loss = put(ORR_F32, ROWS, zeros, 0);
+    float *rounded_x = get(&logits), *want = copy_floats(ROWS * WIDTH, rounded_x), wanted[ROWS * ORRI_LOSS_PART];
+    int64_t count = 0;
+
+    orri_cuda_cross_entropy_part(&device, type, ROWS, CUT, logits.data, WIDTH, ids, 0, smoothing, part.data);
+    orri_cuda_softmax_cross_entropy(&device, type, ROWS, WIDTH, logits.data, WIDTH, ids, smoothing, true, NULL, loss.data);
+    orri_cross_entropy_part(ROWS, CUT, want, WIDTH, target, 0, smoothing, wanted);
+    float *got = get(&logits), *losses = get(&loss), *got_part = get(&part);
+    for (int r = 0; r < ROWS; r++) {
+        double sum = 0;
+
+        orri_softmax_cross_entropy(1, WIDTH, want + r * WIDTH, WIDTH, target + r, smoothing, 1, &sum, &count);
+        assert_close(losses[r], sum, 2 * SOFTMAX_BOUND + FLT_EPSILON * sum, "row %d", r);
+        assert_close(got_part[r * ORRI_LOSS_PART + 2], wanted[r * ORRI_LOSS_PART + 2], 4 * FLT_EPSILON * RANGE, "row %d in part", r);
+        for (int j = 0; j < WIDTH; j++)
+            assert_close(got[r * WIDTH + j], want[r * WIDTH + j], 2 * SOFTMAX_BOUND + rounding(type, want[r * WIDTH + j]),
+                         "row %d column %d", r, j);
+    }
+    free(got);
+    free(losses);
+    free(got_part);
+    free(rounded_x);
+    free(want);
+    free(x);
+    free(zeros);
+    free(target);
+    drop(&logits);
+    drop(&part);
+    drop(&loss);
+    drop_room(ids);
 }
 END_TEST
 
@@ -176,7 +218,7 @@ START_TEST(far_logits)
     int32_t *ids = put_ids(2, target);
     struct array logits = put(dtypes[_i], 2 * WIDTH, x[0], 0), loss = put(ORR_F32, 2, (float[2]){0}, 0);
     double high = x[0][1], low = x[0][0];
-    orri_cuda_softmax_cross_entropy(&device, dtypes[_i], 2, WIDTH, logits.data, WIDTH, ids, true, NULL, loss.data);
+    orri_cuda_softmax_cross_entropy(&device, dtypes[_i], 2, WIDTH, logits.data, WIDTH, ids, orri_sharp, true, NULL, loss.data);
     float *got = get(&logits), *losses = get(&loss);
     assert_close(losses[0], high - low + log(18), FLT_EPSILON * 6e4, "the first row");
     assert_close(losses[1], log(2), 4 * FLT_EPSILON, "the second");
@@ -209,7 +251,7 @@ START_TEST(non_finite_is_shown)
             for (int j = 0; j < WIDTH; j++)
                 x[j] = j == places[a] || all ? bad[b] : x[j];
             struct array logits = put(dtypes[_i], WIDTH, x, 0), loss = put(ORR_F32, 1, (float[1]){0}, 0);
-            orri_cuda_softmax_cross_entropy(&device, dtypes[_i], 1, WIDTH, logits.data, WIDTH, ids, false, NULL, loss.data);
+            orri_cuda_softmax_cross_entropy(&device, dtypes[_i], 1, WIDTH, logits.data, WIDTH, ids, orri_sharp, false, NULL, loss.data);
             float *got = get(&loss);
             assert_that(isnan(got[0]) || got[0] == INFINITY);
             free(got);
@@ -247,7 +289,7 @@ START_TEST(in_parts)
         part[t] = put(ORR_F32, ROWS * ORRI_LOSS_PART, zeros, 0);
         data[t] = part[t].data;
         orri_cuda_cross_entropy_part(&device, type, ROWS, first[t + 1] - first[t], (char *)logits.data + (size_t)first[t] * size,
-                                     WIDTH, ids, first[t], part[t].data);
+                                     WIDTH, ids, first[t], orri_sharp, part[t].data);
     }
     orri_cuda_cross_entropy_join(&device, ROWS, parts, data, ids, norm.data, loss.data);
     float *got = get(&loss);
@@ -259,7 +301,7 @@ START_TEST(in_parts)
     free(got);
     for (int t = 0; t < parts; t++) {
         orri_cuda_cross_entropy_part_gradient(&device, type, ROWS, first[t + 1] - first[t],
-                                              (char *)logits.data + (size_t)first[t] * size, WIDTH, ids, first[t], norm.data,
+                                              (char *)logits.data + (size_t)first[t] * size, WIDTH, ids, first[t], orri_sharp, norm.data,
                                               scale.data);
         drop(&part[t]);
     }
@@ -297,12 +339,12 @@ START_TEST(far_logits_in_parts)
         part[t] = put(ORR_F32, 2 * ORRI_LOSS_PART, zeros, 0);
         data[t] = part[t].data;
         orri_cuda_cross_entropy_part(&device, ORR_F32, 2, first[t + 1] - first[t], (float *)logits.data + first[t], WIDTH, ids,
-                                     first[t], part[t].data);
+                                     first[t], orri_sharp, part[t].data);
     }
     orri_cuda_cross_entropy_join(&device, 2, 3, data, ids, norm.data, loss.data);
     for (int t = 0; t < 3; t++)
         orri_cuda_cross_entropy_part_gradient(&device, ORR_F32, 2, first[t + 1] - first[t], (float *)logits.data + first[t],
-                                              WIDTH, ids, first[t], norm.data, NULL);
+                                              WIDTH, ids, first[t], orri_sharp, norm.data, NULL);
     float *got = get(&loss), *g = get(&logits);
     assert_close(got[0], log(29) + 2e4, FLT_EPSILON * 2e4, "the first row");
     assert_close(got[1], log(1 + 2 * exp(-1)), 4 * FLT_EPSILON, "the second");
@@ -471,6 +513,7 @@ Suite *suite(void)
     begin_device();
     tcase_set_timeout(c, 0);
     tcase_add_loop_test(c, against_reference, 0, DTYPES);
+    tcase_add_loop_test(c, smoothed, 0, DTYPES);
     tcase_add_test(c, sum_of_losses);
     tcase_add_loop_test(c, far_logits, 0, DTYPES);
     tcase_add_loop_test(c, non_finite_is_shown, 0, DTYPES);

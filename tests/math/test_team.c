@@ -180,10 +180,10 @@ static void losses(struct made *m, int variant)
 
     for (int r = 0; r < ROWS; r++)
         target[r] = r % 9 == 4 ? ORR_IGNORE : r * 7 % WIDTH;
-    orri_cpu_softmax_cross_entropy(m->dtype, ROWS, WIDTH, logits, LD, target, variant, &scale, loss);
-    orri_cpu_cross_entropy_part(m->dtype, ROWS, WIDTH, part, LD, target, FIRST, sums);
+    orri_cpu_softmax_cross_entropy(m->dtype, ROWS, WIDTH, logits, LD, target, orri_sharp, variant, &scale, loss);
+    orri_cpu_cross_entropy_part(m->dtype, ROWS, WIDTH, part, LD, target, FIRST, orri_sharp, sums);
     orri_cpu_cross_entropy_join(ROWS, 1, of_parts, target, norm, loss);
-    orri_cpu_cross_entropy_part_gradient(m->dtype, ROWS, WIDTH, part, LD, target, FIRST, norm, &scale);
+    orri_cpu_cross_entropy_part_gradient(m->dtype, ROWS, WIDTH, part, LD, target, FIRST, orri_sharp, norm, &scale);
 }
 
 static void embedding(struct made *m, int variant)
@@ -270,7 +270,8 @@ static void updates(struct made *m, int variant)
     enum { ROWS = 90, WIDTH = 300, OFFSET = 64 };
     const struct orri_parameter parameter = {.views = 2, .count = OFFSET + ROWS * WIDTH,
                                              .view = {{.ndim = 1, .shape = {OFFSET - 3, 0}},
-                                                      {.ndim = 2, .shape = {ROWS, WIDTH}, .offset = OFFSET}}};
+                                                      {.ndim = 2, .shape = {ROWS, WIDTH}, .offset = OFFSET}},
+                                             .rate = {1, 1}};
     const struct orr_optimizer optimizer = orr_optimizer_default((enum orr_optimizer_kind)variant);
     size_t count = (size_t)parameter.count;
     float *g = floats(m, count), *p = floats(m, count), *state = floats(m, 2 * count);

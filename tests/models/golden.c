@@ -196,9 +196,13 @@ static double number(json_t *run, const char *key)
     return value ? json_number_value(value) : 0;
 }
 
-static struct orr_training_options options_of_run(const struct golden *g, const char *name)
+struct orr_source golden_source(const struct golden *g)
 {
-    json_t *run = json_object_get(json_object_get(g->input, "runs"), name);
+    return (struct orr_source){read_batch, g->input};
+}
+
+struct orr_training_options golden_options(const struct golden *g, json_t *run)
+{
     struct orr_training_options options = options_of(g, 2);
 
     ck_assert_ptr_nonnull(run);
@@ -212,24 +216,25 @@ static struct orr_training_options options_of_run(const struct golden *g, const 
     options.optimizer.eps = (float)number(run, "eps");
     options.optimizer.weight_decay = (float)number(run, "weight_decay");
     options.optimizer.clip = (float)number(run, "clip");
+    options.label_smoothing = (float)number(run, "label_smoothing");
     options.schedule.lr = number(run, "lr");
     options.schedule.min_lr = number(run, "min_lr");
     options.schedule.warmup = (int64_t)number(run, "warmup");
     options.schedule.steps = (int64_t)number(run, "steps");
-    ck_assert_int_eq(options.schedule.steps, GOLDEN_STEPS);
     return options;
 }
 
 void golden_run(const struct golden *g, const char *name, double loss[GOLDEN_STEPS], double norm[GOLDEN_STEPS])
 {
     static const struct orr_mesh one = MESH(1, 1, 1);
-    struct orr_training_options options = options_of_run(g, name);
+    struct orr_training_options options = golden_options(g, json_object_get(json_object_get(g->input, "runs"), name));
     struct orr_model *model = golden_model(g, &one);
     struct orr_training *training = orr_training_create(model, &options);
     struct orr_source source = source_of(g);
     struct orr_step report;
     int seen = 0;
 
+    ck_assert_int_eq(options.schedule.steps, GOLDEN_STEPS);
     ck_assert_msg(training != NULL, "%s", orr_error());
     for (int s = 0; s < GOLDEN_STEPS; s++)
         ck_assert_msg(orr_training_submit(training, &source) == 0, "%s", orr_error());

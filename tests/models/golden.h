@@ -36,6 +36,10 @@ void golden_predict(const struct golden *g, const struct orr_mesh *mesh, golden_
 void golden_gradients(const struct golden *g, int micro_batch, const struct orr_mesh *mesh, const char *slots,
                       golden_check *check, void *self);
 
+/* The options of a run, as input.json describes it, in microbatches of 2; and the batch that it is trained on. */
+struct orr_training_options golden_options(const struct golden *g, json_t *run);
+struct orr_source golden_source(const struct golden *g);
+
 /* Takes the steps of a run: losses and norms of all of them. Returns how many. */
 enum { GOLDEN_STEPS = 20 };
 void golden_run(const struct golden *g, const char *name, double loss[GOLDEN_STEPS], double norm[GOLDEN_STEPS]);

@@ -16,12 +16,12 @@ static const struct {
     struct orri_update_view view[MOST_VIEWS];
     size_t shift;
 } tiles[] = {
-    {1, 1, 1, {{0, 1, true}}, 0},
-    {1000, 1000, 3, {{0, 33, false}, {33, 900, true}, {940, 60, false}}, 0},
-    {1024, 1024, 3, {{0, 256, false}, {256, 509, true}, {768, 256, true}}, 0},
-    {1024, 1027, 2, {{0, 512, true}, {512, 512, false}}, 0},
-    {777, 780, 1, {{0, 777, true}}, 1},
-    {2112 * 256 * 4 + 4099, 2112 * 256 * 4 + 4100, 1, {{0, 2112 * 256 * 4 + 4099, true}}, 0},
+    {1, 1, 1, {{0, 1, true, 1}}, 0},
+    {1000, 1000, 3, {{0, 33, false, 1}, {33, 900, true, 0.25}, {940, 60, false, 1}}, 0},
+    {1024, 1024, 3, {{0, 256, false, 1}, {256, 509, true, 0.25}, {768, 256, true, 1}}, 0},
+    {1024, 1027, 2, {{0, 512, true, 1}, {512, 512, false, 1}}, 0},
+    {777, 780, 1, {{0, 777, true, 1}}, 1},
+    {2112 * 256 * 4 + 4099, 2112 * 256 * 4 + 4100, 1, {{0, 2112 * 256 * 4 + 4099, true, 1}}, 0},
 };
 enum { TILES = 6 };
 
@@ -73,8 +73,8 @@ static void check_update(enum orr_optimizer_kind kind, int tile, enum orr_dtype 
         orri_cuda_update(&device, &u);
         for (int v = 0; v < u.views; v++) {
             const struct orri_update_view *view = &u.view[v];
-            orri_optimizer_update(&u.optimizer, view->decay, u.lr, t, scale, view->count, g + view->offset, p + view->offset,
-                                  state + view->offset, u.stride);
+            orri_optimizer_update(&u.optimizer, view->decay, u.lr * view->rate, t, scale, view->count, g + view->offset,
+                                  p + view->offset, state + view->offset, u.stride);
         }
     }
     float *got = get(&ap), *got_state = get(&as), *got_working = get(&working);
@@ -231,7 +231,7 @@ START_TEST(rounded_at_random)
     enum { COUNT = 4099 };
     const struct orr_rng rng = {5, 6, 7};
     struct orri_cuda_update u = {.optimizer = orr_optimizer_default(ORR_SGD), .lr = 1, .t = 1, .views = 1,
-                                 .view = {{0, COUNT, false}}, .stride = COUNT, .dtype = ORR_BF16};
+                                 .view = {{0, COUNT, false, 1}}, .stride = COUNT, .dtype = ORR_BF16};
     float *p = random_floats(COUNT, 1, 1), *g = random_floats(COUNT, 1e-3f, 2), *state = random_floats(COUNT, 0, 0);
     uint32_t words[COUNT];
     double error = 0, size = 0;
