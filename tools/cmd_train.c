@@ -394,7 +394,6 @@ int cmd_train(int argc, char **argv)
     if (status == 0)
         status = set_rates(&o);
     if (status == 0)
-        status = open_corpora(&o, &t, &corpus, &validation);
         status = has_rows(task) ? open_rows(&o, &t, &data) : open_corpora(&o, &t, &corpus, &validation);
     if (status == 0)
         status = count_steps(&t, &data, &t.options.schedule.steps);
