@@ -27,12 +27,18 @@ struct orri_group {
     int number;                                 /* among the block's                                     */
     int views;
     struct orr_view view[ORR_MAX_VIEWS];        /* whole                                                 */
-    char *name[ORR_MAX_VIEWS];                  /* in files                                              */
-    int first_view;                             /* number of view 0 among all views of the model         */
+    int first[ORR_MAX_VIEWS];                   /* number of its first tensor among those of the model   */
     int users;
     struct orr_block *user[ORRI_MAX_USERS];
     struct orri_parameter *common;              /* views that all shards share; without shards all of it; or NULL */
     struct orri_parameter **shard;              /* [tp] parts of the views that are split; or NULL        */
+};
+
+/* What a view is in files, or one of its pieces. */
+struct orri_tensor {
+    struct orri_group *group;
+    int view, piece;
+    char *name;
 };
 
 /* One flat tile of parameters: a group, or a shard's part of it, or what the shards share. It is updated where its owner
@@ -100,7 +106,8 @@ struct orr_model {
     struct orri_group **group;
     int parameters;
     struct orri_parameter **parameter;
-    int views;
+    int tensors;
+    struct orri_tensor *tensor;                 /* what the user knows of parameters, in the order of groups and views */
     int64_t *busy;                              /* [dp] atomic: nanoseconds that passes of each replica took, or NULL */
     char **message_name;                        /* see name_of() in transfer.c                           */
     struct orri_pool *values, *gradients;       /* to receive parameters, with ZeRO-3, and gradients     */
@@ -413,9 +420,13 @@ struct orr_tile *orri_slots_result(struct orr_slots *slots, int64_t step, int re
 struct orri_slot *orri_slots_at(struct orr_slots *slots, const struct orri_microbatch *mb, int stage);
 struct orri_cell *orri_cell_at(struct orr_slots *slots, const struct orri_microbatch *mb, const struct orr_block *block);
 
-/* Named parameter number `index` is view *view of a group. */
-struct orri_group *orri_model_view(const struct orr_model *model, int index, int *view);
 int64_t orri_view_count(const struct orr_view *view);
+
+/* The tensors that a view is in files: how many, the shape of each, and what of a run lies in number `piece`, `whole` counted from
+ * where that begins; a count of 0 where nothing does. */
+int orri_view_pieces(const struct orr_view *view);
+struct orr_view orri_view_piece(const struct orr_view *view);
+struct orr_run orri_run_piece(const struct orr_view *view, struct orr_run run, int piece);
 
 /* Copies a named parameter to values[], or from it. tile_of gives the tile that has parameter p, with `offset` elements
  * before its values, or one without a handle. Gathering is collective: every rank gets all of it. */

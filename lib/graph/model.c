@@ -48,8 +48,6 @@ void orr_model_destroy(struct orr_model *model)
         free(parameter);
     }
     for (int g = 0; g < model->groups; g++) {
-        for (int v = 0; v < model->group[g]->views; v++)
-            free(model->group[g]->name[v]);
         free(model->group[g]->shard);
         free(model->group[g]);
     }
@@ -60,6 +58,9 @@ void orr_model_destroy(struct orr_model *model)
         free(model->block[l]->config);
         free(model->block[l]);
     }
+    for (int i = 0; i < model->tensors; i++)
+        free(model->tensor[i].name);
+    free(model->tensor);
     free(model->parameter);
     free(model->group);
     free(model->block);
@@ -80,26 +81,55 @@ void orr_model_set_file_rules(struct orr_model *model, const struct orr_file_rul
     model->rules = *rules;
 }
 
-static int name_views(struct orr_model *model, const struct orr_parameter_name *names, int count)
+/* Numbers the tensors of all views, and makes room for them. */
+static int list_tensors(struct orr_model *model)
 {
-    model->views = 0;
+    int count = 0;
+
     for (int g = 0; g < model->groups; g++) {
-        struct orri_group *group = model->group[g];
-        const struct orr_block *block = group->block;
-        group->first_view = model->views;
-        model->views += group->views;
-        for (int v = 0; v < group->views; v++) {
-            char local[128];
-            snprintf(local, sizeof(local), "%s.%s", block->cls->name, group->view[v].name);
-            for (int n = 0; n < count && !group->name[v]; n++)
-                if (strcmp(names[n].view, local) == 0)
-                    group->name[v] = orri_format(names[n].file, block->layer);
-            if (!names)
-                group->name[v] = orri_format("%s.%d.%s", block->cls->name, block->layer, group->view[v].name);
-            if (!group->name[v])
-                return names ? orri_fail(ORR_EINVAL, "model", "parameter '%s' has no name in files", local) : ORR_ENOMEM;
+        for (int v = 0; v < model->group[g]->views; v++) {
+            model->group[g]->first[v] = count;
+            count += orri_view_pieces(&model->group[g]->view[v]);
         }
     }
+    model->tensor = orri_calloc((size_t)count, sizeof(*model->tensor));
+    return model->tensor || count == 0 ? ORR_OK : ORR_ENOMEM;
+}
+
+static int name_view(struct orr_model *model, struct orri_group *group, int v, const struct orr_parameter_name *names, int count)
+{
+    const struct orr_block *block = group->block;
+    const struct orr_view *view = &group->view[v];
+    const char *pattern = NULL;
+    char local[128];
+
+    snprintf(local, sizeof(local), "%s.%s", block->cls->name, view->name);
+    for (int n = 0; n < count && !pattern; n++)
+        if (strcmp(names[n].view, local) == 0)
+            pattern = names[n].file;
+    if (names && !pattern)
+        return orri_fail(ORR_EINVAL, "model", "parameter '%s' has no name in files", local);
+    for (int piece = 0; piece < orri_view_pieces(view); piece++) {
+        struct orri_tensor *tensor = &model->tensor[model->tensors++];
+        *tensor = (struct orri_tensor){group, v, piece, NULL};
+        if (pattern)
+            tensor->name = orri_format(pattern, block->layer, piece);
+        else if (view->pieces)
+            tensor->name = orri_format("%s.%d.%s.%d", block->cls->name, block->layer, view->name, piece);
+        else
+            tensor->name = orri_format("%s.%d.%s", block->cls->name, block->layer, view->name);
+        if (!tensor->name)
+            return ORR_ENOMEM;
+    }
+    return ORR_OK;
+}
+
+static int name_views(struct orr_model *model, const struct orr_parameter_name *names, int count)
+{
+    ORR_TRY(list_tensors(model));
+    for (int g = 0; g < model->groups; g++)
+        for (int v = 0; v < model->group[g]->views; v++)
+            ORR_TRY(name_view(model, model->group[g], v, names, count));
     return ORR_OK;
 }
 
@@ -319,16 +349,6 @@ int orr_model_stage(const struct orr_model *model, int stage, struct orr_stage_i
     return ORR_OK;
 }
 
-struct orri_group *orri_model_view(const struct orr_model *model, int index, int *view)
-{
-    int g = 0;
-
-    while (index >= model->group[g]->first_view + model->group[g]->views)
-        g++;
-    *view = index - model->group[g]->first_view;
-    return model->group[g];
-}
-
 struct randomize {
     const struct orri_parameter *parameter;
     int tp;
@@ -362,7 +382,7 @@ static void randomize_cpu(void *buffers[], void *argument)
     for (int v = 0; v < parameter->views; v++) {
         const struct orri_group *group = parameter->group;
         const struct orr_view *whole = &group->view[parameter->number[v]];
-        struct orr_rng rng = {randomize->seed, (uint32_t)(group->first_view + parameter->number[v]), UINT32_MAX};
+        struct orr_rng rng = {randomize->seed, (uint32_t)group->first[parameter->number[v]], UINT32_MAX};
         for (int64_t i = 0; i < orr_view_run_count(whole, randomize->tp); i++) {
             struct orr_run run = orr_view_run(whole, randomize->tp, parameter->shard, i);
             randomize_run(whole, &rng, run.whole, run.count, &parameter->value, (void *)STARPU_VECTOR_GET_PTR(buffers[0]),
@@ -394,24 +414,28 @@ int orr_model_randomize(struct orr_model *model, uint64_t seed)
 
 int orr_model_parameter_count(const struct orr_model *model)
 {
-    return model->views;
+    return model->tensors;
+}
+
+/* Its shape. */
+static struct orr_view view_of(const struct orri_tensor *tensor)
+{
+    return orri_view_piece(&tensor->group->view[tensor->view]);
 }
 
 void orr_model_parameter(const struct orr_model *model, int index, struct orr_parameter_info *info)
 {
-    int v;
-    const struct orri_group *group = orri_model_view(model, index, &v);
-    const struct orr_view *view = &group->view[v];
+    const struct orri_tensor *tensor = &model->tensor[index];
+    const struct orr_view view = view_of(tensor);
 
-    *info = (struct orr_parameter_info){group->name[v], view->ndim, {view->shape[0], view->shape[1]}, orri_view_count(view)};
+    *info = (struct orr_parameter_info){tensor->name, view.ndim, {view.shape[0], view.shape[1]}, orri_view_count(&view)};
 }
 
 int orr_model_find(const struct orr_model *model, const char *name)
 {
-    for (int g = 0; g < model->groups; g++)
-        for (int v = 0; v < model->group[g]->views; v++)
-            if (strcmp(model->group[g]->name[v], name) == 0)
-                return model->group[g]->first_view + v;
+    for (int i = 0; i < model->tensors; i++)
+        if (strcmp(model->tensor[i].name, name) == 0)
+            return i;
     return -1;
 }
 
@@ -431,14 +455,14 @@ static struct orri_parameter *part_of(const struct orr_model *model, const struc
 
 int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, void *self, float *values)
 {
-    int view, number, status = ORR_OK;
-    struct orri_group *group = orri_model_view(model, index, &view);
-    const struct orr_view *whole = &group->view[view];
+    const struct orri_tensor *tensor = &model->tensor[index];
+    const struct orr_view *whole = &tensor->group->view[tensor->view], piece = view_of(tensor);
     struct orri_parameter *part;
-    size_t bytes = (size_t)orri_view_count(whole) * sizeof(*values);
+    size_t bytes = (size_t)orri_view_count(&piece) * sizeof(*values);
+    int number, status = ORR_OK;
 
     memset(values, 0, bytes);
-    for (int t = 0; (part = part_of(model, group, view, t, &number)) != NULL; t++) {
+    for (int t = 0; (part = part_of(model, tensor->group, tensor->view, t, &number)) != NULL; t++) {
         int64_t offset = 0;
         struct orr_tile *tile = tile_of(self, part, &offset);
         if (part->here != 0 || !tile || !tile->handle)
@@ -449,7 +473,7 @@ int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, 
             continue;
         }
         for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
-            struct orr_run run = orr_view_run(whole, model->mesh.tp, t, i);
+            struct orr_run run = orri_run_piece(whole, orr_view_run(whole, model->mesh.tp, t, i), tensor->piece);
             orri_get(tile, data, offset + part->view[number].offset + run.part, run.count, values + run.whole);
         }
         orr_tile_release(tile);
@@ -462,12 +486,12 @@ int orri_view_gather(struct orr_model *model, int index, orri_tile_of *tile_of, 
 
 int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of, void *self, const float *values)
 {
-    int view, number;
-    struct orri_group *group = orri_model_view(model, index, &view);
-    const struct orr_view *whole = &group->view[view];
+    const struct orri_tensor *tensor = &model->tensor[index];
+    const struct orr_view *whole = &tensor->group->view[tensor->view];
     struct orri_parameter *part;
+    int number;
 
-    for (int t = 0; (part = part_of(model, group, view, t, &number)) != NULL; t++) {
+    for (int t = 0; (part = part_of(model, tensor->group, tensor->view, t, &number)) != NULL; t++) {
         int64_t offset = 0;
         struct orr_tile *tile = tile_of(self, part, &offset);
         if (!tile || !tile->handle)
@@ -476,7 +500,7 @@ int orri_view_scatter(struct orr_model *model, int index, orri_tile_of *tile_of,
         if (!data)
             return orri_fail(ORR_EDEVICE, "StarPU", "a tile cannot be written");
         for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
-            struct orr_run run = orr_view_run(whole, model->mesh.tp, t, i);
+            struct orr_run run = orri_run_piece(whole, orr_view_run(whole, model->mesh.tp, t, i), tensor->piece);
             orri_put(tile, data, offset + part->view[number].offset + run.part, run.count, values + run.whole);
         }
         orr_tile_release(tile);
@@ -498,12 +522,9 @@ int orr_model_read(struct orr_model *model, int index, float *values)
 
 int orr_model_write(struct orr_model *model, int index, const float *values)
 {
-    int view;
-    const struct orri_group *group = orri_model_view(model, index, &view);
-
     ORR_TRY(orr_model_allocate(model));
     ORR_TRY(orri_view_scatter(model, index, value_of, NULL, values));
-    return orri_model_share(model, group);
+    return orri_model_share(model, model->tensor[index].group);
 }
 
 int64_t orr_model_size(const struct orr_model *model)

@@ -44,6 +44,29 @@ struct orr_run orr_view_run(const struct orr_view *view, int tp, int t, int64_t 
     };
 }
 
+int orri_view_pieces(const struct orr_view *view)
+{
+    return view->pieces ? view->pieces : 1;
+}
+
+struct orr_view orri_view_piece(const struct orr_view *view)
+{
+    struct orr_view piece = *view;
+
+    piece.shape[0] /= orri_view_pieces(view);
+    return piece;
+}
+
+struct orr_run orri_run_piece(const struct orr_view *view, struct orr_run run, int piece)
+{
+    int64_t length = orri_view_count(view) / orri_view_pieces(view), from = piece * length, to = from + length;
+    int64_t first = run.whole > from ? run.whole : from, end = run.whole + run.count < to ? run.whole + run.count : to;
+
+    if (end <= first)
+        return (struct orr_run){0, 0, 0};
+    return (struct orr_run){run.part + first - run.whole, first - from, end - first};
+}
+
 int64_t orri_view_count(const struct orr_view *view)
 {
     return view->shape[0] * (view->ndim == 2 ? view->shape[1] : 1);

@@ -33,6 +33,13 @@ static int64_t partial_width(const struct orr_block *block)
     return width ? width : block->spec.width;
 }
 
+static int64_t branch_width(const struct orr_block *block)
+{
+    const struct orr_sharding *sharding = block->cls->sharding;
+
+    return sharding->branch_width ? sharding->branch_width(block->config) : block->spec.width;
+}
+
 /* A loss block has sums there. */
 static enum orr_dtype output_dtype(const struct orr_block *block)
 {
@@ -198,8 +205,8 @@ static int make_partials(struct orr_slots *slots, struct orri_cell *cell, const 
 
     for (int c = 0; c < model->chunks; c++) {
         int64_t rows = (int64_t)o->batch * chunk_positions(model, o, c);
-        int64_t back = o->training && block->inputs > 0 ? rows * block->spec.width : 0;
-        int64_t branch = block->cls->cpu[ORR_CHUNK_FORWARD] ? rows * block->spec.width : 0;
+        int64_t back = o->training && block->inputs > 0 ? rows * branch_width(block) : 0;
+        int64_t branch = block->cls->cpu[ORR_CHUNK_FORWARD] ? rows * branch_width(block) : 0;
         int home = orri_place(block, d, c);
         ORR_TRY(make(slots, &cell->branch[c], ORR_ACTIVATION, model->dtype, branch, home, orri_stage_here(model, d, block->stage),
                      orri_tag(model, ORRI_BRANCH, d, l, k, 0, c)));

@@ -83,7 +83,8 @@ enum orr_operand {
     ORR_IDS = 1 << 7,               /* ids       [B,T] int32: tokens, or labels for the loss block  read  */
     ORR_RESULT = 1 << 8,            /* result    struct orr_result                  added to      */
     ORR_PREDICTION = 1 << 9,        /* prediction: see struct orr_rows              written       */
-    ORR_BRANCH = 1 << 10,           /* branch[c] [B,T_c,C] dtype  written by CHUNK_FORWARD, read by shards and PREDICT */
+    ORR_BRANCH = 1 << 10,           /* branch[c] [B,T_c,C] dtype, or of branch_width   written by CHUNK_FORWARD, read by shards and
+                                                  PREDICT                                         */
     ORR_PARTIAL = 1 << 11,          /* partial[]  a shard writes one of every chunk, a chunk reads one of every shard; dtype,
                                                   or of partial_width fp32                        */
     ORR_PARTIAL_GRADIENT = 1 << 12, /* dpartial[] [B,T_c,C] dtype, the same way                   */
@@ -120,6 +121,8 @@ struct orr_view {
     int split, groups;
     int64_t unit;
     int64_t offset;             /* in the flat tile; set by the engine                               */
+    int pieces;                 /* it is so many tensors in files and to the user, one of each of as many equal parts
+                                   of dimension 0 (experts); 0: one                                  */
 };
 
 /* The shape of shard t of tp of a view: `view` with shape[] divided. Pure. */
@@ -187,6 +190,8 @@ struct orr_sharding {
     struct orr_saved_size (*chunk_saved)(const void *config, int batch, int positions);
     /* Floats per position of a partial output, and of the loss block's output; 0: the block's width, in the model's dtype. */
     int partial_width, output_width;
+    /* Values per position of the branch and of its gradients; NULL: the block's width. */
+    int (*branch_width)(const void *config);
 };
 
 /* What a pass is run for. */

@@ -16,7 +16,8 @@ extern "C" {
 struct orr_model;
 
 /* What a parameter is called in files: the block's name and the view's ("attention.qkv.weight"), and the
- * name in model.safetensors, where %d is the layer ("transformer.h.%d.attn.c_attn.weight"). */
+ * name in model.safetensors, where %d is the layer ("transformer.h.%d.attn.c_attn.weight"), and of a view in pieces a second %d the
+ * piece. */
 struct orr_parameter_name {
     const char *view;
     const char *file;
@@ -65,7 +66,8 @@ struct orr_block *orr_model_block(struct orr_model *model, int index);
 /* Ends the description: cuts the tape into stages such that the dearest is as cheap as possible, and chooses owners. The
  * cost of a block is its time, where StarPU's performance models have been measured for all blocks and the mesh's batch and
  * seq, else its floating-point operations. Collective among the mesh's ranks. names[] (static) gives every parameter its
- * name in files; where names is NULL it is BLOCK.LAYER.VIEW ("attention.0.qkv.weight"). Errors: ORR_EINVAL for a mesh that
+ * name in files; where names is NULL it is BLOCK.LAYER.VIEW ("attention.0.qkv.weight"), with .PIECE behind where a view is
+ * in pieces. Errors: ORR_EINVAL for a mesh that
  * this model or this version cannot have, for a parameter without a name and for a block that computes in fp32 alone in a model
  * of another dtype, ORR_ENOMEM. */
 int orr_model_build(struct orr_model *model, const struct orr_parameter_name *names, int count);

@@ -170,7 +170,7 @@ static void describe_shape(char *text, size_t size, int ndim, const int64_t *sha
         snprintf(text + n, size - (size_t)n, "]");
 }
 
-/* Finds the tensor called `name`, which must have the view's shape. */
+/* Finds the tensor called `name`, which must have a view's shape. */
 static int find_view(const struct orr_model *model, const struct shards *s, const char *name, const struct orr_view *view,
                      const struct orr_safetensors **file, const struct orr_tensor_info **tensor)
 {
@@ -207,17 +207,26 @@ static int read_run(const struct orr_safetensors *file, const struct orr_tensor_
     return ORR_OK;
 }
 
-/* Reads the part of the tensor called `name` that is view v of a parameter, to a tile, after `offset` elements. */
-static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v, const struct shards *s,
-                     const char *name, const struct orr_tile *tile, void *data, int64_t offset)
+/* Whether a parameter has something of number `piece` of its view v. */
+static bool has_piece(const struct orr_model *model, const struct orri_parameter *parameter, int v, int piece)
 {
     const struct orr_view *whole = &parameter->group->view[parameter->number[v]];
+
+    return whole->pieces == 0 ||
+           orri_run_piece(whole, orr_view_run(whole, model->mesh.tp, parameter->shard, 0), piece).count > 0;
+}
+
+/* Reads what a parameter has of number `piece` of its view v, from the tensor called `name` to a tile, after `offset` elements. */
+static int read_piece(const struct orr_model *model, const struct orri_parameter *parameter, int v, int piece, const struct shards *s,
+                      const char *name, const struct orr_tile *tile, void *data, int64_t offset)
+{
+    const struct orr_view *whole = &parameter->group->view[parameter->number[v]], shape = orri_view_piece(whole);
     const struct orr_safetensors *file = NULL;
     const struct orr_tensor_info *tensor;
 
-    ORR_TRY(find_view(model, s, name, whole, &file, &tensor));
+    ORR_TRY(find_view(model, s, name, &shape, &file, &tensor));
     for (int64_t i = 0; i < orr_view_run_count(whole, model->mesh.tp); i++) {
-        struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, i);
+        struct orr_run run = orri_run_piece(whole, orr_view_run(whole, model->mesh.tp, parameter->shard, i), piece);
         ORR_TRY(read_run(file, tensor, run.whole, run.count, tile, data, offset + run.part));
     }
     return ORR_OK;
@@ -262,8 +271,8 @@ static int check_leftovers(const struct orr_model *model, const struct shards *s
     return ORR_OK;
 }
 
-/* Names a tensor of copy `copy` of view v of a group; malloc'ed. */
-typedef char *name_of(void *self, const struct orri_group *group, int v, int copy);
+/* Names copy `copy` of the tensor called `name`; malloc'ed. */
+typedef char *name_of(void *self, const char *name, int copy);
 
 /* The tile that has `copies` layers of a parameter; without a handle where this rank has none. */
 typedef struct orr_tile *tile_of(void *self, const struct orri_parameter *parameter);
@@ -276,18 +285,30 @@ struct tiles {
     enum orr_dtype dtype;       /* in the file that is written */
 };
 
+static int read_view(const struct orr_model *model, const struct orri_parameter *parameter, int v, const struct tiles *tiles, int copy,
+                     const struct shards *s, const struct orr_tile *tile, void *data)
+{
+    const struct orri_group *group = parameter->group;
+    int64_t offset = copy * parameter->count + parameter->view[v].offset;
+    int number = parameter->number[v], status = ORR_OK;
+
+    for (int piece = 0; status == 0 && piece < orri_view_pieces(&group->view[number]); piece++) {
+        if (!has_piece(model, parameter, v, piece))
+            continue;
+        char *name = tiles->name(tiles->self, model->tensor[group->first[number] + piece].name, copy);
+        status = name ? read_piece(model, parameter, v, piece, s, name, tile, data, offset) : ORR_ENOMEM;
+        free(name);
+    }
+    return status;
+}
+
 static int read_tile(const struct orr_model *model, const struct orri_parameter *parameter, const struct tiles *tiles,
                      const struct shards *s, const struct orr_tile *tile, void *data)
 {
     int status = ORR_OK;
 
-    for (int i = 0; status == 0 && i < parameter->views * tiles->copies; i++) {
-        int v = i / tiles->copies, copy = i % tiles->copies;
-        char *name = tiles->name(tiles->self, parameter->group, parameter->number[v], copy);
-        int64_t offset = copy * parameter->count + parameter->view[v].offset;
-        status = name ? read_view(model, parameter, v, s, name, tile, data, offset) : ORR_ENOMEM;
-        free(name);
-    }
+    for (int i = 0; status == 0 && i < parameter->views * tiles->copies; i++)
+        status = read_view(model, parameter, i / tiles->copies, tiles, i % tiles->copies, s, tile, data);
     return status;
 }
 
@@ -309,10 +330,10 @@ static int read_tiles(const struct orr_model *model, const struct tiles *tiles, 
     return status;
 }
 
-static char *value_name(void *self, const struct orri_group *group, int v, int copy)
+static char *value_name(void *self, const char *name, int copy)
 {
     (void)self, (void)copy;
-    return orri_strdup(group->name[v]);
+    return orri_strdup(name);
 }
 
 static struct orr_tile *value_tile(void *self, const struct orri_parameter *parameter)
@@ -367,25 +388,38 @@ static int write_converted(struct orr_safetensors_writer *writer, int index, enu
     return ORR_OK;
 }
 
+/* What a run of copy `copy` of view v of a group has of each of the view's tensors; run.part is in the tile. */
+static int write_run(const struct orri_group *group, int v, const struct tiles *tiles, int copy,
+                     struct orr_run run, const struct orr_tile *tile, const char *data, struct orr_safetensors_writer *writer)
+{
+    int64_t size = (int64_t)orr_dtype_size(tile->dtype);
+
+    for (int piece = 0; piece < orri_view_pieces(&group->view[v]); piece++) {
+        struct orr_run part = orri_run_piece(&group->view[v], run, piece);
+        int index = (group->first[v] + piece) * tiles->copies + copy;
+        if (part.count == 0)
+            continue;
+        if (tile->dtype == tiles->dtype)
+            ORR_TRY(orr_safetensors_write(writer, index, (size_t)(part.whole * size), data + part.part * size,
+                                          (size_t)(part.count * size)));
+        else
+            ORR_TRY(write_converted(writer, index, tiles->dtype, part.whole, part.count, tile, data, part.part));
+    }
+    return ORR_OK;
+}
+
 static int write_tile(const struct orr_model *model, const struct orri_parameter *parameter, const struct tiles *tiles,
                       const struct orr_tile *tile, const char *data, struct orr_safetensors_writer *writer)
 {
     int copies = tiles->copies;
-    int64_t size = (int64_t)orr_dtype_size(tile->dtype);
 
     for (int i = 0; i < parameter->views * copies; i++) {
         int v = i / copies, copy = i % copies, number = parameter->number[v];
-        int index = (parameter->group->first_view + number) * copies + copy;
         const struct orr_view *whole = &parameter->group->view[number];
-        int64_t part = copy * parameter->count + parameter->view[v].offset;
         for (int64_t n = 0; n < orr_view_run_count(whole, model->mesh.tp); n++) {
             struct orr_run run = orr_view_run(whole, model->mesh.tp, parameter->shard, n);
-            int64_t at = part + run.part;
-            if (tile->dtype == tiles->dtype)
-                ORR_TRY(orr_safetensors_write(writer, index, (size_t)(run.whole * size), data + at * size,
-                                              (size_t)(run.count * size)));
-            else
-                ORR_TRY(write_converted(writer, index, tiles->dtype, run.whole, run.count, tile, data, at));
+            run.part += copy * parameter->count + parameter->view[v].offset;
+            ORR_TRY(write_run(parameter->group, number, tiles, copy, run, tile, data, writer));
         }
     }
     return ORR_OK;
@@ -409,18 +443,17 @@ static int write_own(const struct orr_model *model, const struct tiles *tiles, s
     return status;
 }
 
-/* One tensor for every view and copy, whole, whoever has its parts. */
+/* One tensor for every view, or piece of one, and copy, whole, whoever has its parts. */
 static int specify(const struct orr_model *model, const struct tiles *tiles, struct orr_tensor_spec *specs,
                    char **names)
 {
-    for (int i = 0; i < model->views * tiles->copies; i++) {
-        int v;
-        const struct orri_group *group = orri_model_view(model, i / tiles->copies, &v);
-        const struct orr_view *view = &group->view[v];
-        names[i] = tiles->name(tiles->self, group, v, i % tiles->copies);
+    for (int i = 0; i < model->tensors * tiles->copies; i++) {
+        const struct orri_tensor *tensor = &model->tensor[i / tiles->copies];
+        const struct orr_view view = orri_view_piece(&tensor->group->view[tensor->view]);
+        names[i] = tiles->name(tiles->self, tensor->name, i % tiles->copies);
         if (!names[i])
             return ORR_ENOMEM;
-        specs[i] = (struct orr_tensor_spec){names[i], tiles->dtype, view->ndim, {view->shape[0], view->shape[1]}};
+        specs[i] = (struct orr_tensor_spec){names[i], tiles->dtype, view.ndim, {view.shape[0], view.shape[1]}};
     }
     return ORR_OK;
 }
@@ -429,7 +462,7 @@ static int specify(const struct orr_model *model, const struct tiles *tiles, str
 static int write_file(const struct orr_model *model, const struct tiles *tiles, const struct orr_tensor_spec *specs,
                       const char *path)
 {
-    int count = model->views * tiles->copies, status = ORR_OK;
+    int count = model->tensors * tiles->copies, status = ORR_OK;
     struct orr_safetensors_writer *writer = NULL;
 
     if (model->rank == 0 && !(writer = orr_safetensors_writer_create(path, specs, count)))
@@ -458,7 +491,7 @@ static void free_names(char **names, int count)
 static int write_tiles(const struct orr_model *model, const struct tiles *tiles, const char *directory,
                        const char *name)
 {
-    int count = model->views * tiles->copies;
+    int count = model->tensors * tiles->copies;
     struct orr_tensor_spec *specs = orri_calloc((size_t)count, sizeof(*specs));
     char **names = orri_calloc((size_t)count, sizeof(*names));
     char *path = orri_format("%s/%s", directory, name);
@@ -490,11 +523,11 @@ struct state {
     int replica;                /* -1: the owner */
 };
 
-static char *state_name(void *self, const struct orri_group *group, int v, int copy)
+static char *state_name(void *self, const char *name, int copy)
 {
     const struct state *state = self;
 
-    return orri_format("%s.%s", group->name[v], orr_training_state_name(state->training, copy));
+    return orri_format("%s.%s", name, orr_training_state_name(state->training, copy));
 }
 
 static struct orr_tile *state_tile(void *self, const struct orri_parameter *parameter)
@@ -510,10 +543,10 @@ static struct tiles states_of(struct state *state)
                           ORR_F32};
 }
 
-static char *outer_name(void *self, const struct orri_group *group, int v, int copy)
+static char *outer_name(void *self, const char *name, int copy)
 {
     (void)self, (void)copy;
-    return orri_format("%s.outer_momentum", group->name[v]);
+    return orri_format("%s.outer_momentum", name);
 }
 
 static struct orr_tile *outer_tile(void *self, const struct orri_parameter *parameter)

@@ -383,6 +383,7 @@ static struct tiles *tiles_open(struct harness *h, int shards, int chunks)
     const struct orr_sharding *sharding = h->cls->sharding;
     int partial = sharding->partial_width ? sharding->partial_width : h->width;
     int output = sharding->output_width ? sharding->output_width : h->width;
+    int branch = sharding->branch_width ? sharding->branch_width(h->block->config) : h->width;
 
     ck_assert_ptr_nonnull(s);
     ck_assert_int_le(shards, sharding->most(h->block->config));
@@ -397,12 +398,12 @@ static struct tiles *tiles_open(struct harness *h, int shards, int chunks)
         s->y[c] = tile(s, "y", (int64_t)rows * output);
         s->dy[c] = tile(s, "dy", (int64_t)rows * h->width);
         s->dx[c] = tile(s, "dx", (int64_t)rows * h->width);
-        s->branch[c] = tile(s, "branch", (int64_t)rows * h->width);
+        s->branch[c] = tile(s, "branch", (int64_t)rows * branch);
         struct orr_saved_size size = sharding->chunk_saved(h->block->config, h->o.batch, positions);
         s->chunk_saved[c] = tile(s, "saved of a chunk", size.floats + size.values);
         for (int t = 0; t < shards; t++) {
             s->partial[t][c] = tile(s, "partial", (int64_t)rows * partial);
-            s->dpartial[t][c] = tile(s, "dpartial", (int64_t)rows * h->width);
+            s->dpartial[t][c] = tile(s, "dpartial", (int64_t)rows * branch);
         }
         cut_chunk(s, c, h->width, h->x, s->x[c]);
         cut_chunk(s, c, h->width, h->dy, s->dy[c]);

@@ -73,8 +73,8 @@ static struct orr_saved_size chunk_saves(const void *config, int batch, int posi
     return (struct orr_saved_size){batch * positions * 2, 0};
 }
 
-static const struct orr_sharding sharding = {cut_most, "heads", cut_saves, chunk_saves, 0, 2};
-static const struct orr_sharding end_sharding = {cut_most, "rows", cut_saves, chunk_saves, 3, 2};
+static const struct orr_sharding sharding = {cut_most, "heads", cut_saves, chunk_saves, 0, 2, NULL};
+static const struct orr_sharding end_sharding = {cut_most, "rows", cut_saves, chunk_saves, 3, 2, NULL};
 
 #define PASSES \
     {[ORR_FORWARD] = no_pass, [ORR_BACKWARD] = no_pass, [ORR_WEIGHTS] = no_pass, [ORR_CHUNK_FORWARD] = no_pass, \

@@ -417,10 +417,10 @@ static void check_shards(const struct orr_view *view, int tp)
 
 START_TEST(test_shards)
 {
-    struct orr_view qkv = {"qkv.weight", 2, {1600, 4800}, ORR_INITIAL_ZERO, 0, 1, 3, 64, 0};
-    struct orr_view bias = {"qkv.bias", 1, {4800, 0}, ORR_INITIAL_ZERO, 0, 0, 3, 64, 0};
-    struct orr_view rows = {"output.weight", 2, {50257, 1600}, ORR_INITIAL_ZERO, 0, 0, 1, 1, 0};
-    struct orr_view whole = {"norm.weight", 1, {1600, 0}, ORR_INITIAL_ONE, 0, -1, 1, 1, 0};
+    struct orr_view qkv = {"qkv.weight", 2, {1600, 4800}, ORR_INITIAL_ZERO, 0, 1, 3, 64, 0, 0};
+    struct orr_view bias = {"qkv.bias", 1, {4800, 0}, ORR_INITIAL_ZERO, 0, 0, 3, 64, 0, 0};
+    struct orr_view rows = {"output.weight", 2, {50257, 1600}, ORR_INITIAL_ZERO, 0, 0, 1, 1, 0, 0};
+    struct orr_view whole = {"norm.weight", 1, {1600, 0}, ORR_INITIAL_ONE, 0, -1, 1, 1, 0, 0};
 
     for (int tp = 1; tp <= 8; tp++) {
         check_shards(&qkv, tp);
@@ -484,16 +484,16 @@ static void check_runs(const struct orr_view *view, int tp)
 START_TEST(test_runs)
 {
     static const struct orr_view views[] = {
-        {"columns", 2, {5, 21}, ORR_INITIAL_ZERO, 0, 1, 1, 1, 0},
-        {"heads", 2, {4, 30}, ORR_INITIAL_ZERO, 0, 1, 1, 6, 0},
-        {"qkv", 2, {6, 3 * 35}, ORR_INITIAL_ZERO, 0, 1, 3, 7, 0},
-        {"qkv.bias", 1, {3 * 35, 0}, ORR_INITIAL_ZERO, 0, 0, 3, 7, 0},
-        {"rows", 2, {17, 3}, ORR_INITIAL_ZERO, 0, 0, 1, 1, 0},
-        {"row groups", 2, {3 * 10, 4}, ORR_INITIAL_ZERO, 0, 0, 3, 2, 0},
-        {"bias", 1, {13, 0}, ORR_INITIAL_ZERO, 0, 0, 1, 1, 0},
-        {"norm", 1, {9, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0},
-        {"table", 2, {9, 5}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0},
-        {"last unit short", 1, {3 * 11, 0}, ORR_INITIAL_ZERO, 0, 0, 3, 4, 0},
+        {"columns", 2, {5, 21}, ORR_INITIAL_ZERO, 0, 1, 1, 1, 0, 0},
+        {"heads", 2, {4, 30}, ORR_INITIAL_ZERO, 0, 1, 1, 6, 0, 0},
+        {"qkv", 2, {6, 3 * 35}, ORR_INITIAL_ZERO, 0, 1, 3, 7, 0, 0},
+        {"qkv.bias", 1, {3 * 35, 0}, ORR_INITIAL_ZERO, 0, 0, 3, 7, 0, 0},
+        {"rows", 2, {17, 3}, ORR_INITIAL_ZERO, 0, 0, 1, 1, 0, 0},
+        {"row groups", 2, {3 * 10, 4}, ORR_INITIAL_ZERO, 0, 0, 3, 2, 0, 0},
+        {"bias", 1, {13, 0}, ORR_INITIAL_ZERO, 0, 0, 1, 1, 0, 0},
+        {"norm", 1, {9, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0, 0},
+        {"table", 2, {9, 5}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0, 0},
+        {"last unit short", 1, {3 * 11, 0}, ORR_INITIAL_ZERO, 0, 0, 3, 4, 0, 0},
     };
 
     for (size_t i = 0; i < sizeof(views) / sizeof(views[0]); i++)
