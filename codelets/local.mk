@@ -3,7 +3,8 @@ nobase_api_HEADERS += \
 	codelets/attention/attention.h \
 	codelets/embedding/embedding.h \
 	codelets/head/head.h \
-	codelets/mlp/mlp.h
+	codelets/mlp/mlp.h \
+	codelets/moe/moe.h
 
 liborri_la_SOURCES += \
 	codelets/attention/attention.c \
@@ -40,7 +41,8 @@ liborri_la_SOURCES += \
 	codelets/math/small_product.c \
 	codelets/math/small_product.h \
 	codelets/math/small_product_level.h \
-	codelets/mlp/mlp.c
+	codelets/mlp/mlp.c \
+	codelets/moe/moe.c
 
 # Kernels on a CUDA device.
 CUDA_SOURCES += \

@@ -154,6 +154,10 @@ check_PROGRAMS += tests/test_mlp
 tests_test_mlp_SOURCES = tests/codelets/test_mlp.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
 	tests/math/gelu.h tests/math/reference.h tests/check_main.h
 
+check_PROGRAMS += tests/test_moe
+tests_test_moe_SOURCES = tests/codelets/test_moe.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
+	tests/math/reference.h tests/check_main.h
+
 check_PROGRAMS += tests/test_head
 tests_test_head_SOURCES = tests/codelets/test_head.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
 	tests/math/reference.h tests/check_main.h
