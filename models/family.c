@@ -36,6 +36,8 @@ static int read_llama(const struct orr_config *config, struct orr_hyper *h)
 
     ORR_TRY(orr_llama_read(config, &l));
     *h = (struct orr_hyper){l.vocab_size, l.max_position_embeddings, l.hidden_size, l.num_hidden_layers, l.num_key_value_heads};
+    if (l.num_local_experts > 0 && l.num_local_experts < h->shards)
+        h->shards = l.num_local_experts;
     return ORR_OK;
 }
 
@@ -62,6 +64,7 @@ static const struct family {
     {"llama", read_llama, create_llama, llama_dropout},
     {"mistral", read_llama, create_llama, llama_dropout},
     {"qwen2", read_llama, create_llama, llama_dropout},
+    {"mixtral", read_llama, create_llama, llama_dropout},
 };
 
 /* ---- which one -------------------------------------------------------------------------------------------------- */
@@ -76,7 +79,7 @@ static const struct family *family_of(const struct orr_config *config)
         if (strcmp(type, families[i].type) == 0)
             return &families[i];
     orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(config), "model_type '%s' is not known to this version", type),
-                "this version has gpt2, llama, mistral and qwen2");
+                "this version has gpt2, llama, mistral, qwen2 and mixtral");
     return NULL;
 }
 
@@ -103,7 +106,7 @@ struct orr_config *orr_family_preset(const char *name)
 
 const char *orr_family_presets(void)
 {
-    return "tiny-gpt2 gpt2 gpt2-medium gpt2-large gpt2-xl tiny-llama llama-3.2-1b llama-3.1-8b mistral-7b qwen2.5-0.5b";
+    return "tiny-gpt2 gpt2 gpt2-medium gpt2-large gpt2-xl tiny-llama llama-3.2-1b llama-3.1-8b mistral-7b qwen2.5-0.5b tiny-mixtral";
 }
 
 int orr_family_set_dropout(struct orr_config *config, double rate)

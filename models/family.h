@@ -15,7 +15,7 @@ extern "C" {
 /* What all models have, whatever their family calls it. */
 struct orr_hyper {
     int vocab, positions, width, layers;    /* V, T, C, L                                        */
-    int shards;                             /* into which attention can be cut: the most that --tp may be */
+    int shards;                             /* into which every block can be cut: the most that --tp may be */
 };
 
 /* Reads and checks the hyper-parameters of a model; its family is the one of "model_type", which is gpt2 where it is missing. ORR_ENOENT

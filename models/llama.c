@@ -6,6 +6,7 @@
 #include <codelets/embedding/embedding.h>
 #include <codelets/head/head.h>
 #include <codelets/mlp/mlp.h>
+#include <codelets/moe/moe.h>
 
 #include "core/core.h"
 #include "models/keys.h"
@@ -30,6 +31,11 @@ static const struct orr_parameter_name names[] = {
     {"mlp.up.bias", "model.layers.%d.mlp.up_proj.bias"},
     {"mlp.proj.weight", "model.layers.%d.mlp.down_proj.weight"},
     {"mlp.proj.bias", "model.layers.%d.mlp.down_proj.bias"},
+    {"moe.norm.weight", "model.layers.%d.post_attention_layernorm.weight"},
+    {"moe.router.weight", "model.layers.%d.block_sparse_moe.gate.weight"},
+    {"moe.gate.weight", "model.layers.%d.block_sparse_moe.experts.%d.w1.weight"},
+    {"moe.up.weight", "model.layers.%d.block_sparse_moe.experts.%d.w3.weight"},
+    {"moe.proj.weight", "model.layers.%d.block_sparse_moe.experts.%d.w2.weight"},
     {"head.norm.weight", "model.norm.weight"},
     {"head.output.weight", "lm_head.weight"},
 };
@@ -46,6 +52,9 @@ static int wire(struct orr_model *m, const struct orr_llama *h)
                                       .kv_heads = h->num_key_value_heads, .head_dim = h->head_dim, .rotary = h->rope};
     struct orr_mlp mlp = {.width = h->hidden_size, .hidden = h->intermediate_size, .eps = eps, .std = std, .projection_std = std,
                           .style = style, .activation = h->hidden_act, .gated = 1};
+    struct orr_moe moe = {.width = h->hidden_size, .hidden = h->intermediate_size, .experts = h->num_local_experts,
+                          .chosen = h->num_experts_per_tok, .eps = eps, .std = std, .projection_std = std, .activation = h->hidden_act,
+                          .capacity = h->expert_capacity_factor, .balance = h->router_aux_loss_coef / (float)h->num_hidden_layers};
     struct orr_head head = {.vocab = h->vocab_size, .width = h->hidden_size, .eps = eps, .std = std, .norm = ORR_RMSNORM};
 
     attention.style.biases = h->attention_bias;
@@ -55,7 +64,10 @@ static int wire(struct orr_model *m, const struct orr_llama *h)
     for (int l = 0; l < h->num_hidden_layers; l++) {
         attention.window = h->window[l];
         ORR_TRY(orr_attention(m, l, &attention));           /* x += Wo softmax(turn(q) turn(k)^T / sqrt(d)) v, of n = RMSNorm(x) */
-        ORR_TRY(orr_mlp(m, l, &mlp));                       /* x += Wdown (silu(Wgate n) * Wup n), n = RMSNorm(x)    */
+        if (h->num_local_experts == 0)
+            ORR_TRY(orr_mlp(m, l, &mlp));                   /* x += Wdown (silu(Wgate n) * Wup n), n = RMSNorm(x)    */
+        else
+            ORR_TRY(orr_moe(m, l, &moe));                   /* x += the same of some experts, weighed by the router */
     }
     struct orr_block *embed = h->tie_word_embeddings ? orr_model_block(m, 0) : NULL;
     ORR_TRY(orr_head(m, &head, embed));                     /* loss = -log softmax(Whead RMSNorm(x))[next token]      */
@@ -102,6 +114,10 @@ static const struct orri_preset presets[] = {
     {"qwen2.5-0.5b", (const char *const[]){"architectures=[\"Qwen2ForCausalLM\"]", "model_type=qwen2",
                                            SIZES(24, 896, 4864, 14, 2, 32768, 151936), "use_sliding_window=false",
                                            "rms_norm_eps=1e-6", "rope_theta=1000000.0", "tie_word_embeddings=true", NULL}},
+    {"tiny-mixtral", (const char *const[]){"architectures=[\"MixtralForCausalLM\"]", "model_type=mixtral", 
+                                           SIZES(4, 128, 172, 4, 2, 256, 256), "num_local_experts=4", "num_experts_per_tok=2", "router_aux_loss_coef=0.02",
+                                           "output_router_logits=true", "router_jitter_noise=0.0", "sliding_window=null",
+                                           "rms_norm_eps=1e-5", "rope_theta=10000.0", "tie_word_embeddings=true", NULL}},
 };
 
 struct orr_config *orr_llama_preset(const char *name)
@@ -187,7 +203,31 @@ static int read_windows(const struct orr_config *config, bool used, int first, s
     return ORR_OK;
 }
 
-/* What the three families differ in. */
+/* What Mixtral has for the mlp. The loss of balance counts where transformers would compute it. */
+static int read_experts(const struct orr_config *config, struct orr_llama *h)
+{
+    float jitter;
+    bool balanced;
+
+    ORR_TRY(orri_key_size_or(config, "num_local_experts", 8, &h->num_local_experts));
+    ORR_TRY(orri_key_size_or(config, "num_experts_per_tok", 2, &h->num_experts_per_tok));
+    ORR_TRY(orri_key_real_or(config, "router_aux_loss_coef", 1e6, 0.001, &h->router_aux_loss_coef));
+    ORR_TRY(orri_key_real_or(config, "expert_capacity_factor", 1e6, 0, &h->expert_capacity_factor));
+    ORR_TRY(orri_key_real_or(config, "router_jitter_noise", 1e6, 0, &jitter));
+    ORR_TRY(orri_key_flag_or(config, "output_router_logits", false, &balanced));
+    if (!balanced)
+        h->router_aux_loss_coef = 0;
+    if (jitter > 0)
+        return orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(config), "router_jitter_noise %g is not supported", (double)jitter),
+                           "set router_jitter_noise to 0");
+    if (h->num_experts_per_tok > h->num_local_experts)
+        return orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(config), "num_experts_per_tok %d is more than num_local_experts %d",
+                                     h->num_experts_per_tok, h->num_local_experts),
+                           "choose num_experts_per_tok from 1 to num_local_experts");
+    return ORR_OK;
+}
+
+/* What the families differ in. */
 static int read_variant(const struct orr_config *config, struct orr_llama *h)
 {
     const char *type = "llama";
@@ -196,8 +236,10 @@ static int read_variant(const struct orr_config *config, struct orr_llama *h)
 
     if (orr_config_has(config, "model_type"))
         ORR_TRY(orr_config_string(config, "model_type", &type));
-    if (strcmp(type, "mistral") == 0) {
+    if (strcmp(type, "mistral") == 0 || strcmp(type, "mixtral") == 0) {
         used = true;
+        if (strcmp(type, "mixtral") == 0)
+            ORR_TRY(read_experts(config, h));
     } else if (strcmp(type, "qwen2") == 0) {
         ORR_TRY(orri_key_flag_or(config, "use_sliding_window", false, &used));
         if (orr_config_has(config, "max_window_layers")) {

@@ -19,6 +19,14 @@ EXTRA_DIST += \
 	tests/golden/mistral/golden.safetensors \
 	tests/golden/mistral/input.json \
 	tests/golden/mistral/model.safetensors \
+	tests/golden/mixtral/config.json \
+	tests/golden/mixtral/golden.safetensors \
+	tests/golden/mixtral/input.json \
+	tests/golden/mixtral/model.safetensors \
+	tests/golden/mixtral-balanced/config.json \
+	tests/golden/mixtral-balanced/golden.safetensors \
+	tests/golden/mixtral-balanced/input.json \
+	tests/golden/mixtral-balanced/model.safetensors \
 	tests/golden/qwen2/config.json \
 	tests/golden/qwen2/golden.safetensors \
 	tests/golden/qwen2/input.json \

@@ -17,7 +17,7 @@ struct layout_options layout_options = {.dp = 1, .pp = 1, .tp = 1, .seed = 1, .w
 
 struct setting model_table[] = {
     SETTING("model", "M", "a directory in Hugging Face's layout, a config.json, or a preset: tiny-gpt2, gpt2, gpt2-medium, "
-                   "gpt2-large, gpt2-xl, tiny-llama, llama-3.2-1b, llama-3.1-8b, mistral-7b, qwen2.5-0.5b", OPTION_TEXT, &model_options.model, 0, 0, false),
+                   "gpt2-large, gpt2-xl, tiny-llama, llama-3.2-1b, llama-3.1-8b, mistral-7b, qwen2.5-0.5b, tiny-mixtral", OPTION_TEXT, &model_options.model, 0, 0, false),
     SETTING("set", "KEY=VALUE", "override a key of config.json, by its Hugging Face name", OPTION_LIST, &model_options.set, 0,
      0, false),
     SETTING("tokenizer", "T", "bytes (default)", OPTION_TEXT, &model_options.tokenizer, 0, 0, false),

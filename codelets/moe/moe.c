@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The residual stream, the norm and the router are the chunks'; a branch has n and p side by side, [rows,C+E], and its gradient theirs.
- * A shard has some of the experts: it finds from p, which all shards see alike, who takes which token. A whole block is a shard of all
- * experts with one chunk. */
+/* The residual stream, the norm and the router are the chunks'; a branch has n and p side by side, [rows,C+E], and its gradient
+ * theirs. A shard has some of the experts: it finds from p, which all shards see alike, who takes which token. A whole block is a
+ * shard of all experts with one chunk. */
 #include <codelets/moe/moe.h>
 
 #include <math.h>
@@ -145,7 +145,8 @@ static float *floats_room(struct orri_rooms *rooms, int64_t count)
 /* y [rows,out] = [y +] x W^T, and dx [rows,in] = [dx +] dy W, of row strides ldx and ldy. */
 static void times_transposed(int rows, int out, int in, const float *x, int ldx, const float *w, float *y, int ldy)
 {
-    const struct orri_product p = {.trans_b = true, .m = rows, .n = out, .k = in, .a = x, .lda = ldx, .b = w, .ldb = in, .c = y, .ldc = ldy};
+    const struct orri_product p = {.trans_b = true, .m = rows, .n = out, .k = in, .a = x, .lda = ldx, .b = w, .ldb = in, .c = y,
+                                   .ldc = ldy};
 
     orri_cpu_gemm(&p);
 }
@@ -289,10 +290,10 @@ static void expert_forward(const struct orr_operands *o, const struct expert *x,
     scatter_rows(m, x, rows, x->w, y, c);
 }
 
-/* Of dh [rows,F], the gradient of h times what w was: those of w of each row, to p's [N,E], of which a branch's gradient has stride `ld`;
- * w_e = p_e / s, s the sum of the chosen p. Then dh becomes that of h. */
-static void weight_gradient(const struct orr_operands *o, const struct expert *x, const struct kept *k, const float *p, float *dp, int ld,
-                            float *dh)
+/* dh [rows,F] is the gradient of w h over w, from which follows that of w = p_e / s, s the sum of the chosen p, and so of p, which is
+ * added to dp [N,E], of stride `ld` as p. Then dh becomes the gradient of h. */
+static void weight_gradient(const struct orr_operands *o, const struct expert *x, const struct kept *k, const float *p, float *dp,
+                            int ld, float *dh)
 {
     const struct orr_moe *m = moe_of(o);
     int expert = (int)experts_of(o).first + x->e;
@@ -313,8 +314,8 @@ static void weight_gradient(const struct orr_operands *o, const struct expert *x
 }
 
 /* Adds to the gradient of the branch, of n and p side by side; u becomes its own. */
-static void expert_backward(const struct orr_operands *o, const struct expert *x, const struct kept *k, const float *branch, const float *dy,
-                            float *dbranch, float *rows, float *dh)
+static void expert_backward(const struct orr_operands *o, const struct expert *x, const struct kept *k, const float *branch,
+                            const float *dy, float *dbranch, float *rows, float *dh)
 {
     const struct orr_moe *m = moe_of(o);
     int c = m->width, f = m->hidden, ld = branch_width(m);

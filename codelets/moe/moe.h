@@ -22,9 +22,9 @@ struct orr_moe {
     float balance;              /* coefficient of the loss of balance                         */
 };
 
-/* Appends y = x + sum over the k chosen experts e of w_e (act(n Wgate_e^T) * n Wup_e^T) Wproj_e^T, n = RMSNorm(x) (Shazeer et al. 2017;
- * Mixtral: Jiang et al. 2024). p = softmax(n Wrouter^T) in fp32; the k experts with the largest p are chosen, of equal ones the first, and
- * w is p divided by the sum of theirs.
+/* Appends y = x + sum over the k chosen experts e of w_e (act(n Wgate_e^T) * n Wup_e^T) Wproj_e^T, n = RMSNorm(x) (Shazeer et al.
+ * 2017; Mixtral: Jiang et al. 2024). p = softmax(n Wrouter^T) in fp32; the k experts with the largest p are chosen, of equal ones the
+ * first, and w is p divided by the sum of theirs.
  * Capacity (GShard: Lepikhin et al. 2021; Switch: Fedus, Zoph, Shazeer 2022): an expert takes the first tokens that choose it, in the
  * order of the microbatch; for those behind it gives 0, while their other w stay as they are. Outside training it takes all.
  * Loss of balance (the same): balance times E sum_e f_e P_e, f_e the part of the tokens that choose e, P_e the mean of p_e, of a

@@ -41,7 +41,7 @@ static void open_case(struct harness *h, int i)
     harness_open(h, model_of(&config), 1, cases[i].batch, cases[i].seq, 5);
 }
 
-/* ---- y = x + sum of w_e (silu(n Wgate_e^T) * n Wup_e^T) Wproj_e^T, token by token ------------------------------------------------ */
+/* ---- y = x + sum of w_e (silu(n Wgate_e^T) * n Wup_e^T) Wproj_e^T, token by token -------------------------------------- */
 
 static double dot(int n, const double *a, const double *b)
 {

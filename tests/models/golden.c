@@ -162,9 +162,11 @@ static double number(json_t *run, const char *key)
 static struct orr_training_options options_of_run(const struct golden *g, const char *name)
 {
     json_t *run = json_object_get(json_object_get(g->input, "runs"), name);
-    struct orr_training_options options = options_of(g, 2);
+    struct orr_training_options options = options_of(g, (int)number(run, "micro_batch"));
 
     ck_assert_ptr_nonnull(run);
+    if (options.micro_batch == 0)
+        options.micro_batch = 2;
     ck_assert_int_eq(
         orr_optimizer_parse(json_string_value(json_object_get(run, "optimizer")), &options.optimizer.kind), 0);
     ck_assert_int_eq(orr_schedule_parse(json_string_value(json_object_get(run, "schedule")), &options.schedule.kind),

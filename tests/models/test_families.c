@@ -2,6 +2,8 @@
 /* Every family against transformers: logits, gradients on several meshes, 20 steps of AdamW (tests/golden/README.md). */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "check_main.h"
 #include "meshes.h"
@@ -11,7 +13,7 @@
 #define TOLERANCE 1e-5
 #define LOSS_TOLERANCE 1e-4
 
-static const char *const models[] = {"llama", "llama-biased", "mistral", "qwen2"};
+static const char *const models[] = {"llama", "llama-biased", "mistral", "qwen2", "mixtral"};
 enum { MODELS = (int)(sizeof(models) / sizeof(models[0])) };
 
 static const struct orr_mesh one = MESH(1, 1, 1);
@@ -38,7 +40,7 @@ END_TEST
 
 START_TEST(gradients)
 {
-    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(2, 1, 1), MESH(1, 3, 1), MESH(1, 1, 2), MESH(2, 2, 2)};
+    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(2, 1, 1), MESH(1, 3, 1), MESH(1, 1, 2), MESH(2, 2, 2), MESH(1, 1, 4)};
     struct golden g;
 
     golden_open(&g, models[_i]);
@@ -55,20 +57,85 @@ START_TEST(gradients)
 }
 END_TEST
 
-START_TEST(training)
+static void check_training(const struct golden *g, const char *name)
 {
     double loss[GOLDEN_STEPS], norm[GOLDEN_STEPS];
-    struct golden g;
     int64_t count;
 
-    golden_open(&g, models[_i]);
-    golden_run(&g, "losses", loss, norm);
-    float *losses = golden_values(g.file, "losses", &count);
+    golden_run(g, "losses", loss, norm);
+    float *losses = golden_values(g->file, "losses", &count);
     ck_assert_int_eq(count, GOLDEN_STEPS);
     for (int s = 0; s < GOLDEN_STEPS; s++)
-        ck_assert_msg(fabs(loss[s] - losses[s]) < LOSS_TOLERANCE, "%s step %d: %.6f, not %.6f", models[_i], s + 1, loss[s], losses[s]);
+        ck_assert_msg(fabs(loss[s] - losses[s]) < LOSS_TOLERANCE, "%s step %d: %.6f, not %.6f", name, s + 1, loss[s], losses[s]);
     free(losses);
+}
+
+START_TEST(training)
+{
+    struct golden g;
+
+    golden_open(&g, models[_i]);
+    check_training(&g, models[_i]);
     golden_close(&g);
+}
+END_TEST
+
+/* The loss of balance is one of a microbatch: all sequences are one. */
+START_TEST(balance)
+{
+    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(1, 3, 1), MESH(1, 1, 2), MESH(1, 2, 4)};
+    static const char name[] = "mixtral-balanced";
+    struct golden g;
+
+    golden_open(&g, name);
+    int sequences = (int)json_array_size(json_object_get(g.input, "batch"));
+    for (size_t m = 0; m < sizeof(meshes) / sizeof(meshes[0]); m++) {
+        struct orr_mesh mesh = meshes[m];
+        golden_gradients(&g, sequences, &mesh, m % 2 ? "h1" : NULL, check_close, (void *)name);
+        mesh.sequence_parallel = mesh.tp > 1;
+        if (mesh.tp > 1)
+            golden_gradients(&g, sequences, &mesh, NULL, check_close, (void *)name);
+    }
+    check_training(&g, name);
+    golden_close(&g);
+}
+END_TEST
+
+/* What is saved is what was loaded, under the same names: each expert's matrices by themselves, whoever has them. */
+START_TEST(names)
+{
+    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(1, 2, 2)};
+    char directory[] = "/tmp/orrery-families-XXXXXX", path[600];
+    struct golden g;
+
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    golden_open(&g, "mixtral");
+    snprintf(path, sizeof(path), "%s/model.safetensors", g.directory);
+    struct orr_safetensors *given = orr_safetensors_open(path);
+    ck_assert_ptr_nonnull(given);
+    snprintf(path, sizeof(path), "%s/model.safetensors", directory);
+    for (size_t m = 0; m < sizeof(meshes) / sizeof(meshes[0]); m++) {
+        struct orr_model *model = golden_model(&g, &meshes[m]);
+        ck_assert_msg(orr_weights_save(model, directory, ORR_F32) == 0, "%s", orr_error());
+        struct orr_safetensors *saved = orr_safetensors_open(path);
+        ck_assert_ptr_nonnull(saved);
+        ck_assert_int_eq(orr_safetensors_count(saved), orr_safetensors_count(given));
+        for (int i = 0; i < orr_safetensors_count(given); i++) {
+            const struct orr_tensor_info *tensor = orr_safetensors_get(given, i);
+            int64_t count, again;
+            float *want = golden_values(given, tensor->name, &count), *found = golden_values(saved, tensor->name, &again);
+            ck_assert_int_eq(again, count);
+            ck_assert_msg(memcmp(found, want, (size_t)count * sizeof(*want)) == 0, "%s differs", tensor->name);
+            free(want);
+            free(found);
+        }
+        orr_safetensors_destroy(saved);
+        orr_model_destroy(model);
+    }
+    orr_safetensors_destroy(given);
+    golden_close(&g);
+    unlink(path);
+    rmdir(directory);
 }
 END_TEST
 
@@ -87,6 +154,8 @@ Suite *suite(void)
     tcase_add_loop_test(c, logits, 0, MODELS);
     tcase_add_loop_test(c, gradients, 0, MODELS);
     tcase_add_loop_test(c, training, 0, MODELS);
+    tcase_add_test(c, balance);
+    tcase_add_test(c, names);
     suite_add_tcase(s, c);
     return s;
 }
