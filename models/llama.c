@@ -115,7 +115,8 @@ static const struct orri_preset presets[] = {
                                            SIZES(24, 896, 4864, 14, 2, 32768, 151936), "use_sliding_window=false",
                                            "rms_norm_eps=1e-6", "rope_theta=1000000.0", "tie_word_embeddings=true", NULL}},
     {"tiny-mixtral", (const char *const[]){"architectures=[\"MixtralForCausalLM\"]", "model_type=mixtral", 
-                                           SIZES(4, 128, 172, 4, 2, 256, 256), "num_local_experts=4", "num_experts_per_tok=2", "router_aux_loss_coef=0.02",
+                                           SIZES(4, 128, 172, 4, 2, 256, 256), "num_local_experts=4",
+                                           "num_experts_per_tok=2", "router_aux_loss_coef=0.02",
                                            "output_router_logits=true", "router_jitter_noise=0.0", "sliding_window=null",
                                            "rms_norm_eps=1e-5", "rope_theta=10000.0", "tie_word_embeddings=true", NULL}},
 };

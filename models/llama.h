@@ -31,11 +31,12 @@ struct orr_llama {
 };
 
 /* A preset, without its trained parameters: "tiny-llama" (4 layers, 128 wide, 4 heads of which 2 share keys, 256 positions, bytes as
- * vocabulary), "llama-3.2-1b", "llama-3.1-8b", "mistral-7b", "qwen2.5-0.5b", "tiny-mixtral" (as tiny-llama, 4 experts of which a token has
- * 2). NULL where there is none of that name. */
+ * vocabulary), "llama-3.2-1b", "llama-3.1-8b", "mistral-7b", "qwen2.5-0.5b", "tiny-mixtral" (as tiny-llama, with 4 experts of which
+ * a token has 2). NULL where there is none of that name. */
 struct orr_config *orr_llama_preset(const char *name);
 
-/* Reads and checks the hyper-parameters of model_type llama, mistral, qwen2 or mixtral. ORR_ENOENT or ORR_EFORMAT naming file and key. */
+/* Reads and checks the hyper-parameters of model_type llama, mistral, qwen2 or mixtral. ORR_ENOENT or ORR_EFORMAT naming file
+ * and key. */
 int orr_llama_read(const struct orr_config *config, struct orr_llama *llama);
 
 /* The model: blocks in place, parameters not yet allocated (orr_model_allocate()). NULL with the error of orr_model_build(). */
