@@ -39,6 +39,7 @@ enum orr_activation {
 /* A layer's style: int for the enumerations above, since configurations may have no padding. */
 struct orr_style {
     int norm, residual, matrices, biases;
+    int source;         /* 1: of an encoder, whose tokens and places are the source's beside the decoder's (struct orr_block_spec) */
 };
 
 #endif

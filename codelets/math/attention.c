@@ -59,7 +59,15 @@ struct head {
     uint64_t first;             /* its first probability's element of the stream */
     struct matrix q, k, v;
     const int32_t *from, *to;   /* [T]: query i sees keys from[i] .. to[i] - 1; neither ever falls */
+    const float *bias;          /* of score (i, j) number j - i, and its gradient; or NULL        */
+    float *dbias;
 };
+
+/* Where the bias of a query and its own position is. */
+static size_t bias_at(const struct orri_attention *a, int b, int h)
+{
+    return (size_t)(b * a->heads + h) * 2 * (size_t)a->seq + (size_t)a->seq - 1;
+}
 
 /* Query head h of sequence b, and the head of keys and values that it attends to. */
 static struct head head_of(enum orr_dtype dtype, const struct orri_attention *a, int b, int h, const void *q, const void *k, const void *v)
@@ -76,6 +84,8 @@ static struct head head_of(enum orr_dtype dtype, const struct orri_attention *a,
         .q = matrix_at(dtype, q, at + (int64_t)h * a->head_dim, a->ld),
         .k = matrix_at(dtype, k, keys, a->ld),
         .v = matrix_at(dtype, v, keys, a->ld),
+        .bias = a->bias ? a->bias + bias_at(a, 0, h) : NULL,
+        .dbias = a->dbias ? a->dbias + bias_at(a, b, h) : NULL,
     };
 }
 
@@ -101,6 +111,31 @@ static void see(const struct orri_attention *a, int b, int32_t *from, int32_t *t
         if (i == begin)
             end = i;
     }
+}
+
+/* The same of keys of another row. */
+static void see_source(const struct orri_attention *a, int b, int32_t *from, int32_t *to)
+{
+    const int32_t *place = a->places + (size_t)b * (size_t)a->seq, *source = a->source_places + (size_t)b * (size_t)a->seq;
+    int begin = 0, end = 0;
+
+    for (int i = 0; i < a->seq; i++) {
+        if (place[i] == 0) {
+            begin = end;
+            while (end < a->seq && (end == begin || source[end] != 0))
+                end++;
+        }
+        from[i] = begin;
+        to[i] = end;
+    }
+}
+
+static void see_keys(const struct orri_attention *a, int b, int32_t *from, int32_t *to)
+{
+    if (a->source_places)
+        see_source(a, b, from, to);
+    else
+        see(a, b, from, to);
 }
 
 /* What queries i .. i + n - 1 see between them of keys j .. j + count - 1, counted from j, in whole vectors. */
@@ -230,6 +265,17 @@ ORRI_INLINE int seen_to(const struct head *h, int i, int j0)
     return end < 0 ? 0 : orri_least(end, CHUNK);
 }
 
+/* Scores, `stride` a row, of the keys up to j0 + end - 1 that each query sees get their bias. */
+static ORRI_SIMD void add_bias(const struct head *h, int i, int rows, int j0, int end, int stride, float *s)
+{
+    for (int r = 0; r < rows; r++, s += stride) {
+        const float *bias = h->bias + j0 - (i + r);
+
+        for (int j = seen_from(h, i + r, j0), last = orri_least(seen_to(h, i + r, j0), end); j < last; j++)
+            s[j] += bias[j];
+    }
+}
+
 /* What it does not see of its rows' span is hidden. */
 static ORRI_SIMD void row_maxima(const struct head *h, int i, int rows, struct span span, int j0, float *s, float *max)
 {
@@ -256,6 +302,8 @@ static ORRI_SIMD void softmax_step(const struct head *h, int i, int rows, struct
 {
     float most[TILE];
 
+    if (h->bias)
+        add_bias(h, i, rows, j0, span.end, CHUNK, s);
     row_maxima(h, i, rows, span, j0, s, most);
     for (int r = 0; r < rows; r++, s += CHUNK, o += width) {
         float new = !first && max[r] > most[r] ? max[r] : most[r], part[LANES] = {0};
@@ -431,6 +479,8 @@ static void softmax_backward(const struct head *h, const float *lse, const struc
 
     for (int j = 0; j < TILE; j++)
         keep[j] = 1;
+    if (h->bias)
+        add_bias(h, i, rows, j0, span.end, TILE, p);
     for (int end = i + rows; i < end; i++, p += TILE, ds += TILE) {
         int first = orri_least(seen_from(h, i, j0), span.end), last = orri_least(seen_to(h, i, j0), span.end);
 
@@ -444,6 +494,8 @@ static void softmax_backward(const struct head *h, const float *lse, const struc
             p[j] = ds[j] = 0;
         for (int j = last > span.first ? last : span.first; j < span.end; j++)
             p[j] = ds[j] = 0;
+        for (int j = first; h->dbias && j < last; j++)
+            h->dbias[j0 + j - i] += ds[j];
     }
 }
 
@@ -534,6 +586,8 @@ static void backward_head(const struct head *h, int member, int group, const str
     }
     row_products(o, d_o, h->seq, dim, w->room, w->delta);
     memset(w->dq, 0, (size_t)h->seq * (size_t)width * sizeof(*w->dq));
+    if (h->dbias)
+        memset(h->dbias - (h->seq - 1), 0, 2 * (size_t)h->seq * sizeof(*h->dbias));
     for (int j0 = 0; j0 < h->seq; j0 += TILE) {
         size_t at = group > 1 ? (size_t)j0 * (size_t)dim : 0;
         int keys = orri_least(h->seq - j0, TILE);
@@ -622,7 +676,7 @@ static void forward_heads(enum orr_dtype dtype, const struct orri_attention *a, 
     for (int end = i + n; i < end; i++) {
         int b = i / key_heads(a), first = i % key_heads(a) * group;
 
-        see(a, b, sight.from, sight.to);
+        see_keys(a, b, sight.from, sight.to);
         for (int h = first; h < first + group; h++) {
             struct head head = head_of(dtype, a, b, h, q, k, v);
             const struct matrix out = outputs_of(dtype, a, b, h, o);
@@ -647,7 +701,7 @@ static void backward_heads(enum orr_dtype dtype, const struct orri_attention *a,
     for (int end = i + n; i < end; i++) {
         int b = i / key_heads(a), first = i % key_heads(a) * group;
 
-        see(a, b, sight.from, sight.to);
+        see_keys(a, b, sight.from, sight.to);
         for (int member = 0; member < group; member++) {
             int h = first + member;
             struct head head = head_of(dtype, a, b, h, q, k, v);

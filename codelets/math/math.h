@@ -138,6 +138,11 @@ struct orri_attention {
     int window;                         /* of keys that lie before it it sees so many, itself counted; 0: all       */
     const int32_t *places;              /* [B,T] of each token in its own sequence, where several share a row: none sees
                                            another's; NULL: a row is one sequence                                   */
+    /* On a CPU alone. */
+    const int32_t *source_places;       /* [B,T] of the keys, which are another row's: the k-th sequence of the one sees all of the k-th
+                                           of the other, or nothing where there is none; NULL: queries and keys are one row's */
+    const float *bias;                  /* [H,2T]: score (i, j) has bias[h][j - i + T - 1] more; NULL: nothing       */
+    float *dbias;                       /* [B,H,2T]: its gradient, sequence by sequence, written by the backward pass */
 };
 
 /* Query heads that share keys and values. */

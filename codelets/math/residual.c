@@ -28,6 +28,16 @@ static void drop_norm(const struct orr_operands *o, const struct orri_residual *
         orri_dropout_tile(o, &d, r->width, orri_positions(o), norm, NULL, norm);
 }
 
+/* h through a dropout of its own, and its gradient back; of an activation's that of u, which is a multiple of it. */
+static void drop_inner(const struct orr_operands *o, const struct orri_residual *r, void *h)
+{
+    const struct orri_dropout d = orri_block_dropout(o, r->inner_dropout, r->inner_place);
+    uint64_t first = o->first_sample * (uint64_t)o->seq * (uint64_t)r->inner_all + (uint64_t)r->inner_first;
+
+    if (d.p > 0)
+        ORRI_KERNEL(o, dropout, o->dtype, &d, (int)rows_of(o), (size_t)r->out, first, (uint64_t)r->inner_all, h, NULL, h);
+}
+
 static struct orri_dropout dropout_of(const struct orr_operands *o, const struct orri_residual *r)
 {
     return orri_block_dropout(o, r->dropout, r->place);
@@ -241,6 +251,7 @@ static void inner_forward(const struct orr_operands *o, const struct orri_residu
     ORRI_KERNEL(o, gemm, &p);
     if (r->forward)
         r->forward(o, s, scratch);
+    drop_inner(o, r, s->h);
 }
 
 /* The gradient of norm(x) from that of the second product, and that of u in its place. The product reads u while it writes the gradient
@@ -258,6 +269,7 @@ static void inner_backward(const struct orr_operands *o, const struct orri_resid
         out.aux = s->u;
     }
     ORRI_KERNEL(o, gemm, &out);
+    drop_inner(o, r, dh);
     if (r->forward)
         r->backward(o, s, dh, scratch);
     else
@@ -331,6 +343,11 @@ static struct saved saved_at(const struct orr_operands *o, const struct orri_res
     s.dbeta = s.dgamma + r->width;
     s.inner = inner_at(o, r, s.dbeta + r->width, values);
     return s;
+}
+
+struct orri_inner orri_residual_inner(const struct orr_operands *o, const struct orri_residual *r)
+{
+    return saved_at(o, r, o->saved, o->saved_values).inner;
 }
 
 void orri_residual_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)

@@ -28,8 +28,9 @@ struct orri_residual {
     bool out_in;                /* Win is [in,C], Wout [C,out], as nn.Linear has them; else [C,in] and [out,C] */
     /* The first view of each in group 0, of which those of Win, and of bin, follow each other there; 0: there is none. */
     int in_weight, in_bias, out_weight, out_bias;
-    float dropout, norm_dropout;        /* on what is added, and on n            */
-    int place, norm_place;      /* of these, see orr_dropout_stream()            */
+    float dropout, norm_dropout, inner_dropout;         /* on what is added, on n, and on h */
+    int place, norm_place, inner_place;         /* of these, see orr_dropout_stream() */
+    int64_t inner_first, inner_all;     /* of all columns of h the first of this shard, and how many they are: for inner_dropout */
     int rest, in, out;          /* columns of rest, u, h                         */
     enum orr_activation activation;     /* g, where forward is NULL              */
     size_t scratch;             /* bytes that the next two take for the microbatch, besides dh [N,out] */
@@ -49,6 +50,9 @@ int orri_norm_specify(const struct orr_style *style, int width, struct orr_view 
 void orri_add_view(struct orr_view *view, int *count, const char *name, struct orr_view what);
 struct orr_view orri_matrix_view(bool out_in, int in, int out, bool columns, int64_t unit, float std);
 struct orr_view orri_bias_view(int width, bool columns, int64_t unit);
+
+/* What F of a whole block left for g. */
+struct orri_inner orri_residual_inner(const struct orr_operands *o, const struct orri_residual *r);
 
 /* What it saves; of it, without the norm's, a shard. */
 struct orr_saved_size orri_residual_saved(const struct orri_residual *r, int batch, int seq);

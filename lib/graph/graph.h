@@ -15,7 +15,6 @@
 struct starpu_codelet;
 
 enum {
-    ORRI_MAX_USERS = 4,     /* blocks that share one parameter group                          */
     ORRI_MOST_STEPS = 6,    /* in flight, each with results of its own                        */
     ORRI_FAN = 8,           /* children of a node, in the trees that sum up and spread         */
     ORRI_MAX_BUFFERS = 16 + 4 * ORR_MAX_SHARDS      /* of a task                              */
@@ -29,8 +28,8 @@ struct orri_group {
     struct orr_view view[ORR_MAX_VIEWS];        /* whole                                                 */
     char *name[ORR_MAX_VIEWS];                  /* in files                                              */
     int first_view;                             /* number of view 0 among all views of the model         */
-    int users;
-    struct orr_block *user[ORRI_MAX_USERS];
+    int users;                                  /* blocks that share it                                  */
+    struct orr_block **user;                    /* [users]                                               */
     struct orri_parameter *common;              /* views that all shards share; without shards all of it; or NULL */
     struct orri_parameter **shard;              /* [tp] parts of the views that are split; or NULL        */
 };

@@ -51,6 +51,7 @@ void orr_model_destroy(struct orr_model *model)
         for (int v = 0; v < model->group[g]->views; v++)
             free(model->group[g]->name[v]);
         free(model->group[g]->shard);
+        free(model->group[g]->user);
         free(model->group[g]);
     }
     orri_message_names_destroy(model);
@@ -89,13 +90,14 @@ static int name_views(struct orr_model *model, const struct orr_parameter_name *
         group->first_view = model->views;
         model->views += group->views;
         for (int v = 0; v < group->views; v++) {
+            const char *source = block->spec.source ? "source." : "";
             char local[128];
-            snprintf(local, sizeof(local), "%s.%s", block->cls->name, group->view[v].name);
+            snprintf(local, sizeof(local), "%s%s.%s", source, block->cls->name, group->view[v].name);
             for (int n = 0; n < count && !group->name[v]; n++)
                 if (strcmp(names[n].view, local) == 0)
                     group->name[v] = orri_format(names[n].file, block->layer);
             if (!names)
-                group->name[v] = orri_format("%s.%d.%s", block->cls->name, block->layer, group->view[v].name);
+                group->name[v] = orri_format("%s%s.%d.%s", source, block->cls->name, block->layer, group->view[v].name);
             if (!group->name[v])
                 return names ? orri_fail(ORR_EINVAL, "model", "parameter '%s' has no name in files", local) : ORR_ENOMEM;
         }

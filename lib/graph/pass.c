@@ -103,6 +103,7 @@ static void decode(const struct task *task, void *buffers[], struct orr_operands
         .step = (uint32_t)task->mb.step,
         .first_sample = task->mb.first_sample,
         .layer = task->block->layer,
+        .source = task->block->spec.source,
         .shards = model->mesh.tp,
         .shard = kind == SHARD ? task->part : 0,
         .chunks = model->chunks,
@@ -238,7 +239,9 @@ void orr_task_fail(const struct orr_operands *o, int code, const char *what)
 
 struct orr_rng orr_dropout_stream(const struct orr_operands *o, int place)
 {
-    return (struct orr_rng){o->seed, (uint32_t)(8 * o->layer + place), o->step};
+    uint32_t layer = (uint32_t)o->layer + (o->source ? 1u << 28 : 0);
+
+    return (struct orr_rng){o->seed, 8 * layer + (uint32_t)place, o->step};
 }
 
 static uint32_t shape_footprint(const struct orr_block *block, int batch, int seq)

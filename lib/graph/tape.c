@@ -34,6 +34,17 @@ static int check_append(const struct orr_model *model, const struct orr_block_cl
     return ORR_OK;
 }
 
+static int add_user(struct orri_group *group, struct orr_block *block)
+{
+    struct orr_block **more = realloc(group->user, (size_t)(group->users + 1) * sizeof(struct orr_block *));
+
+    if (!more)
+        return orri_fail(ORR_ENOMEM, "model", "no room for the parameters of block '%s'", block->cls->name);
+    group->user = more;
+    group->user[group->users++] = block;
+    return ORR_OK;
+}
+
 static int own_groups(struct orr_model *model, struct orr_block *block)
 {
     for (int g = 0; g < block->spec.groups; g++) {
@@ -52,8 +63,7 @@ static int own_groups(struct orr_model *model, struct orr_block *block)
         group->number = g;
         group->views = block->spec.views[g];
         memcpy(group->view, block->spec.view[g], sizeof(group->view));
-        group->users = 1;
-        group->user[0] = block;
+        ORR_TRY(add_user(group, block));
         block->group[g] = group;
     }
     return ORR_OK;
@@ -120,7 +130,7 @@ int orr_block_share(struct orr_block *block, int group, struct orr_block *of, in
 
     if (block->model->built)
         return orri_fail(ORR_EINVAL, "model", "block '%s' shares a group after orr_model_build()", block->cls->name);
-    if (!shared || shared->users == ORRI_MAX_USERS || group < 0 || group >= block->spec.groups || block->group[group])
+    if (!shared || group < 0 || group >= block->spec.groups || block->group[group])
         return orri_fail(ORR_EINVAL, "model", "block '%s' cannot share group %d of block '%s'", block->cls->name,
                          of_group, of->cls->name);
     const struct orr_view *wanted = &block->spec.view[group][0];
@@ -131,8 +141,7 @@ int orr_block_share(struct orr_block *block, int group, struct orr_block *of, in
                          (long long)wanted->shape[1], block->cls->name);
     block->group[group] = shared;
     block->user[group] = shared->users;
-    shared->user[shared->users++] = block;
-    return ORR_OK;
+    return add_user(shared, block);
 }
 
 struct orr_block *orri_tape_next_reader(const struct orr_block *writer, int after)

@@ -243,6 +243,7 @@ struct orr_operands {
     uint32_t step;
     uint64_t first_sample;              /* global number, within the step, of the microbatch's first sequence */
     int layer;
+    bool source;                        /* of an encoder, whose layers are numbered beside the decoder's */
     int shards, shard;                  /* 1 and 0 where the block is whole                         */
     int chunks, chunk;                  /* 1 and 0 where the sequence is not cut                    */
     const float *x[ORR_MAX_INPUTS];
@@ -279,7 +280,7 @@ struct orr_part orr_chunk(const struct orr_operands *o, int c);
  * ended. Of several failures the earliest step's counts, and of its own the first call. */
 void orr_task_fail(const struct orr_operands *o, int code, const char *what);
 
-/* Names a stream of random numbers for place `place` (0..7) of a block in layer `layer`. Pure. */
+/* Names a stream of random numbers for place `place` (0..7) of a block in its layer, of the encoder or not. Pure. */
 struct orr_rng orr_dropout_stream(const struct orr_operands *o, int place);
 
 /* Appends a block of a class to the model's tape: it reads the value on top (none for the first block)

@@ -16,7 +16,8 @@ extern "C" {
 struct orr_model;
 
 /* What a parameter is called in files: the block's name and the view's ("attention.qkv.weight"), and the
- * name in model.safetensors, where %d is the layer ("transformer.h.%d.attn.c_attn.weight"). */
+ * name in model.safetensors, where %d is the layer ("transformer.h.%d.attn.c_attn.weight"). Of a block of an encoder the former begins
+ * with "source.". */
 struct orr_parameter_name {
     const char *view;
     const char *file;
