@@ -1,12 +1,15 @@
 nobase_api_HEADERS += \
 	codelets/layer.h \
 	codelets/attention/attention.h \
+	codelets/cross/cross.h \
 	codelets/embedding/embedding.h \
 	codelets/head/head.h \
-	codelets/mlp/mlp.h
+	codelets/mlp/mlp.h \
+	codelets/norm/norm.h
 
 liborri_la_SOURCES += \
 	codelets/attention/attention.c \
+	codelets/cross/cross.c \
 	codelets/embedding/embedding.c \
 	codelets/head/head.c \
 	codelets/math/attention.c \
@@ -40,7 +43,8 @@ liborri_la_SOURCES += \
 	codelets/math/small_product.c \
 	codelets/math/small_product.h \
 	codelets/math/small_product_level.h \
-	codelets/mlp/mlp.c
+	codelets/mlp/mlp.c \
+	codelets/norm/norm.c
 
 # Kernels on a CUDA device.
 CUDA_SOURCES += \

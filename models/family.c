@@ -6,6 +6,7 @@
 
 #include <models/gpt2.h>
 #include <models/llama.h>
+#include <models/t5.h>
 
 #include "core/core.h"
 
@@ -49,6 +50,26 @@ static struct orr_model *create_llama(const struct orr_config *config, enum orr_
     return orr_llama_create(&l, mesh);
 }
 
+static int read_t5(const struct orr_config *config, struct orr_hyper *h)
+{
+    struct orr_t5 t;
+
+    ORR_TRY(orr_t5_read(config, &t));
+    *h = (struct orr_hyper){t.vocab_size, t.n_positions, t.d_model, t.num_layers + t.num_decoder_layers, 1};
+    return ORR_OK;
+}
+
+static struct orr_model *create_t5(const struct orr_config *config, enum orr_dtype dtype, const struct orr_mesh *mesh)
+{
+    struct orr_t5 t;
+
+    if (orr_t5_read(config, &t) != 0)
+        return NULL;
+    t.dtype = dtype;
+    return orr_t5_create(&t, mesh);
+}
+
+static const char *const t5_dropout[] = {"dropout_rate", NULL};
 static const char *const gpt2_dropout[] = {"embd_pdrop", "attn_pdrop", "resid_pdrop", NULL}, *const llama_dropout[] = {"attention_dropout",
                                                                                                                  NULL};
 
@@ -62,6 +83,7 @@ static const struct family {
     {"llama", read_llama, create_llama, llama_dropout},
     {"mistral", read_llama, create_llama, llama_dropout},
     {"qwen2", read_llama, create_llama, llama_dropout},
+    {"t5", read_t5, create_t5, t5_dropout},
 };
 
 /* ---- which one -------------------------------------------------------------------------------------------------- */
@@ -76,7 +98,7 @@ static const struct family *family_of(const struct orr_config *config)
         if (strcmp(type, families[i].type) == 0)
             return &families[i];
     orri_remedy(orri_fail(ORR_EFORMAT, orr_config_name(config), "model_type '%s' is not known to this version", type),
-                "this version has gpt2, llama, mistral and qwen2");
+                "this version has gpt2, llama, mistral, qwen2 and t5");
     return NULL;
 }
 
@@ -98,12 +120,15 @@ struct orr_config *orr_family_preset(const char *name)
 {
     struct orr_config *config = orr_gpt2_preset(name);
 
-    return config || orr_error_code() != ORR_ENOENT ? config : orr_llama_preset(name);
+    if (!config && orr_error_code() == ORR_ENOENT)
+        config = orr_llama_preset(name);
+    return config || orr_error_code() != ORR_ENOENT ? config : orr_t5_preset(name);
 }
 
 const char *orr_family_presets(void)
 {
-    return "tiny-gpt2 gpt2 gpt2-medium gpt2-large gpt2-xl tiny-llama llama-3.2-1b llama-3.1-8b mistral-7b qwen2.5-0.5b";
+    return "tiny-gpt2 gpt2 gpt2-medium gpt2-large gpt2-xl tiny-llama llama-3.2-1b llama-3.1-8b mistral-7b qwen2.5-0.5b tiny-t5 t5-small "
+           "t5-v1_1-small";
 }
 
 int orr_family_set_dropout(struct orr_config *config, double rate)

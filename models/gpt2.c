@@ -39,7 +39,8 @@ static int wire(struct orr_model *m, const struct orr_gpt2 *g)
 {
     /* Projections onto the residual stream start smaller, by 1/sqrt of their number (section 2.3). */
     float std = g->initializer_range, residual_std = std / sqrtf(2 * (float)g->n_layer);
-    struct orr_embedding embedding = {g->vocab_size, g->n_positions, g->n_embd, g->embd_pdrop, std};
+    struct orr_embedding embedding = {.vocab = g->vocab_size, .positions = g->n_positions, .width = g->n_embd, .dropout = g->embd_pdrop,
+                                      .std = std};
     struct orr_attention attention = {.width = g->n_embd, .heads = g->n_head, .eps = g->layer_norm_epsilon,
                                       .attention_dropout = g->attn_pdrop, .dropout = g->resid_pdrop, .std = std,
                                       .projection_std = residual_std};

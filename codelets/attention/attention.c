@@ -28,11 +28,11 @@ static void specify(const void *config, struct orr_block_spec *spec)
     int widths[] = {q, k, k}, unit = q / kv_heads_of(a), norms;
     struct orr_view *view = spec->view[0];
 
-    *spec = (struct orr_block_spec){.groups = 1, .width = c, .input_width = c};
+    *spec = (struct orr_block_spec){.groups = 1, .width = c, .input_width = c, .source = a->style.source};
     n = norms = orri_norm_specify(&a->style, c, view);
     for (int i = 0; i < (apart ? 3 : 1); i++)
         orri_add_view(view, &n, apart ? weights[i] : "qkv.weight",
-                      orri_matrix_view(apart, c, apart ? widths[i] : 3 * q, true, i ? d : unit, a->std));
+                      orri_matrix_view(apart, c, apart ? widths[i] : 3 * q, true, i ? d : unit, i == 0 && a->query_std > 0 ? a->query_std : a->std));
     for (int i = 0; a->style.biases != ORR_NO_BIASES && i < (apart ? 3 : 1); i++)
         orri_add_view(view, &n, apart ? biases[i] : "qkv.bias", orri_bias_view(apart ? widths[i] : 3 * q, true, i ? d : unit));
     for (int i = norms; !apart && i < n; i++)
@@ -56,7 +56,7 @@ static struct orri_attention kernel(const struct orr_attention *a, int batch, in
         .head_dim = d,
         .ld = (heads + 2 * shared.count) * d,
         .ld_out = (int64_t)heads * d,
-        .scale = 1 / sqrtf((float)d),
+        .scale = a->scale > 0 ? a->scale : 1 / sqrtf((float)d),
         .total_heads = a->heads,
         .first_head = (int)shared.first * group,
         .bidirectional = a->bidirectional,
@@ -117,6 +117,61 @@ static void turn(const struct orr_operands *o, const struct orri_attention *k, b
     for (int b = 0; o->past && b < o->batch; b++)
         ORRI_KERNEL(o, rotate, o->dtype, &rotary, 1, o->seq, heads, o->past->first[b], NULL, inverse,
                     orri_at(o, u, (int64_t)b * o->seq * k->ld), k->ld);
+}
+
+/* ---- bias by distance (on a CPU) ---------------------------------------------------------------------------------------- */
+
+/* Its group; and its class's configuration, which tells whether it is another block's. */
+enum { LAYER, BIAS };
+
+struct relative {
+    struct orr_attention attention;
+    int shared;                                 /* as wide as the rest: no padding, which would be hashed */
+};
+
+/* Of key j and query i, distance = j - i: in fp32, as models are trained. */
+static int bucket_of(const struct orr_attention *a, int distance)
+{
+    int buckets = a->bidirectional ? a->buckets / 2 : a->buckets, near = buckets / 2, first = 0;
+
+    if (a->bidirectional && distance > 0)
+        first = buckets;
+    else
+        distance = distance < 0 ? -distance : 0;
+    if (distance < near)
+        return first + distance;
+    float far = logf((float)distance / (float)near) / (float)log((double)a->distance / near) * (float)(buckets - near);
+    return first + (near + (int)far < buckets ? near + (int)far : buckets - 1);
+}
+
+/* A table [H,2T] of it, and a row of the parameter. */
+static size_t bias_bytes(const struct orri_attention *k)
+{
+    return (size_t)k->heads * (2 * (size_t)k->seq + 1) * sizeof(float);
+}
+
+/* Puts it at the front of the scratch, and returns what is left of that. */
+static void *take_bias(const struct orr_operands *o, struct orri_attention *k, void *scratch)
+{
+    const struct orr_attention *a = o->config;
+    int T = k->seq, H = k->heads;
+    float *table = scratch, *row = table + (size_t)H * 2 * (size_t)T;
+
+    if (!a->buckets)
+        return scratch;
+    for (int n = 0; n < 2 * T - 1; n++) {
+        orri_widen(o->dtype, (size_t)H, orri_at(o, o->param[BIAS][0], (int64_t)bucket_of(a, n - T + 1) * H), row);
+        for (int h = 0; h < H; h++)
+            table[(size_t)h * 2 * (size_t)T + (size_t)n] = row[h];
+    }
+    k->bias = table;
+    return (char *)scratch + bias_bytes(k);
+}
+
+/* What B left behind lse: [B,H,2T]. */
+static float *bias_gradient(const struct orri_attention *k, const struct orri_inner *s)
+{
+    return s->rest + (size_t)k->batch * (size_t)k->heads * (size_t)k->seq;
 }
 
 /* ---- heads ------------------------------------------------------------------------------------------------------------ */
@@ -193,9 +248,10 @@ static void continue_forward(const struct orr_operands *o, const struct orri_att
 
 static void heads_forward(const struct orr_operands *o, const struct orri_inner *s, void *scratch)
 {
-    const struct orri_attention k = kernel_of(o);
+    struct orri_attention k = kernel_of(o);
     const struct heads at = heads_at(o, &k, s->u);
 
+    scratch = take_bias(o, &k, scratch);
     turn(o, &k, false, s->u);
     if (o->past)
         continue_forward(o, &k, &at, s, scratch);
@@ -205,9 +261,11 @@ static void heads_forward(const struct orr_operands *o, const struct orri_inner 
 
 static void heads_backward(const struct orr_operands *o, const struct orri_inner *s, void *dh, void *scratch)
 {
-    const struct orri_attention k = kernel_of(o);
+    struct orri_attention k = kernel_of(o);
     const struct heads at = heads_at(o, &k, s->u);
 
+    scratch = take_bias(o, &k, scratch);
+    k.dbias = k.bias ? bias_gradient(&k, s) : NULL;
     ORRI_KERNEL(o, attention_backward, o->dtype, &k, at.q, at.k, at.v, s->h, dh, s->rest, scratch);
     turn(o, &k, true, s->u);
 }
@@ -224,10 +282,10 @@ static struct orri_residual residual(const void *config, const struct orr_shape 
     r.place = ATTENTION_DROPOUT;
     r.norm_dropout = a->norm_dropout;
     r.norm_place = NORM_DROPOUT;
-    r.rest = k.heads;
+    r.rest = a->buckets ? 3 * k.heads : k.heads;
     r.in = (int)k.ld;
     r.out = (int)k.ld_out;
-    r.scratch = forward > backward ? forward : backward;
+    r.scratch = (forward > backward ? forward : backward) + (a->buckets ? bias_bytes(&k) : 0);
     r.forward = heads_forward;
     r.backward = heads_backward;
     return r;
@@ -285,6 +343,54 @@ static const struct orr_block_class attention_class = {
     .operands = ORRI_RESIDUAL_OPERANDS(ORR_PLACES | ORR_CACHE, ORR_PLACES),
 };
 
+/* ---- with a bias by distance ------------------------------------------------------------------------------------------- */
+
+static void specify_relative(const void *config, struct orr_block_spec *spec)
+{
+    const struct relative *r = config;
+    const struct orr_attention *a = &r->attention;
+
+    specify(a, spec);
+    spec->groups = 2;
+    spec->views[BIAS] = r->shared ? 0 : 1;
+    spec->view[BIAS][0] = orri_matrix_view(false, a->buckets, a->heads, true, 1, a->bias_std);
+    spec->view[BIAS][0].name = "bias.weight";
+}
+
+/* Of every distance, sequence by sequence. */
+static void relative_weights(const struct orr_operands *o)
+{
+    const struct orr_attention *a = o->config;
+    const struct orri_residual r = residual_of(o);
+    const struct orri_attention k = kernel_of(o);
+    const struct orri_inner inner = orri_residual_inner(o, &r);
+    const float *from = bias_gradient(&k, &inner);
+    float *grad = o->grad[BIAS][0];
+
+    weights(o);
+    if (o->first_gradient)
+        orri_cpu_zero((size_t)a->buckets * (size_t)a->heads * sizeof(*grad), grad);
+    for (int b = 0; b < o->batch; b++)
+        for (int h = 0; h < a->heads; h++, from += 2 * o->seq)
+            for (int n = 0; n < 2 * o->seq - 1; n++)
+                grad[bucket_of(a, n - o->seq + 1) * a->heads + h] += from[n];
+}
+
+static const struct orr_block_class relative_class = {
+    .name = "relative",
+    .config_size = sizeof(struct relative),
+    .specify = specify_relative,
+    .saved = saved,
+    .scratch_bytes = scratch_bytes,
+    .kept_bytes = kept_bytes,
+    .flops = flops,
+    .cpu = {[ORR_FORWARD] = forward, [ORR_BACKWARD] = backward, [ORR_WEIGHTS] = relative_weights},
+    .any_dtype = true,
+    .operands = {[ORR_FORWARD] = ORR_INPUT | ORR_PARAMETERS | ORR_OUTPUT | ORR_SAVEDS | ORR_PLACES,
+                 [ORR_BACKWARD] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_INPUT_GRADIENT | ORR_PLACES,
+                 [ORR_WEIGHTS] = ORR_INPUT | ORR_OUTPUT_GRADIENT | ORR_PARAMETERS | ORR_SAVEDS | ORR_GRADIENTS},
+};
+
 static int check(const struct orr_attention *a)
 {
     if (a->heads < 1 || a->width < 1 || (!a->head_dim && a->width % a->heads != 0))
@@ -301,11 +407,33 @@ static int check(const struct orr_attention *a)
     return ORR_OK;
 }
 
+static int check_all(const struct orr_attention *a)
+{
+    ORR_TRY(check(a));
+    ORR_TRY(orri_check_dropout("attention", a->attention_dropout));
+    ORR_TRY(orri_check_dropout("attention", a->dropout));
+    return orri_check_dropout("attention", a->norm_dropout);
+}
+
 int orr_attention(struct orr_model *model, int layer, const struct orr_attention *config)
 {
-    ORR_TRY(check(config));
-    ORR_TRY(orri_check_dropout("attention", config->attention_dropout));
-    ORR_TRY(orri_check_dropout("attention", config->dropout));
-    ORR_TRY(orri_check_dropout("attention", config->norm_dropout));
+    ORR_TRY(check_all(config));
+    if (config->buckets != 0)
+        return orri_fail(ORR_EINVAL, "attention", "a bias by distance is orr_relative_attention()'s");
     return orr_block_append(model, &attention_class, layer, config) ? ORR_OK : orr_error_code();
+}
+
+int orr_relative_attention(struct orr_model *model, int layer, const struct orr_attention *config, struct orr_block *of)
+{
+    struct relative relative = {*config, of != NULL};
+    int near = config->bidirectional ? config->buckets / 4 : config->buckets / 2;
+
+    ORR_TRY(check_all(config));
+    if (config->buckets < 4 || config->buckets % 2 != 0 || config->distance <= near)
+        return orri_fail(ORR_EINVAL, "attention", "%d buckets up to a distance of %d: take an even number, from 4 on, and more than %d",
+                         config->buckets, config->distance, near);
+    struct orr_block *block = orr_block_append(model, &relative_class, layer, &relative);
+    if (!block)
+        return orr_error_code();
+    return of ? orr_block_share(block, BIAS, of, BIAS) : ORR_OK;
 }

@@ -40,6 +40,11 @@ struct orr_attention {
     int window;                 /* keys that a query sees (Beltagy et al. 2020); 0: all before it, and itself            */
     int bidirectional;          /* 1: it sees those behind it, too                       */
     struct orr_rotary rotary;   /* D is even                                             */
+    float scale;                /* of q k^T; 0: 1/sqrt(D)                                */
+    float query_std;            /* of the random initialisation of q; 0: std. ORR_OUT_IN matrices alone */
+    /* Of orr_relative_attention(). */
+    int buckets, distance;      /* of the bias; from this distance on all are in the last one                    */
+    float bias_std;             /* of its random initialisation                          */
 };
 
 /* Appends y = x + dropout(concat_h(dropout(softmax(q_h k_g^T / sqrt(D) + mask)) v_g) Wproj + bproj), g = h / (H/G), with
@@ -49,6 +54,13 @@ struct orr_attention {
  * k.weight [GD,C], v.weight [GD,C], with biases q.bias, k.bias, v.bias, and proj.weight [C,HD]. RMSNorm has no norm.bias.
  * Errors: ORR_EINVAL (H does not divide C, nor G H, a dropout not in 0 <= p < 1), ORR_ENOMEM. */
 int orr_attention(struct orr_model *model, int layer, const struct orr_attention *config);
+
+/* The same with scores to which a bias is added that depends on the head and on how far key j is from query i (Raffel et al. 2020):
+ * bias[bucket(j - i)][h]. Half of the buckets (of those of its direction, where both are seen: the first half is j <= i) is for a
+ * distance each, the other for ranges that grow with its logarithm. Group 1: bias.weight [buckets,H], or, where `of` is not NULL, that
+ * of this block. It is whole, keeps nothing of positions to continue from, and runs on CPUs alone.
+ * Errors: as above, ORR_EINVAL (fewer than 4 buckets, an odd number of them, a distance that is none of the last one). */
+int orr_relative_attention(struct orr_model *model, int layer, const struct orr_attention *config, struct orr_block *of);
 
 #ifdef __cplusplus
 }

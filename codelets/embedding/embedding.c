@@ -18,7 +18,14 @@ static void specify(const void *config, struct orr_block_spec *spec)
                  {{"position.weight", 2, {e->positions, e->width}, ORR_INITIAL_NORMAL, e->std, -1, 1, 1, 0}}},
         .width = e->width,
         .longest = e->positions,
+        .source = e->source,
     };
+}
+
+static void specify_shared(const void *config, struct orr_block_spec *spec)
+{
+    specify(config, spec);
+    spec->views[TOKENS] = 0;
 }
 
 static struct orr_saved_size saved(const void *config, int batch, int seq)
@@ -212,30 +219,39 @@ static void chunk_backward(const struct orr_operands *o)
         [ORR_CHUNK_BACKWARD] = chunk_backward \
     }
 
-static const struct orr_block_class embedding_class = {
-    .name = "embedding",
-    .config_size = sizeof(struct orr_embedding),
-    .specify = specify,
-    .saved = saved,
-    .scratch_bytes = scratch_bytes,
-    .flops = flops,
-    .sharding = &sharding,
-    .cpu = EMBEDDING_PASSES,
-    .any_dtype = true,
-    .cuda = ORRI_CUDA(EMBEDDING_PASSES),
-    .operands = {[ORR_FORWARD] = ORR_IDS | ORR_PARAMETERS | ORR_OUTPUT,
-                 [ORR_WEIGHTS] = ORR_IDS | ORR_OUTPUT_GRADIENT | ORR_GRADIENTS,
-                 [ORR_SHARD_FORWARD] = ORR_IDS | ORR_PARAMETERS | ORR_PARTIAL,
-                 [ORR_CHUNK_JOIN] = ORR_PARAMETERS | ORR_PARTIAL | ORR_OUTPUT,
-                 [ORR_SHARD_WEIGHTS] = ORR_IDS | ORR_OUTPUT_GRADIENT | ORR_GRADIENTS,
-                 [ORR_CHUNK_BACKWARD] = ORR_OUTPUT_GRADIENT | ORR_GRADIENTS},
-};
+/* A class whose table of tokens is its own, or another block's. */
+#define EMBEDDING(title, specification) \
+    { \
+        .name = title, .config_size = sizeof(struct orr_embedding), .specify = specification, .saved = saved, \
+        .scratch_bytes = scratch_bytes, .flops = flops, .sharding = &sharding, .cpu = EMBEDDING_PASSES, .any_dtype = true, \
+        .cuda = ORRI_CUDA(EMBEDDING_PASSES), \
+        .operands = {[ORR_FORWARD] = ORR_IDS | ORR_PARAMETERS | ORR_OUTPUT, \
+                     [ORR_WEIGHTS] = ORR_IDS | ORR_OUTPUT_GRADIENT | ORR_GRADIENTS, \
+                     [ORR_SHARD_FORWARD] = ORR_IDS | ORR_PARAMETERS | ORR_PARTIAL, \
+                     [ORR_CHUNK_JOIN] = ORR_PARAMETERS | ORR_PARTIAL | ORR_OUTPUT, \
+                     [ORR_SHARD_WEIGHTS] = ORR_IDS | ORR_OUTPUT_GRADIENT | ORR_GRADIENTS, \
+                     [ORR_CHUNK_BACKWARD] = ORR_OUTPUT_GRADIENT | ORR_GRADIENTS} \
+    }
+
+static const struct orr_block_class embedding_class = EMBEDDING("embedding", specify);
+static const struct orr_block_class shared_class = EMBEDDING("shared_embedding", specify_shared);
+
+static int check(const struct orr_embedding *e)
+{
+    if (e->vocab < 1 || e->positions < 0 || e->width < 1)
+        return orri_fail(ORR_EINVAL, "embedding", "%d tokens, %d positions and a width of %d are none", e->vocab, e->positions, e->width);
+    return orri_check_dropout("embedding", e->dropout);
+}
 
 int orr_embedding(struct orr_model *model, const struct orr_embedding *config)
 {
-    if (config->vocab < 1 || config->positions < 0 || config->width < 1)
-        return orri_fail(ORR_EINVAL, "embedding", "%d tokens, %d positions and a width of %d are none",
-                         config->vocab, config->positions, config->width);
-    ORR_TRY(orri_check_dropout("embedding", config->dropout));
+    ORR_TRY(check(config));
     return orr_block_append(model, &embedding_class, 0, config) ? ORR_OK : orr_error_code();
+}
+
+int orr_shared_embedding(struct orr_model *model, const struct orr_embedding *config, struct orr_block *of)
+{
+    ORR_TRY(check(config));
+    struct orr_block *block = orr_block_append_inputs(model, &shared_class, 0, config, 0, NULL);
+    return block ? orr_block_share(block, TOKENS, of, TOKENS) : orr_error_code();
 }

@@ -7,8 +7,6 @@
 #include "codelets/math/product_cpu.h"
 #include "core/core.h"
 
-enum { NORM, OUTPUT };      /* groups */
-
 /* The class is one for both kinds of head, told apart by the configuration. */
 struct config {
     struct orr_head head;
@@ -18,6 +16,17 @@ struct config {
 static const struct orr_head *head_of(const struct orr_operands *o)
 {
     return &((const struct config *)o->config)->head;
+}
+
+/* The group of W: behind that of the norm, where there is one. */
+static int output_group(const struct orr_head *h)
+{
+    return h->norm == ORR_NO_NORM ? 0 : 1;
+}
+
+static int output_of(const struct orr_operands *o)
+{
+    return output_group(head_of(o));
 }
 
 static struct orri_norm norm_of(const struct orr_operands *o)
@@ -69,17 +78,19 @@ static struct row row_at(const struct orr_operands *o, int position)
 static void specify(const void *config, struct orr_block_spec *spec)
 {
     const struct config *h = config;
-    int c = h->head.width;
+    int c = h->head.width, norms = h->head.norm == ORR_LAYERNORM ? 2 : 1, output = output_group(&h->head);
 
     *spec = (struct orr_block_spec){
-        .groups = 2,
-        .views = {h->head.norm == ORR_RMSNORM ? 1 : 2, h->tied ? 0 : 1},
+        .groups = output + 1,
+        .views = {norms},
         .view = {{{"norm.weight", 1, {c, 0}, ORR_INITIAL_ONE, 0, -1, 1, 1, 0},
-                  {"norm.bias", 1, {c, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0}},
-                 {{"output.weight", 2, {h->head.vocab, c}, ORR_INITIAL_NORMAL, h->head.std, 0, 1, 1, 0}}},
+                  {"norm.bias", 1, {c, 0}, ORR_INITIAL_ZERO, 0, -1, 1, 1, 0}}},
         .width = c,
         .input_width = c,
     };
+    spec->views[output] = h->tied ? 0 : 1;
+    spec->view[output][0] =
+        (struct orr_view){"output.weight", 2, {h->head.vocab, c}, ORR_INITIAL_NORMAL, h->head.std, 0, 1, 1, 0};
 }
 
 static struct orr_saved_size saved_size(const void *config, int batch, int seq)
@@ -178,7 +189,7 @@ static void logits_of(const struct orr_operands *o, int n, int vocab, const void
 {
     int c = head_of(o)->width;
     const struct orri_product p = {.trans_b = true, .m = n, .n = vocab, .k = c, .dtype = o->dtype, .a = x, .lda = c,
-                                        .b = o->param[OUTPUT][0], .ldb = c, .b_version = o->version[OUTPUT], .c = logits,
+                                        .b = o->param[output_of(o)][0], .ldb = c, .b_version = o->version[output_of(o)], .c = logits,
                                         .ldc = padded(vocab), .c_dtype = o->dtype};
 
     ORRI_KERNEL(o, gemm, &p);
@@ -189,7 +200,7 @@ static void input_gradient(const struct orr_operands *o, int n, int vocab, const
 {
     int c = head_of(o)->width;
     const struct orri_product p = {.m = n, .n = c, .k = vocab, .dtype = o->dtype, .a = dlogits, .lda = padded(vocab),
-                                        .b = o->param[OUTPUT][0], .ldb = c, .b_version = o->version[OUTPUT], .c = dnorm,
+                                        .b = o->param[output_of(o)][0], .ldb = c, .b_version = o->version[output_of(o)], .c = dnorm,
                                         .ldc = c, .c_dtype = o->dtype};
 
     ORRI_KERNEL(o, gemm, &p);
@@ -199,7 +210,7 @@ static void input_gradient(const struct orr_operands *o, int n, int vocab, const
 static void weights_gradient(const struct orr_operands *o, int n, int vocab, const void *dlogits, const void *x, bool add)
 {
     int c = head_of(o)->width;
-    float *dw = o->grad[OUTPUT][0];
+    float *dw = o->grad[output_of(o)][0];
     const struct orri_product p = {.trans_a = true, .m = vocab, .n = c, .k = n, .dtype = o->dtype, .a = dlogits,
                                         .lda = padded(vocab), .b = x, .ldb = c, .add = add ? dw : NULL, .c = dw, .ldc = c,
                                         .c_dtype = ORR_F32};
@@ -315,7 +326,7 @@ static void prediction_of(const struct orr_operands *o, int v, const void *x, fl
 {
     int c = head_of(o)->width;
     const struct orri_product p = {.trans_b = true, .m = o->rows.count, .n = v, .k = c, .dtype = o->dtype, .a = x, .lda = c,
-                                        .b = o->param[OUTPUT][0], .ldb = c, .c = out, .ldc = ld, .c_dtype = ORR_F32};
+                                        .b = o->param[output_of(o)][0], .ldb = c, .c = out, .ldc = ld, .c_dtype = ORR_F32};
 
     ORRI_KERNEL(o, gemm, &p);
 }
@@ -517,5 +528,5 @@ int orr_head(struct orr_model *model, const struct orr_head *config, struct orr_
     struct orr_block *block = orr_block_append(model, &head_class, 0, &full);
     if (!block)
         return orr_error_code();
-    return tied ? orr_block_share(block, OUTPUT, tied, 0) : ORR_OK;
+    return tied ? orr_block_share(block, output_group(config), tied, 0) : ORR_OK;
 }

@@ -20,7 +20,7 @@ struct orr_head {
 
 /* Appends loss = sum over labels of -log softmax(norm(x) W^T)[label], the end of a tape. Labels are in 0..V-1, or
  * ORR_IGNORE: such rows count for nothing. Works in strips of rows: the logits of a whole microbatch are never stored.
- * Group 0: norm.weight [C], norm.bias [C] unless RMSNorm. Group 1: output.weight W [V,C], or, when `tied` is not NULL, group 0 of
+ * Group 0: norm.weight [C], norm.bias [C] unless RMSNorm. Group 1, or 0 without a norm: output.weight W [V,C], or, when `tied` is not NULL, group 0 of
  * that block (an embedding's token.weight [V,C]).
  * ORR_PREDICT writes V logits and C values of norm(x) for each row asked for.
  * A loss that is not finite fails the run with ORR_ENONFINITE.

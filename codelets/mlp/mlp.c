@@ -4,7 +4,7 @@
 #include "codelets/math/residual.h"
 #include "core/core.h"
 
-enum { MLP_DROPOUT = 2 };      /* place */
+enum { MLP_DROPOUT = 2, HIDDEN_DROPOUT = 6 };      /* places */
 
 static void specify(const void *config, struct orr_block_spec *spec)
 {
@@ -13,7 +13,7 @@ static void specify(const void *config, struct orr_block_spec *spec)
     bool out_in = m->style.matrices == ORR_OUT_IN;
     struct orr_view in = orri_matrix_view(out_in, c, f, true, 1, m->std), out = orri_matrix_view(out_in, f, c, false, 1, m->projection_std);
 
-    *spec = (struct orr_block_spec){.groups = 1, .width = c, .input_width = c};
+    *spec = (struct orr_block_spec){.groups = 1, .width = c, .input_width = c, .source = m->style.source};
     n = orri_norm_specify(&m->style, c, spec->view[0]);
     orri_add_view(spec->view[0], &n, m->gated ? "gate.weight" : "fc.weight", in);
     if (m->gated)
@@ -50,11 +50,16 @@ static void gated_backward(const struct orr_operands *o, const struct orri_inner
 static struct orri_residual residual(const void *config, const struct orr_shape *shape, int shard)
 {
     const struct orr_mlp *m = config;
-    int hidden = (int)orr_split(m->hidden, 1, shape->shards, shard).count;
+    struct orr_part columns = orr_split(m->hidden, 1, shape->shards, shard);
+    int hidden = (int)columns.count;
     struct orri_residual r = orri_residual_of(&m->style, m->gated ? 2 : 1, m->width, m->eps);
 
     r.dropout = m->dropout;
     r.place = MLP_DROPOUT;
+    r.inner_dropout = m->hidden_dropout;
+    r.inner_place = HIDDEN_DROPOUT;
+    r.inner_first = columns.first;
+    r.inner_all = m->hidden;
     r.in = m->gated ? 2 * hidden : hidden;
     r.out = hidden;
     r.activation = (enum orr_activation)m->activation;
@@ -110,5 +115,6 @@ int orr_mlp(struct orr_model *model, int layer, const struct orr_mlp *config)
     if (config->gated && config->style.matrices != ORR_OUT_IN)
         return orri_fail(ORR_EINVAL, "mlp", "a gate goes with [out,in] matrices");
     ORR_TRY(orri_check_dropout("mlp", config->dropout));
+    ORR_TRY(orri_check_dropout("mlp", config->hidden_dropout));
     return orr_block_append(model, &mlp_class, layer, config) ? ORR_OK : orr_error_code();
 }

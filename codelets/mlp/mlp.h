@@ -19,6 +19,7 @@ struct orr_mlp {
     struct orr_style style;
     int activation;             /* enum orr_activation                               */
     int gated;                  /* 1: a second product gates it (Shazeer 2020); then matrices are ORR_OUT_IN    */
+    float hidden_dropout;       /* on what goes into Wproj                           */
 };
 
 /* Appends y = x + dropout(act(n Wfc + bfc) Wproj + bproj), n = norm(x), or, gated, y = x + dropout((act(n Wgate) * n Wup) Wproj).

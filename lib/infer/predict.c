@@ -17,6 +17,8 @@ struct replica {
     int32_t *row, *to;          /* [rows] which, and number to[r] of all that are asked for                      */
     const int32_t *tokens;      /* of a whole sequence                                                           */
     int length;
+    const int32_t *source_tokens;       /* of the encoder                                                    */
+    int source_length;
     int32_t *sequence, *first, *added, *last;   /* [batch] see struct orr_past; each one's last token        */
     struct orri_cache cache;
 };
@@ -33,6 +35,8 @@ enum { UNKNOWN = -2 };          /* no sequence is one token longer */
 struct orr_predictor {
     struct orr_model *model;
     int vocab, width, positions;
+    int32_t *source;            /* [source_length] what the encoder reads    */
+    int source_length;
     struct orr_slots *slots;    /* for a whole sequence                      */
     int seq, rows;              /* what these have room for                  */
     struct replica *replica;    /* [dp]                                      */
@@ -97,6 +101,7 @@ void orr_predictor_destroy(struct orr_predictor *p)
         free(p->replica[d].row);
     orr_slots_destroy(p->slots);
     free(p->replica);
+    free(p->source);
     free(p);
 }
 
@@ -108,6 +113,14 @@ int orr_predictor_vocab(const struct orr_predictor *p)
 int orr_predictor_positions(const struct orr_predictor *p)
 {
     return p->positions;
+}
+
+static bool has_encoder(const struct orr_model *model)
+{
+    for (int l = 0; l < model->blocks; l++)
+        if (model->block[l]->spec.source)
+            return true;
+    return false;
 }
 
 /* ---- runs --------------------------------------------------------------------------------------------------- */
@@ -124,6 +137,8 @@ static struct orr_slots *make_slots(struct orr_predictor *p, int batch, int seq,
  * behind the last token change nothing before them. */
 static int make_room(struct orr_predictor *p, int count, int rows)
 {
+    if (count < p->source_length)
+        count = p->source_length;
     if (p->slots && count <= p->seq && rows <= p->rows)
         return ORR_OK;
     int seq = 16;
@@ -138,17 +153,25 @@ static int make_room(struct orr_predictor *p, int count, int rows)
     return orri_model_settle(p->model, p->slots ? ORR_OK : orr_error_code());
 }
 
-/* The sequence, and padding. */
+/* So many tokens of a sequence, and padding, which is another one. */
+static void fill(const int32_t *from, int length, int seq, int32_t *tokens, int32_t *places)
+{
+    for (int t = 0; t < seq; t++) {
+        tokens[t] = t < length ? from[t] : 0;
+        places[t] = t < length ? t : t - length;
+    }
+}
+
+/* The sequence. */
 static void read_tokens(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
-    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
     const struct replica *replica = self;
 
     (void)first, (void)count;
-    for (int t = 0; t < seq; t++) {
-        tokens[t] = t < replica->length ? replica->tokens[t] : 0;
-        labels[t] = ORR_IGNORE;
-    }
+    fill(replica->tokens, replica->length, seq, field[ORR_FIELD_TOKENS], field[ORR_FIELD_PLACES]);
+    fill(replica->source_tokens, replica->source_length, seq, field[ORR_FIELD_SOURCE], field[ORR_FIELD_SOURCE_PLACES]);
+    for (int t = 0; t < seq; t++)
+        field[ORR_FIELD_LABELS][t] = ORR_IGNORE;
 }
 
 static void read_last_tokens(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
@@ -250,6 +273,24 @@ static void set_whole(struct replica *replica, const int32_t *tokens, int count,
     }
 }
 
+int orr_predictor_source(struct orr_predictor *p, const int32_t *tokens, int count)
+{
+    if (!has_encoder(p->model))
+        return orri_fail(ORR_EINVAL, "predict", "the model has no encoder to read a source");
+    ORR_TRY(check_sequence(p, tokens, count));
+    int32_t *source = realloc(p->source, (size_t)count * sizeof(*source));
+    if (!source)
+        return orri_fail(ORR_ENOMEM, "predict", "no room for a source of %d tokens", count);
+    memcpy(source, tokens, (size_t)count * sizeof(*source));
+    p->source = source;
+    p->source_length = count;
+    for (int d = 0; d < replicas(p); d++) {
+        p->replica[d].source_tokens = source;
+        p->replica[d].source_length = count;
+    }
+    return ORR_OK;
+}
+
 int orr_predict(struct orr_predictor *p, const int32_t *tokens, int count, int rows, float *logits, float *hidden)
 {
     ORR_TRY(check_sequence(p, tokens, count));
@@ -321,6 +362,8 @@ int orr_predictor_continue(struct orr_predictor *p, int sequences, int together)
     if (sequences > 0 && p->model->chunks > 1)
         return orri_remedy(orri_fail(ORR_EINVAL, "predict", "sequences that are cut into chunks cannot be continued"),
                            "leave sequence parallelism out");
+    if (sequences > 0 && has_encoder(p->model))
+        return orri_fail(ORR_EINVAL, "predict", "sequences of a model with an encoder cannot be continued");
     int status = sequences > 0 ? begin(p, sequences, together) : ORR_OK;
     status = orri_model_settle(p->model, status);
     if (status != 0)

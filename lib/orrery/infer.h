@@ -23,6 +23,11 @@ void orr_predictor_destroy(struct orr_predictor *predictor);
 int orr_predictor_vocab(const struct orr_predictor *predictor);
 int orr_predictor_positions(const struct orr_predictor *predictor);
 
+/* What the encoder of a model that has one reads in every prediction from here on: `count` tokens, copied. The encoder is run anew by
+ * each. Without this call it reads token 0. ORR_EINVAL where there is no encoder, count is not in 1..positions or a token is not in
+ * the vocabulary, ORR_ENOMEM. */
+int orr_predictor_source(struct orr_predictor *predictor, const int32_t *tokens, int count);
+
 /* Runs one sequence of `count` tokens and gives, for its last `rows` positions, logits[rows][vocab] and, unless
  * NULL, hidden[rows][width] (behind the last norm). Waits. ORR_EINVAL where count is not in 1..positions, rows not in
  * 1..count or a token not in the vocabulary. */
@@ -32,7 +37,7 @@ int orr_predict(struct orr_predictor *predictor, const int32_t *tokens, int coun
 /* From here on up to `sequences` of them are continued (0: none, as at first), none of which has been seen: what attention needs of
  * their positions is kept, in pages that are made as they grow (struct orr_past), so that a further token costs one position's
  * work. The replicas share them out, each `together` that follow each other to one. ORR_EINVAL for a model whose sequences are cut
- * into chunks (sequence parallelism), ORR_ENOMEM. */
+ * into chunks (sequence parallelism) or that has an encoder, ORR_ENOMEM. */
 int orr_predictor_continue(struct orr_predictor *predictor, int sequences, int together);
 
 /* A sequence as it is now. */

@@ -8,6 +8,28 @@
 
 #include "meshes.h"
 
+/* A row of examples, [source, target] tokens each, or one text: its labels. */
+static int labels_of(const struct golden *g, json_t *row)
+{
+    int count = 0;
+
+    if (!json_object_get(g->input, "row"))
+        return g->seq;
+    for (size_t i = 0; i < json_array_size(row); i++)
+        count += (int)json_array_size(json_array_get(json_array_get(row, i), 1));
+    return count;
+}
+
+static void measure_batch(struct golden *g)
+{
+    json_t *batch = json_object_get(g->input, "batch"), *row = json_object_get(g->input, "row");
+
+    g->seq = row ? (int)json_integer_value(row) : (int)json_array_size(json_array_get(batch, 0)) - 1;
+    g->labels = 0;
+    for (size_t r = 0; r < json_array_size(batch); r++)
+        g->labels += labels_of(g, json_array_get(batch, r));
+}
+
 void golden_open(struct golden *g, const char *name)
 {
     const char *root = getenv("srcdir");
@@ -24,6 +46,7 @@ void golden_open(struct golden *g, const char *name)
     g->config = orr_config_open(path);
     ck_assert_msg(g->config && orr_family_read(g->config, &g->hyper) == 0, "%s", orr_error());
     g->dtype = ORR_F32;
+    measure_batch(g);
 }
 
 void golden_close(struct golden *g)
@@ -65,6 +88,26 @@ double golden_distance(const float *found, const float *golden, int64_t count)
     return difference / most;
 }
 
+static int tokens_of(json_t *ids, int32_t tokens[64])
+{
+    int n = (int)json_array_size(ids);
+
+    ck_assert_int_le(n, 64);
+    for (int t = 0; t < n; t++)
+        tokens[t] = (int32_t)json_integer_value(json_array_get(ids, (size_t)t));
+    return n;
+}
+
+/* What its encoder reads before sequence i. */
+static void give_source(const struct golden *g, struct orr_predictor *predictor, size_t i)
+{
+    json_t *sources = json_object_get(g->input, "sources");
+    int32_t tokens[64];
+
+    if (sources)
+        ck_assert_msg(orr_predictor_source(predictor, tokens, tokens_of(json_array_get(sources, i), tokens)) == 0, "%s", orr_error());
+}
+
 void golden_predict(const struct golden *g, const struct orr_mesh *mesh, golden_check *check, void *self)
 {
     struct orr_model *model = golden_model(g, mesh);
@@ -73,12 +116,10 @@ void golden_predict(const struct golden *g, const struct orr_mesh *mesh, golden_
 
     ck_assert_uint_gt(json_array_size(sequences), 0);
     for (size_t i = 0; i < json_array_size(sequences); i++) {
-        json_t *ids = json_array_get(sequences, i);
-        int n = (int)json_array_size(ids);
         int32_t tokens[64];
         char tensor[64];
-        for (int t = 0; t < n; t++)
-            tokens[t] = (int32_t)json_integer_value(json_array_get(ids, (size_t)t));
+        int n = tokens_of(json_array_get(sequences, i), tokens);
+        give_source(g, predictor, i);
         float *logits = malloc((size_t)n * (size_t)g->hyper.vocab * sizeof(*logits));
         float *hidden = malloc((size_t)n * (size_t)g->hyper.width * sizeof(*hidden));
         ck_assert_msg(orr_predict(predictor, tokens, n, n, logits, hidden) == 0, "%s", orr_error());
@@ -109,6 +150,38 @@ static void read_batch(void *self, uint64_t first, int count, int seq, int32_t *
     }
 }
 
+/* Row n of the batch: its examples one behind the other, and padding. */
+static void read_examples(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
+{
+    json_t *batch = json_object_get(self, "batch");
+
+    for (int b = 0; b < count; b++) {
+        json_t *row = json_array_get(batch, (size_t)(first + (uint64_t)b) % json_array_size(batch));
+        int side[2] = {b * seq, b * seq};
+        for (size_t i = 0; i <= json_array_size(row); i++)
+            for (int s = 0; s < 2; s++) {
+                json_t *ids = json_array_get(json_array_get(row, i), (size_t)s);
+                int n = ids ? (int)json_array_size(ids) : (b + 1) * seq - side[s];
+                int32_t *tokens = field[s ? ORR_FIELD_TOKENS : ORR_FIELD_SOURCE] + side[s];
+                int32_t *places = field[s ? ORR_FIELD_PLACES : ORR_FIELD_SOURCE_PLACES] + side[s];
+                for (int t = 0; t < n; t++) {
+                    int32_t id = ids ? (int32_t)json_integer_value(json_array_get(ids, (size_t)(s && t ? t - 1 : t))) : 0;
+                    places[t] = t;
+                    tokens[t] = s && t == 0 ? 0 : id;
+                    if (s)
+                        field[ORR_FIELD_LABELS][side[s] + t] =
+                            ids ? (int32_t)json_integer_value(json_array_get(ids, (size_t)t)) : ORR_IGNORE;
+                }
+                side[s] += n;
+            }
+    }
+}
+
+static struct orr_source source_of(const struct golden *g)
+{
+    return (struct orr_source){json_object_get(g->input, "row") ? read_examples : read_batch, g->input};
+}
+
 static struct orr_training_options options_of(const struct golden *g, int micro_batch)
 {
     json_t *batch = json_object_get(g->input, "batch");
@@ -116,7 +189,7 @@ static struct orr_training_options options_of(const struct golden *g, int micro_
     return (struct orr_training_options){
         .batch = (int)json_array_size(batch),
         .micro_batch = micro_batch,
-        .seq = (int)json_array_size(json_array_get(batch, 0)) - 1,
+        .seq = g->seq,
         .optimizer = orr_optimizer_default(ORR_ADAMW),
         .seed = 1,
     };
@@ -130,14 +203,14 @@ void golden_gradients(const struct golden *g, int micro_batch, const struct orr_
     if (slots)
         ck_assert_int_eq(orr_slot_policy_parse(slots, &options.slots), 0);
     struct orr_training *training = orr_training_create(model, &options);
-    struct orr_source source = {read_batch, g->input};
+    struct orr_source source = source_of(g);
     struct orr_step report;
 
     ck_assert_msg(training != NULL, "%s", orr_error());
     ck_assert_msg(orr_training_gradients(training, &source, &report) == 0, "%s", orr_error());
     float loss = (float)report.loss;
     check(g, "loss", &loss, self);
-    ck_assert_int_eq(report.labels, options.batch * options.seq);
+    ck_assert_int_eq(report.labels, g->labels);
     for (int i = 0; i < orr_model_parameter_count(model); i++) {
         struct orr_parameter_info info;
         char tensor[256];
@@ -189,7 +262,7 @@ void golden_run(const struct golden *g, const char *name, double loss[GOLDEN_STE
     struct orr_training_options options = options_of_run(g, name);
     struct orr_model *model = golden_model(g, &one);
     struct orr_training *training = orr_training_create(model, &options);
-    struct orr_source source = {read_batch, g->input};
+    struct orr_source source = source_of(g);
     struct orr_step report;
     int seen = 0;
 

@@ -14,6 +14,7 @@ struct golden {
     struct orr_config *config;
     struct orr_hyper hyper;
     enum orr_dtype dtype;       /* to compute in; ORR_F32, unless it is set          */
+    int seq, labels;            /* of a row of the batch, and of all of it           */
     char directory[512];
 };
 

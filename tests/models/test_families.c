@@ -11,7 +11,7 @@
 #define TOLERANCE 1e-5
 #define LOSS_TOLERANCE 1e-4
 
-static const char *const models[] = {"llama", "llama-biased", "mistral", "qwen2"};
+static const char *const models[] = {"llama", "llama-biased", "mistral", "qwen2", "t5", "t5-gated"};
 enum { MODELS = (int)(sizeof(models) / sizeof(models[0])) };
 
 static const struct orr_mesh one = MESH(1, 1, 1);
@@ -38,7 +38,7 @@ END_TEST
 
 START_TEST(gradients)
 {
-    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(2, 1, 1), MESH(1, 3, 1), MESH(1, 1, 2), MESH(2, 2, 2)};
+    static const struct orr_mesh meshes[] = {MESH(1, 1, 1), MESH(2, 1, 1), MESH(1, 3, 1), MESH(1, 1, 2), MESH(2, 2, 2), MESH(2, 3, 1)};
     struct golden g;
 
     golden_open(&g, models[_i]);
