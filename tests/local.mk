@@ -23,6 +23,14 @@ EXTRA_DIST += \
 	tests/golden/qwen2/golden.safetensors \
 	tests/golden/qwen2/input.json \
 	tests/golden/qwen2/model.safetensors \
+	tests/golden/t5/config.json \
+	tests/golden/t5/golden.safetensors \
+	tests/golden/t5/input.json \
+	tests/golden/t5/model.safetensors \
+	tests/golden/t5-gated/config.json \
+	tests/golden/t5-gated/golden.safetensors \
+	tests/golden/t5-gated/input.json \
+	tests/golden/t5-gated/model.safetensors \
 	tests/reference/check_hf.py \
 	tests/reference/generate_reference.py \
 	tests/reference/gpt2_reference.py
@@ -131,6 +139,9 @@ tests_test_sampler_SOURCES = tests/data/test_sampler.c tests/check_main.h tests/
 
 check_PROGRAMS += tests/test_families
 tests_test_families_SOURCES = tests/models/test_families.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
+
+check_PROGRAMS += tests/test_t5
+tests_test_t5_SOURCES = tests/models/test_t5.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h
 
 check_PROGRAMS += tests/test_gpt2
 tests_test_gpt2_SOURCES = tests/models/test_gpt2.c tests/models/golden.c tests/models/golden.h tests/check_main.h tests/meshes.h

@@ -98,8 +98,7 @@ static int tokens_of(json_t *ids, int32_t tokens[64])
     return n;
 }
 
-/* What its encoder reads before sequence i. */
-static void give_source(const struct golden *g, struct orr_predictor *predictor, size_t i)
+void golden_source(const struct golden *g, struct orr_predictor *predictor, size_t i)
 {
     json_t *sources = json_object_get(g->input, "sources");
     int32_t tokens[64];
@@ -119,7 +118,7 @@ void golden_predict(const struct golden *g, const struct orr_mesh *mesh, golden_
         int32_t tokens[64];
         char tensor[64];
         int n = tokens_of(json_array_get(sequences, i), tokens);
-        give_source(g, predictor, i);
+        golden_source(g, predictor, i);
         float *logits = malloc((size_t)n * (size_t)g->hyper.vocab * sizeof(*logits));
         float *hidden = malloc((size_t)n * (size_t)g->hyper.width * sizeof(*hidden));
         ck_assert_msg(orr_predict(predictor, tokens, n, n, logits, hidden) == 0, "%s", orr_error());

@@ -37,6 +37,9 @@ void golden_predict(const struct golden *g, const struct orr_mesh *mesh, golden_
 void golden_gradients(const struct golden *g, int micro_batch, const struct orr_mesh *mesh, const char *slots,
                       golden_check *check, void *self);
 
+/* What an encoder reads before sequence i. Where the model has none it does nothing. */
+void golden_source(const struct golden *g, struct orr_predictor *predictor, size_t i);
+
 /* Takes the steps of a run: losses and norms of all of them. Returns how many. */
 enum { GOLDEN_STEPS = 20 };
 void golden_run(const struct golden *g, const char *name, double loss[GOLDEN_STEPS], double norm[GOLDEN_STEPS]);

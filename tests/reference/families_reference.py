@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 SEED = 20230227
 BATCH, LABELS = 4, 17
 LENGTHS = (1, 7, 32)
+GREEDY = 12
 RUN = {"optimizer": "adamw", "steps": 20, "lr": 3e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
        "weight_decay": 0.1, "clip": 0.0, "schedule": "constant", "warmup": 0, "min_lr": 0.0}
 SLOW_RUN = dict(RUN, lr=1e-3)       # of scores that are not scaled, with which fp32 and fp64 part soon: transformers' own, too
@@ -114,6 +115,14 @@ def train(model, batch, run):
     return torch.tensor(losses)
 
 
+def greedy(model, source):
+    texts = [[0]]
+    while len(texts[0]) <= GREEDY:
+        logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor(texts)).logits[0, -1]
+        texts[0].append(logits.argmax().item())
+    return torch.tensor(texts[0][1:])
+
+
 def computed(directory, inputs):
     """golden.safetensors, from what is stored beside it."""
     model = load(directory).double()
@@ -128,6 +137,8 @@ def computed(directory, inputs):
                 result = model(torch.tensor([ids]), output_hidden_states=True)
                 hidden = result.hidden_states[-1]
             out[f"logits.{i}"], out[f"last_hidden_state.{i}"] = result.logits[0], hidden[0]
+        for i, source in enumerate(inputs.get("sources", [])):
+            out[f"generated.{i}"] = greedy(model, source)
     model = load(directory).double()    # anew: dynamic angles remember the longest sequence
     loss = batch_loss(model, inputs["batch"])
     loss.backward()
