@@ -138,6 +138,8 @@ void harness_open(struct harness *h, struct orr_model *model, int index, int bat
     h->dy = guarded(values_of(h));
     h->dx = guarded(values_of(h));
     h->saved = guarded(saved_of(h));
+    h->other = guarded(values_of(h));
+    h->dother = guarded(values_of(h));
     h->ids = (int32_t *)guarded(h->rows);
     h->wide_x = wide_zeros(values_of(h));
     h->wide_dy = wide_zeros(values_of(h));
@@ -150,6 +152,8 @@ void harness_open(struct harness *h, struct orr_model *model, int index, int bat
         for (int v = 0; v < p->views; v++)
             harness_draw_view(h, g, v, 1);
     }
+    harness_draw(h, 2);
+    memcpy(h->other, h->x, (size_t)values_of(h) * sizeof(*h->other));
     harness_draw(h, 1);
 }
 
@@ -171,6 +175,8 @@ void harness_close(struct harness *h)
     release("y", h->y, values_of(h));
     release("dy", h->dy, values_of(h));
     release("dx", h->dx, values_of(h));
+    release("other", h->other, values_of(h));
+    release("dother", h->dother, values_of(h));
     release("saved", h->saved, saved_of(h));
     release("ids", (float *)h->ids, h->rows);
     if (h->prediction)
@@ -209,12 +215,16 @@ static struct orr_operands operands_of(struct harness *h, enum orr_pass pass)
 
     if ((takes & ORR_INPUT) && h->block->inputs)
         o.x[0] = h->x;
+    if ((takes & ORR_INPUT) && h->block->inputs > 1)
+        o.x[1] = h->other;
     if (takes & ORR_OUTPUT)
         o.y = h->y;
     if (takes & ORR_OUTPUT_GRADIENT)
         o.dy = h->dy;
     if (takes & ORR_INPUT_GRADIENT)
         o.dx[0] = h->dx;
+    if ((takes & ORR_INPUT_GRADIENT) && h->block->inputs > 1)
+        o.dx[1] = h->dother;
     for (int g = 0; g < h->block->spec.groups; g++)
         for (int v = 0; v < h->group[g].views; v++) {
             int64_t offset = h->group[g].view[v].offset;
@@ -240,6 +250,8 @@ static void poison_outputs(struct harness *h, const struct orr_operands *o, enum
         poison(o->y, values_of(h));
     if (o->dx[0] && !o->add_input_gradient[0])
         poison(o->dx[0], values_of(h));
+    if (o->dx[1])
+        poison(o->dx[1], values_of(h));
     for (int g = 0; g < h->block->spec.groups; g++)
         if (o->grad[g][0] && o->first_gradient)
             poison(h->grad[g], h->group[g].count);
@@ -772,6 +784,7 @@ void check_again(struct harness *h)
     run_all(h);
     double loss = h->result.loss;
     float *y = copy_floats((size_t)values, h->y), *dx = copy_floats((size_t)values, h->dx);
+    float *dother = copy_floats((size_t)values, h->dother);
     float *after = copy_floats((size_t)saved, h->saved);
     for (int g = 0; g < groups; g++)
         grad[g] = copy_floats((size_t)h->group[g].count, h->grad[g]);
@@ -779,6 +792,7 @@ void check_again(struct harness *h)
     ck_assert(h->result.loss == loss);
     check_bits("y", values, y, h->y);
     check_bits("dx", values, dx, h->dx);
+    check_bits("dother", values, dother, h->dother);
     check_bits("saved", saved, after, h->saved);
     for (int g = 0; g < groups; g++) {
         check_bits("grad", h->group[g].count, grad[g], h->grad[g]);
@@ -786,6 +800,7 @@ void check_again(struct harness *h)
     }
     free(y);
     free(dx);
+    free(dother);
     free(after);
 }
 

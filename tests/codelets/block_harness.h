@@ -27,6 +27,7 @@ struct harness {
     int rows, width;                        /* B T, C of the output; the head: of the input            */
     struct orr_operands o;                  /* the scalars of every pass                               */
     float *x, *y, *dy, *dx, *saved, *prediction;
+    float *other, *dother;                  /* the second input, of a block that has one, and its gradient */
     float *param[ORR_MAX_GROUPS], *grad[ORR_MAX_GROUPS];
     int32_t *ids;                           /* below the vocabulary given to harness_open()            */
     int vocab;
