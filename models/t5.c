@@ -99,8 +99,8 @@ static int attend(struct orr_model *m, int layer, const struct stack *s, struct 
 static int wire(struct orr_model *m, const struct orr_t5 *t)
 {
     struct stack encoder = stack_of(t, true), decoder = stack_of(t, false);
-    struct orr_cross cross = {.width = t->d_model, .heads = t->num_heads, .head_dim = t->d_kv, .eps = t->layer_norm_epsilon, .scale = 1,
-                              .attention_dropout = t->dropout_rate, .dropout = t->dropout_rate,
+    struct orr_cross cross = {.width = t->d_model, .heads = t->num_heads, .head_dim = t->d_kv, .eps = t->layer_norm_epsilon,
+                              .scale = 1, .attention_dropout = t->dropout_rate, .dropout = t->dropout_rate,
                               .query_std = decoder.attention.query_std, .std = decoder.attention.std,
                               .projection_std = decoder.attention.projection_std};
     struct orr_head head = {.vocab = t->vocab_size, .width = t->d_model, .std = t->initializer_factor, .norm = ORR_NO_NORM};
@@ -132,7 +132,8 @@ static int wire(struct orr_model *m, const struct orr_t5 *t)
 
 struct orr_model *orr_t5_create(const struct orr_t5 *t5, const struct orr_mesh *mesh)
 {
-    static const char *const ignored[] = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight",      /* which old versions stored */
+    /* Which old versions stored. */
+    static const char *const ignored[] = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
                                           "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", NULL};
     static const struct orr_file_rules rules = {NULL, ignored};
     struct orr_model *model = orr_model_create(mesh);
@@ -211,7 +212,8 @@ static int read_buckets(const struct orr_config *config, struct orr_t5 *t)
         return orri_fail(ORR_EFORMAT, orr_config_name(config), "relative_attention_num_buckets %d is not an even number from 4 on",
                          t->relative_attention_num_buckets);
     if (t->relative_attention_max_distance <= t->relative_attention_num_buckets / 2)
-        return orri_fail(ORR_EFORMAT, orr_config_name(config), "relative_attention_max_distance %d is not above %d, half of the buckets",
+        return orri_fail(ORR_EFORMAT, orr_config_name(config),
+                         "relative_attention_max_distance %d is not above %d, half of the buckets",
                          t->relative_attention_max_distance, t->relative_attention_num_buckets / 2);
     return ORR_OK;
 }

@@ -32,7 +32,8 @@ static void specify(const void *config, struct orr_block_spec *spec)
     n = norms = orri_norm_specify(&a->style, c, view);
     for (int i = 0; i < (apart ? 3 : 1); i++)
         orri_add_view(view, &n, apart ? weights[i] : "qkv.weight",
-                      orri_matrix_view(apart, c, apart ? widths[i] : 3 * q, true, i ? d : unit, i == 0 && a->query_std > 0 ? a->query_std : a->std));
+                      orri_matrix_view(apart, c, apart ? widths[i] : 3 * q, true, i ? d : unit,
+                                       i == 0 && a->query_std > 0 ? a->query_std : a->std));
     for (int i = 0; a->style.biases != ORR_NO_BIASES && i < (apart ? 3 : 1); i++)
         orri_add_view(view, &n, apart ? biases[i] : "qkv.bias", orri_bias_view(apart ? widths[i] : 3 * q, true, i ? d : unit));
     for (int i = norms; !apart && i < n; i++)
@@ -430,8 +431,9 @@ int orr_relative_attention(struct orr_model *model, int layer, const struct orr_
 
     ORR_TRY(check_all(config));
     if (config->buckets < 4 || config->buckets % 2 != 0 || config->distance <= near)
-        return orri_fail(ORR_EINVAL, "attention", "%d buckets up to a distance of %d: take an even number, from 4 on, and more than %d",
-                         config->buckets, config->distance, near);
+        return orri_fail(ORR_EINVAL, "attention",
+                         "%d buckets up to a distance of %d: take an even number, from 4 on, and more than %d", config->buckets,
+                         config->distance, near);
     struct orr_block *block = orr_block_append(model, &relative_class, layer, &relative);
     if (!block)
         return orr_error_code();

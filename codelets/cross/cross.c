@@ -73,8 +73,8 @@ static struct orri_dropout dropout_of(const struct orr_operands *o)
 
 /* ---- what it saves, and scratch ------------------------------------------------------------------------------------ */
 
-/* Floats: mean, rstd [N], dgamma, dbeta [C], which B fills, lse [B,H,T]; values: q, k, v beside each other [N,3HD], which B replaces by
- * their gradients, and what the heads give [N,HD]. */
+/* Floats: mean, rstd [N], dgamma, dbeta [C], which B fills, lse [B,H,T]; values: q, k, v beside each other [N,3HD], which B replaces
+ * by their gradients, and what the heads give [N,HD]. */
 struct saved {
     float *mean, *rstd, *dgamma, *dbeta, *lse;
     void *q, *k, *v, *h;
@@ -120,7 +120,8 @@ static size_t scratch_bytes(const void *config, const struct orr_shape *shape)
     struct orr_saved_size saved = saved_size(config, shape->batch, shape->seq);
     int rows = shape->batch * shape->seq;
     size_t element = orr_dtype_size(shape->dtype), value = (size_t)rows * (size_t)a->width * element;
-    size_t forward = orri_cpu_attention_forward_scratch(&k, shape->dtype), backward = orri_cpu_attention_backward_scratch(&k, shape->dtype);
+    size_t forward = orri_cpu_attention_forward_scratch(&k, shape->dtype);
+    size_t backward = orri_cpu_attention_backward_scratch(&k, shape->dtype);
     struct orri_rooms rooms = {0};
 
     orri_room(&rooms, value);

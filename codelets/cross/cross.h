@@ -18,10 +18,11 @@ struct orr_cross {
     float query_std, std, projection_std;       /* of the random initialisation of q, of k and v, and of proj   */
 };
 
-/* Appends y = x + dropout(concat_h(dropout(softmax(scale q_h k_h^T)) v_h) Wproj), q = RMSNorm(x) Wq, k = e Wk, v = e Wv (Vaswani et al.
- * 2017, section 3.2.3), of x on top of the tape and e, of the same width, what block `encoder` writes. In packed rows
+/* Appends y = x + dropout(concat_h(dropout(softmax(scale q_h k_h^T)) v_h) Wproj), q = RMSNorm(x) Wq, k = e Wk, v = e Wv (Vaswani et
+ * al. 2017, section 3.2.3), of x on top of the tape and e, of the same width, what block `encoder` writes. In packed rows
  * (orr_model_pack()) the k-th sequence of x sees all of the k-th of e; without a partner it gets o = 0.
- * Group 0: norm.weight [C], q.weight [HD,C], k.weight [HD,C], v.weight [HD,C], proj.weight [C,HD]. It is whole, and runs on CPUs alone.
+ * Group 0: norm.weight [C], q.weight [HD,C], k.weight [HD,C], v.weight [HD,C], proj.weight [C,HD]. It is whole, and runs on CPUs
+ * alone.
  * Errors: ORR_EINVAL (a size below 1, a dropout not in 0 <= p < 1, e of another width), ORR_ENOMEM. */
 int orr_cross(struct orr_model *model, int layer, const struct orr_cross *config, struct orr_block *encoder);
 

@@ -239,7 +239,8 @@ static const struct orr_block_class shared_class = EMBEDDING("shared_embedding",
 static int check(const struct orr_embedding *e)
 {
     if (e->vocab < 1 || e->positions < 0 || e->width < 1)
-        return orri_fail(ORR_EINVAL, "embedding", "%d tokens, %d positions and a width of %d are none", e->vocab, e->positions, e->width);
+        return orri_fail(ORR_EINVAL, "embedding", "%d tokens, %d positions and a width of %d are none", e->vocab, e->positions,
+                         e->width);
     return orri_check_dropout("embedding", e->dropout);
 }
 
