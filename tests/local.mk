@@ -202,6 +202,10 @@ check_PROGRAMS += tests/test_attention
 tests_test_attention_SOURCES = tests/codelets/test_attention.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
 	tests/math/reference.h tests/check_main.h
 
+check_PROGRAMS += tests/test_dense
+tests_test_dense_SOURCES = tests/codelets/test_dense.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
+	tests/math/reference.h tests/check_main.h
+
 check_PROGRAMS += tests/test_mlp
 tests_test_mlp_SOURCES = tests/codelets/test_mlp.c tests/codelets/block_harness.c tests/codelets/block_harness.h \
 	tests/math/gelu.h tests/math/reference.h tests/check_main.h

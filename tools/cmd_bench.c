@@ -50,7 +50,7 @@ static const char summary[] = "Times training steps on random tokens.";
 
 struct random_tokens {
     uint64_t seed;
-    int vocab;
+    int vocab, outputs;
 };
 
 static void read_random(void *self, uint64_t first, int count, int length, int32_t *const field[ORR_FIELDS])
@@ -68,7 +68,7 @@ static void read_random(void *self, uint64_t first, int count, int length, int32
             if (t < length)
                 tokens[i * length + t] = id;
             if (t > 0)
-                labels[i * length + t - 1] = id;
+                labels[i * length + t - 1] = id % r->outputs;
         }
     }
 }
@@ -196,7 +196,7 @@ static int run(struct opened *o)
         .schedule = {.kind = ORR_SCHEDULE_CONSTANT, .lr = lr},
         .seed = (uint64_t)layout_options.seed,
     };
-    struct random_tokens random = {(uint64_t)layout_options.seed, o->hyper.vocab};
+    struct random_tokens random = {(uint64_t)layout_options.seed, o->hyper.vocab, o->hyper.outputs};
     struct orr_source source = {read_random, &random};
     struct orr_memory_need need;
     struct orr_profile profile;

@@ -381,6 +381,9 @@ static int check_options(const struct opened *o)
 {
     int vocab = o->hyper.vocab;
 
+    if (!o->hyper.causal || o->hyper.task.task != ORR_TASK_LM)
+        return command_remedy(command_fail(ORR_EINVAL, "%s: a model for this task writes no text", model_options.model),
+                              "name one that predicts the next token");
     if (!o->weights)
         return command_remedy(command_fail(ORR_EINVAL, "%s: has no parameters to generate with", model_options.model),
                               "name a checkpoint's directory with --model");

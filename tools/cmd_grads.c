@@ -3,9 +3,11 @@
 
 #include "tools/tools.h"
 
-static const char *out;
+static const char *out, *labels_text;
 
 static struct setting table[] = {
+    SETTING("labels", "IDS", "of models that do not predict the next token, a label for each token of each sequence; -100: none", OPTION_TEXT,
+     &labels_text, 0, 0, false),
     SETTING("out", "FILE", "a safetensors file for `loss` (mean over labels) and the gradient of every parameter, under its name "
                     "in model.safetensors", OPTION_TEXT, &out, 0, 0, false),
     {0},
@@ -19,18 +21,23 @@ static int without_dropout(struct orr_config *config)
     return orr_family_set_dropout(config, 0);
 }
 
-/* Each sequence but its last token is the input, each but its first the labels. */
+/* Sequences, and their labels; without any each sequence but its last token is the input, each but its first the labels. */
+struct labelled {
+    struct sequences tokens, labels;
+};
+
 static void read_sequence(void *self, uint64_t first, int count, int seq, int32_t *const field[ORR_FIELDS])
 {
-    int32_t *tokens = field[ORR_FIELD_TOKENS], *labels = field[ORR_FIELD_LABELS];
-    const struct sequences *s = self;
+    const struct labelled *l = self;
+    bool next = l->labels.count == 0;
 
     for (int i = 0; i < count; i++) {
-        int n = (int)first + i;
-        for (int t = 0; t < seq; t++) {
-            bool inside = t + 1 < s->length[n];
-            tokens[i * seq + t] = inside ? s->ids[n][t] : 0;
-            labels[i * seq + t] = inside ? s->ids[n][t + 1] : ORR_IGNORE;
+        int n = (int)first + i, length = l->tokens.length[n] - next;
+        const int32_t *tokens = l->tokens.ids[n], *labels = next ? tokens + 1 : l->labels.ids[n];
+        for (int t = 0, k = i * seq; t < seq; t++, k++) {
+            field[ORR_FIELD_TOKENS][k] = t < length ? tokens[t] : 0;
+            field[ORR_FIELD_LABELS][k] = t < length ? labels[t] : ORR_IGNORE;
+            field[ORR_FIELD_PLACES][k] = t < length ? t : t - length;       /* padding is a sequence of its own */
         }
     }
 }
@@ -79,17 +86,38 @@ static int write_file(struct orr_model *model, struct orr_training *training, do
     return status;
 }
 
-static int run(struct opened *o, struct sequences *s)
+/* Who predicts the next token has it for a label. */
+static int check_labels(const struct opened *o, struct labelled *l)
 {
+    bool next = o->hyper.causal && o->hyper.task.task == ORR_TASK_LM;
+
+    if (!next != !!labels_text)
+        return command_remedy(command_fail(ORR_EINVAL, next ? "--labels: this model's are the next tokens" : "--labels: is missing"),
+                              next ? "leave it out" : "give a label for each token, and -100 for none");
+    ORR_TRY(check_sequences(&l->tokens, &o->hyper, next ? 2 : 1));
+    if (next)
+        return ORR_OK;
+    ORR_TRY(read_labels(labels_text, &l->tokens, &l->labels));
+    for (int i = 0; i < l->labels.count; i++)
+        for (int t = 0; t < l->labels.length[i]; t++)
+            if (l->labels.ids[i][t] >= o->hyper.outputs || (l->labels.ids[i][t] < 0 && l->labels.ids[i][t] != ORR_IGNORE))
+                return command_fail(ORR_EINVAL, "--labels: sequence %d, position %d: %d is not among %d", i + 1, t + 1,
+                                    l->labels.ids[i][t], o->hyper.outputs);
+    return ORR_OK;
+}
+
+static int run(struct opened *o, struct labelled *l)
+{
+    const struct sequences *s = &l->tokens;
     struct orr_training_options options = {
         .batch = s->count,
         .micro_batch = 1,
-        .seq = s->longest - 1,
+        .seq = s->longest - (l->labels.count == 0),
         .slots = o->slots,
         .optimizer = {.kind = ORR_SGD},
         .seed = (uint64_t)layout_options.seed,
     };
-    struct orr_source source = {read_sequence, s};
+    struct orr_source source = {read_sequence, l};
     struct orr_step report;
     struct orr_memory_need need;
 
@@ -109,20 +137,21 @@ static int run(struct opened *o, struct sequences *s)
 int cmd_grads(int argc, char **argv)
 {
     struct opened o = {0};
-    struct sequences s = {0};
+    struct labelled l = {0};
     int status = options_parse("grads", "Writes loss and gradients of token sequences to a file.", tables, argc, argv);
 
     if (status == 0 && !out)
         status = command_remedy(command_fail(ORR_EINVAL, "--out: is missing"), "name a file for the gradients");
     if (status == 0)
-        status = read_sequences(ids_text, ids_path, &s);
+        status = read_sequences(ids_text, ids_path, &l.tokens);
     if (status == 0)
         status = open_model(&o, without_dropout, NULL);
     if (status == 0)
-        status = check_sequences(&s, &o.hyper, 2);
+        status = check_labels(&o, &l);
     if (status == 0)
-        status = run(&o, &s);
-    free_sequences(&s);
+        status = run(&o, &l);
+    free_sequences(&l.tokens);
+    free_sequences(&l.labels);
     close_model(&o);
     return status;
 }

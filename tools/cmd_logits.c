@@ -22,7 +22,7 @@ static int write_one(struct orr_safetensors_writer *writer, int tensor, size_t a
 static int write_all(const struct opened *o, const struct sequences *s, struct orr_predictor *predictor,
                      struct orr_safetensors_writer *writer)
 {
-    size_t v = (size_t)o->hyper.vocab, c = (size_t)o->hyper.width, longest = (size_t)s->longest;
+    size_t v = (size_t)o->hyper.outputs, c = (size_t)o->hyper.width, longest = (size_t)s->longest;
     float *logits = malloc(longest * v * sizeof(*logits)), *hidden = malloc(longest * c * sizeof(*hidden));
     int status = orr_ranks_settle(logits && hidden ? ORR_OK : command_fail(ORR_ENOMEM, "logits: no room for them"));
 
@@ -47,15 +47,17 @@ static int run(struct opened *o, const struct sequences *s)
 {
     const struct orr_tensor_spec specs[] = {
         {"lengths", ORR_I64, 1, {s->count}},
-        {"logits", ORR_F32, 3, {s->count, s->longest, o->hyper.vocab}},
+        {"logits", ORR_F32, 3, {s->count, s->longest, o->hyper.outputs}},
         {"last_hidden_state", ORR_F32, 3, {s->count, s->longest, o->hyper.width}},
     };
 
     ORR_TRY(orr_model_freeze(o->model));
-    ORR_TRY(check_prediction(o, 1, s->longest, 1, (int64_t)s->longest * (o->hyper.vocab + o->hyper.width)));
+    ORR_TRY(check_prediction(o, 1, s->longest, 1, (int64_t)s->longest * (o->hyper.outputs + o->hyper.width)));
     ORR_TRY(fill_model(o));
     struct orr_predictor *predictor =
         orr_predictor_create(o->model, o->hyper.vocab, o->hyper.width, o->hyper.positions);
+    if (predictor)
+        orr_predictor_set_outputs(predictor, o->hyper.outputs);
     struct orr_safetensors_writer *writer =
         predictor && orr_rank() == 0 ? orr_safetensors_writer_create(out, specs, 3) : NULL;
     int status = orr_ranks_settle(predictor && (writer || orr_rank() > 0) ? ORR_OK : orr_error_code());

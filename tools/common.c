@@ -507,11 +507,11 @@ int add_sequence(struct sequences *s, char *text, const char *where)
             break;
         errno = 0;
         long id = strtol(text, &end, 10);
-        if (end == text || errno != 0 || id < 0 || id > INT32_MAX ||
+        if (end == text || errno != 0 || id < (s->labels ? ORR_IGNORE : 0) || id > INT32_MAX ||
             (*end && *end != ',' && !isspace((unsigned char)*end))) {
             free(ids);
-            return command_remedy(command_fail(ORR_EINVAL, "%s: '%.20s' is no token id", where, text),
-                                  "write whole numbers from 0, separated by blanks");
+            return command_remedy(command_fail(ORR_EINVAL, "%s: '%.20s' is no %s", where, text, s->labels ? "label" : "token id"),
+                                  "write whole numbers from 0, separated by blanks%s", s->labels ? ", and -100 for none" : "");
         }
         ids[n++] = (int32_t)id;
         text = end;
@@ -557,23 +557,42 @@ static int read_lines(const char *path, struct sequences *out)
     return status;
 }
 
+static int read_parts(const char *text, const char *where, struct sequences *out)
+{
+    char *copy = strdup(text), *rest = copy;
+    int status = copy ? ORR_OK : command_fail(ORR_ENOMEM, "%s: no room for it", where);
+
+    for (char *part; status == 0 && (part = strsep(&rest, ";")) != NULL;)
+        status = add_sequence(out, part, where);
+    free(copy);
+    return status;
+}
+
+int read_labels(const char *text, const struct sequences *of, struct sequences *out)
+{
+    *out = (struct sequences){.labels = true};
+    int status = read_parts(text, "--labels", out);
+    bool alike = out->count == of->count;
+    for (int i = 0; alike && i < of->count; i++)
+        alike = out->length[i] == of->length[i];
+    if (status == 0 && !alike)
+        status = command_remedy(command_fail(ORR_EINVAL, "--labels: are not as many as the tokens of each sequence"),
+                                "give a label for each token, and -100 for none");
+    if (status != 0)
+        free_sequences(out);
+    return status;
+}
+
 int read_sequences(const char *text, const char *path, struct sequences *out)
 {
-    int status = ORR_OK;
+    int status;
 
     *out = (struct sequences){0};
     if (!text == !path)
         return command_remedy(command_fail(ORR_EINVAL, text ? "--ids: cannot be given together with --ids-file"
                                                             : "--ids: is missing, and so is --ids-file"),
                               "as in --ids \"5 6 7; 8 9 1\"");
-    if (path) {
-        status = read_lines(path, out);
-    } else {
-        char *copy = strdup(text), *rest = copy;
-        for (char *part; status == 0 && (part = strsep(&rest, ";")) != NULL;)
-            status = add_sequence(out, part, "--ids");
-        free(copy);
-    }
+    status = path ? read_lines(path, out) : read_parts(text, "--ids", out);
     if (status == 0 && out->count == 0)
         status = command_fail(ORR_EINVAL, "%s: holds no token ids", path ? path : "--ids");
     if (status != 0)

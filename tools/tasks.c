@@ -76,7 +76,12 @@ static int set_labels(struct orr_config *config, enum orr_task task)
     if (!examples)
         return orr_error_code();
     const struct orr_labels *found = orr_examples_labels(examples);
-    int status = orr_family_set_task(config, task, orr_labels_names(found), orr_labels_count(found));
+    int status = orr_labels_count(found) > 1 ? ORR_OK
+                                             : command_remedy(command_fail(ORR_EFORMAT, "%s: there is one label alone, '%s'",
+                                                                           data_options.data.item[0], orr_labels_names(found)[0]),
+                                                              "give data with several labels");
+    if (status == 0)
+        status = orr_family_set_task(config, task, orr_labels_names(found), orr_labels_count(found));
     orr_examples_destroy(examples);
     return status;
 }

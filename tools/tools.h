@@ -120,6 +120,7 @@ struct orr_corpus *open_data(const struct opened *o, const struct list *paths);
 
 /* The ids of "--ids", "5 6 7; 8 9 1", or of a file with a sequence per line. */
 struct sequences {
+    bool labels;                /* they are labels: -100 means none                 */
     int count, longest;
     int *length;
     int32_t **ids;
@@ -127,6 +128,7 @@ struct sequences {
 int add_sequence(struct sequences *s, char *text, const char *where);    /* one line's; an empty one adds none */
 int check_sequences(const struct sequences *s, const struct orr_hyper *hyper, int shortest);
 int read_sequences(const char *text, const char *path, struct sequences *out);
+int read_labels(const char *text, const struct sequences *of, struct sequences *out);       /* as many, and as long, as those */
 void free_sequences(struct sequences *s);
 extern struct setting sequences_table[];
 extern const char *ids_text, *ids_path;

@@ -47,7 +47,7 @@ done
 for number in 0 1.5 -1 nan ''; do
     refused "^orrery: --layer-decay: '$number' is no number from 1e-06 to 1" '' $some --layer-decay "$number"
 done
-refused "^orrery: --task: 'mlm'" 'use lm' $some --task mlm
+refused 'a gpt2 model has no head for this task' 'lm and classify' $some --task mlm
 refused "^orrery: tokenizer: .*sentencepiece" 'tokenizer.json.*bytes' $some --tokenizer sentencepiece
 
 # --- layout ----------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ refused '^orrery: beginning.bin: ' '' $data beginning.bin
 { header '\001\000\000\000' '\144\000\000\000'; head -c 200 /dev/zero; } > good.bin
 works $data good.bin --quiet
 printf 'a\tb\n' > labelled.tsv
-refused '^orrery: labelled.tsv: ' '' $data labelled.tsv
+refused '^orrery: labelled.tsv: ' 'labels' $data labelled.tsv
 cp text secret
 chmod 000 secret
 if [ "$(id -u)" -ne 0 ]; then
