@@ -5,7 +5,7 @@ usage: compare_hf.py MODEL_DIRECTORY [--orrery PATH] [--length T] [--seed S] [--
 
 Loads MODEL_DIRECTORY (config.json and model.safetensors or its shards) in transformers, in float32 and with its plain
 attention, and lists keys that are missing or unexpected. Then it runs `orrery logits` and `orrery grads` on random token ids,
-and `orrery train` for N steps of AdamW (20; 0: none) on one random sequence, and prints how far the two are apart at most:
+and, of models that predict the next token, `orrery train` for N steps of AdamW (20; 0: none) on one random sequence, and prints how far the two are apart at most:
 
     logits, last hidden state, loss of a step   relative to the largest value of the tensor, of the loss
     gradients                                   likewise, or to a thousandth of the largest value of all gradients, if that is
@@ -42,18 +42,26 @@ DECAY = 0.1
 # ---- the model in transformers
 
 
+HEADS = {"ForMaskedLM": transformers.AutoModelForMaskedLM,
+         "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
+         "ForTokenClassification": transformers.AutoModelForTokenClassification}
+
+
+def head_of(config):
+    """The ending of a class that does not predict the next token, or None."""
+    return next((head for head in HEADS if any(name.endswith(head) for name in config.architectures or ())), None)
+
+
 def class_of(config):
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
-    if any(name.endswith("ForMaskedLM") for name in config.architectures or ()):
-        return transformers.AutoModelForMaskedLM
-    return transformers.AutoModelForCausalLM
+    return HEADS.get(head_of(config), transformers.AutoModelForCausalLM)
 
 
 def load(directory):
     config = transformers.AutoConfig.from_pretrained(directory)
     for name in ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout", "dropout_rate",
-                 "hidden_dropout_prob", "attention_probs_dropout_prob"):
+                 "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "seq_classif_dropout"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
     model, info = class_of(config).from_pretrained(directory, config=config, dtype=torch.float32, attn_implementation="eager",
@@ -113,6 +121,10 @@ def train(model, ids, steps):
 # ---- the model in Orrery
 
 
+def written(sequences):
+    return ";".join(" ".join(map(str, ids)) for ids in sequences)
+
+
 class Orrery:
     def __init__(self, command, directory, folder):
         self.command, self.directory, self.folder = command, directory, folder
@@ -123,9 +135,9 @@ class Orrery:
         if done.returncode != 0:
             sys.exit(f"orrery {name} failed with status {done.returncode}:\n{done.stderr}")
 
-    def tensors(self, name, sequences):
+    def tensors(self, name, sequences, *options):
         out = self.folder / f"{name}.safetensors"
-        self.run(name, "--ids", ";".join(" ".join(map(str, ids)) for ids in sequences), "--out", str(out))
+        self.run(name, "--ids", written(sequences), "--out", str(out), *options)
         return load_file(out)
 
     def train(self, ids, steps):
@@ -175,9 +187,48 @@ def random_ids(generator, length, config):
     return (ids if pad is None else ids + (ids >= pad)).tolist()
 
 
+def labels_of(config, generator, ids):
+    """One of a sequence, where its class is read; one of every token; or of every third for masked tokens."""
+    head, n = head_of(config), len(ids)
+    labels = torch.randint(0, config.vocab_size if head == "ForMaskedLM" else config.num_labels, (n,), generator=generator).tolist()
+    causal = config.model_type in ("gpt2", "llama", "mistral", "qwen2")
+    chosen = {"ForMaskedLM": lambda t: t % 3 == 0, "ForTokenClassification": lambda t: True,
+              "ForSequenceClassification": lambda t: t == (n - 1 if causal else 0)}[head]
+    return [label if chosen(t) else -100 for t, label in enumerate(labels)]
+
+
+def compare_labelled(model, orrery, arguments):
+    """Logits, loss and gradients where labels are given. A sequence's class has one row of logits."""
+    config, generator, differences = model.config, torch.Generator().manual_seed(arguments.seed), Differences()
+    longest = min(arguments.length, getattr(config, "max_position_embeddings", arguments.length) - 4)
+    sequences = [random_ids(generator, n, config) for n in sorted({1, min(7, longest), longest})]
+    labels = [labels_of(config, generator, ids) for ids in sequences]
+    found, total, count = orrery.tensors("logits", sequences), 0, 0
+    for i, (ids, wanted) in enumerate(zip(sequences, labels)):
+        logits = model(torch.tensor([ids])).logits[0].view(-1, found["logits"].shape[-1])
+        rows = [t for t, label in enumerate(wanted) if label != -100]
+        single = head_of(config) == "ForSequenceClassification"
+        differences.add("logits", f"sequence {i}", found["logits"][i][rows if single else range(len(ids))], logits.detach())
+        chosen = torch.tensor([wanted[t] for t in rows])
+        total = total + F.cross_entropy(logits if single else logits[rows], chosen, reduction="sum")
+        count += len(rows)
+    loss = total / count
+    loss.backward()
+    found = orrery.tensors("grads", sequences, "--labels", written(labels))
+    differences.add("loss", "loss", found.pop("loss"), loss.detach().view(1))
+    wanted = {name: w.grad for name, w in model.named_parameters()}
+    differences.names(found.keys(), wanted.keys())
+    least = 1e-3 * max(w.abs().max().item() for w in wanted.values())
+    for name in sorted(found.keys() & wanted.keys()):
+        differences.add("grad", name, found[name], wanted[name], least)
+    return differences.tell(TOLERANCES)
+
+
 def compare(model, orrery, arguments):
-    if model.config.is_encoder_decoder or "Causal" not in class_of(model.config).__name__:
-        sys.exit(f"{type(model).__name__}: only models that predict the next token are compared")
+    if model.config.is_encoder_decoder:
+        sys.exit(f"{type(model).__name__}: encoder-decoders are not compared")
+    if head_of(model.config):
+        return compare_labelled(model, orrery, arguments)
     generator = torch.Generator().manual_seed(arguments.seed)
     positions = getattr(model.config, "max_position_embeddings", arguments.length)
     longest = min(arguments.length, positions)
