@@ -65,6 +65,7 @@ int cmd_convert(int argc, char **argv)
         status = read_conversion(&conversion);
     layout_options.device = "cpu";      /* nothing is computed */
     layout_options.threads = 1;
+    model_options.tokenizer = "bytes";  /* the directory's is copied, not read */
     if (status == 0)
         status = open_model(&o, NULL, NULL);
     if (status == 0 && !o.weights)

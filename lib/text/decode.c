@@ -44,7 +44,7 @@ static void strings_free(struct orri_strings *s)
 /* `text` with all of `from` replaced by `to`, added to *out. */
 static int replace_all(const char *text, size_t size, const char *from, size_t from_size, const char *to, struct orri_text *out)
 {
-    for (const char *at; from_size && (at = memmem(text, size, from, from_size)) != NULL;) {
+    for (const char *at; from && from_size > 0 && (at = memmem(text, size, from, from_size)) != NULL;) {
         ORR_TRY(orri_text_add(out, text, (size_t)(at - text)));
         ORR_TRY(orri_text_add(out, to, strlen(to)));
         size -= (size_t)(at - text) + from_size;
