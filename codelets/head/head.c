@@ -221,7 +221,8 @@ static void input_gradient(const struct orr_operands *o, int n, int vocab, const
 }
 
 /* dW [+]= dlogits^T x, db [+]= the sum of its rows */
-static void weights_gradient(const struct orr_operands *o, int n, int vocab, const void *dlogits, const void *x, bool add, void *bias_room)
+static void weights_gradient(const struct orr_operands *o, int n, int vocab, const void *dlogits, const void *x, bool add,
+                             void *bias_room)
 {
     int c = head_of(o)->width;
     float *dw = o->grad[OUTPUT][0];
@@ -286,8 +287,8 @@ static void scatter_labelled(const struct orr_operands *o, const struct work *w,
     }
 }
 
-/* Strip by strip the logits of the first `rows` rows of norm(x), their loss, and from their gradient that of norm(x) and that of W, each
- * where asked for. */
+/* Strip by strip the logits of the first `rows` rows of norm(x), their loss, and from their gradient that of norm(x) and that of W,
+ * each where asked for. */
 static void strips(const struct orr_operands *o, const struct work *w, int rows, void *dnorm, bool dw)
 {
     const struct orr_head *h = head_of(o);

@@ -141,8 +141,8 @@ static const void *bias_of(const struct orr_operands *o, const struct orri_norm 
     return norm->kind == ORR_LAYERNORM ? o->param[0][ORRI_NORM_BIAS] : NULL;
 }
 
-void orri_norm_rows(const struct orr_operands *o, const struct orri_norm *norm, int rows, int width, const void *x, void *y, float *mean,
-                    float *rstd)
+void orri_norm_rows(const struct orr_operands *o, const struct orri_norm *norm, int rows, int width, const void *x, void *y,
+                    float *mean, float *rstd)
 {
     if (norm->kind == ORR_NO_NORM) {
         ORRI_KERNEL(o, copy, (size_t)rows * (size_t)width * size_of(o), x, y);
@@ -181,8 +181,8 @@ void orri_norm_chunk_forward(const struct orr_operands *o, const struct orri_nor
     orri_norm(o, norm, width, o->branch[0], mean, mean + rows);
 }
 
-void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, const struct orri_dropout *dropout, int width, const void *inner, const void *dy,
-                              struct orri_rooms *rooms)
+void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, const struct orri_dropout *dropout,
+                              int width, const void *inner, const void *dy, struct orri_rooms *rooms)
 {
     struct orr_part at = orri_positions(o);
     size_t count = count_of(o, width, at);
@@ -224,7 +224,8 @@ void orri_norm_input_gradient(const struct orr_operands *o, const struct orri_no
         return;
     }
     ORRI_KERNEL(o, layernorm_backward, o->dtype, rows_of(o), width, dnorm, o->x[0], o->param[0][ORRI_NORM_WEIGHT],
-                norm->kind == ORR_LAYERNORM ? mean : NULL, rstd, before, twice ? dnorm : o->dx[0], dgamma, norm->kind == ORR_LAYERNORM ? dbeta : NULL, scratch);
+                norm->kind == ORR_LAYERNORM ? mean : NULL, rstd, before, twice ? dnorm : o->dx[0], dgamma,
+                norm->kind == ORR_LAYERNORM ? dbeta : NULL, scratch);
     if (twice)
         ORRI_KERNEL(o, add, o->dtype, count_of(o, width, orri_positions(o)), dnorm, o->dx[0]);
 }

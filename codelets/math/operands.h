@@ -77,8 +77,8 @@ static inline int orri_norm_views(const struct orri_norm *norm)
 void orri_norm(const struct orr_operands *o, const struct orri_norm *norm, int width, void *y, float *mean, float *rstd);
 void orri_norm_again(const struct orr_operands *o, const struct orri_norm *norm, int width, const float *mean, const float *rstd,
                      void *y);
-void orri_norm_rows(const struct orr_operands *o, const struct orri_norm *norm, int rows, int width, const void *x, void *y, float *mean,
-                    float *rstd);
+void orri_norm_rows(const struct orr_operands *o, const struct orri_norm *norm, int rows, int width, const void *x, void *y,
+                    float *mean, float *rstd);
 
 /* Floats that the next function saves: mean and rstd. */
 int64_t orri_norm_saved_floats(int batch, int positions);
@@ -88,8 +88,8 @@ void orri_norm_chunk_forward(const struct orr_operands *o, const struct orri_nor
 
 /* CHUNK_BACKWARD: the gradient of x, through the norm and, unless NULL, a dropout of norm(x) from the sum of all dpartial and `inner`,
  * plus dy, both unless NULL; and those of gain and bias. */
-void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, const struct orri_dropout *dropout, int width, const void *inner, const void *dy,
-                              struct orri_rooms *rooms);
+void orri_norm_chunk_backward(const struct orr_operands *o, const struct orri_norm *norm, const struct orri_dropout *dropout,
+                              int width, const void *inner, const void *dy, struct orri_rooms *rooms);
 
 /* dx = [dy +] layernorm_backward(dnorm), or added to dx where another reader was first. dnorm, of the positions of the
  * operands, is overwritten, and so are dgamma and dbeta. */
