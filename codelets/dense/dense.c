@@ -49,16 +49,6 @@ static struct orr_part outputs_of(const struct orr_dense *d, int shards, int t)
     return orr_split(d->out, 1, shards, t);
 }
 
-static size_t rows_of(const struct orr_operands *o)
-{
-    return (size_t)o->batch * (size_t)o->seq;
-}
-
-static size_t bytes_of(enum orr_dtype dtype, size_t rows, int64_t width)
-{
-    return rows * (size_t)width * orr_dtype_size(dtype);
-}
-
 /* ---- what it saves: mean, rstd [N], dgamma, dbeta [C]; u [N,out] ------------------------------------------------ */
 
 struct saved {
@@ -70,8 +60,8 @@ static struct saved saved_at(const struct orr_operands *o, float *floats)
     struct saved s;
 
     s.mean = floats;
-    s.rstd = s.mean + rows_of(o);
-    s.dgamma = s.rstd + rows_of(o);
+    s.rstd = s.mean + orri_all_rows(o);
+    s.dgamma = s.rstd + orri_all_rows(o);
     s.dbeta = s.dgamma + dense_of(o)->width;
     return s;
 }
@@ -110,10 +100,10 @@ static struct work work_at(struct orri_rooms rooms, const struct orr_dense *d, c
     struct work w = {.rest = rooms};
     size_t rows = (size_t)shape->batch * (size_t)shape->seq;
 
-    w.norm = orri_room(&w.rest, bytes_of(shape->dtype, rows, d->width));
-    w.dnorm = orri_room(&w.rest, bytes_of(shape->dtype, rows, d->width));
-    w.u = orri_room(&w.rest, bytes_of(shape->dtype, rows, d->out));
-    w.dy = orri_room(&w.rest, bytes_of(shape->dtype, rows, d->out));
+    w.norm = orri_room(&w.rest, orri_row_bytes(shape->dtype, rows, d->width));
+    w.dnorm = orri_room(&w.rest, orri_row_bytes(shape->dtype, rows, d->width));
+    w.u = orri_room(&w.rest, orri_row_bytes(shape->dtype, rows, d->out));
+    w.dy = orri_room(&w.rest, orri_row_bytes(shape->dtype, rows, d->out));
     w.floats = orri_room(&w.rest, 2 * (rows + (size_t)d->width) * sizeof(float));
     w.bias = orri_room(&w.rest, ORRI_SCRATCH(shape->cuda, bias_backward, (int)rows, d->out));
     return w;
@@ -147,7 +137,7 @@ static struct work work_of(const struct orr_operands *o)
 static void product(const struct orr_operands *o, int out, const void *norm, void *u, void *y)
 {
     const struct orr_dense *d = dense_of(o);
-    const struct orri_product p = {.trans_b = true, .m = (int)rows_of(o), .n = out, .k = d->width, .dtype = o->dtype, .a = norm,
+    const struct orri_product p = {.trans_b = true, .m = (int)orri_all_rows(o), .n = out, .k = d->width, .dtype = o->dtype, .a = norm,
                                    .lda = d->width, .b = o->param[0][weight_view(d)], .ldb = d->width, .b_version = o->version[0],
                                    .bias = o->param[0][bias_view(d)], .c = y, .ldc = out, .c_dtype = o->dtype,
                                    .epilogue = ORRI_EPILOGUE_ACTIVATION, .activation = (enum orr_activation)d->activation, .aux = u};
@@ -159,11 +149,11 @@ static void product(const struct orr_operands *o, int out, const void *norm, voi
 static void product_backward(const struct orr_operands *o, int out, const void *dy, void *u, void *dnorm)
 {
     const struct orr_dense *d = dense_of(o);
-    const struct orri_product p = {.m = (int)rows_of(o), .n = d->width, .k = out, .dtype = o->dtype, .a = u, .lda = out,
+    const struct orri_product p = {.m = (int)orri_all_rows(o), .n = d->width, .k = out, .dtype = o->dtype, .a = u, .lda = out,
                                    .b = o->param[0][weight_view(d)], .ldb = d->width, .b_version = o->version[0], .c = dnorm,
                                    .ldc = d->width, .c_dtype = o->dtype};
 
-    ORRI_KERNEL(o, activate_backward, o->dtype, (enum orr_activation)d->activation, rows_of(o) * (size_t)out, dy, u, u);
+    ORRI_KERNEL(o, activate_backward, o->dtype, (enum orr_activation)d->activation, orri_all_rows(o) * (size_t)out, dy, u, u);
     ORRI_KERNEL(o, gemm, &p);
 }
 
@@ -172,12 +162,12 @@ static void product_weights(const struct orr_operands *o, int out, const void *n
 {
     const struct orr_dense *d = dense_of(o);
     float *dw = o->grad[0][weight_view(d)];
-    const struct orri_product p = {.trans_a = true, .m = out, .n = d->width, .k = (int)rows_of(o), .dtype = o->dtype, .a = du,
+    const struct orri_product p = {.trans_a = true, .m = out, .n = d->width, .k = (int)orri_all_rows(o), .dtype = o->dtype, .a = du,
                                    .lda = out, .b = norm, .ldb = d->width, .add = o->first_gradient ? NULL : dw, .c = dw,
                                    .ldc = d->width, .c_dtype = ORR_F32};
 
     ORRI_KERNEL(o, gemm, &p);
-    ORRI_KERNEL(o, bias_backward, o->dtype, (int)rows_of(o), out, du, out, o->first_gradient ? 0 : 1, o->grad[0][bias_view(d)],
+    ORRI_KERNEL(o, bias_backward, o->dtype, (int)orri_all_rows(o), out, du, out, o->first_gradient ? 0 : 1, o->grad[0][bias_view(d)],
                 bias_room);
 }
 
@@ -262,8 +252,8 @@ static void shard_forward(const struct orr_operands *o)
     void *u = o->saved ? o->saved_values : w.u, *y = orri_scatter_begin(o, o->partial, w.dnorm);
 
     product(o, (int)outputs.count, all_norm(o, &w), u, w.dy);
-    ORRI_KERNEL(o, zero, rows_of(o) * row, y);
-    ORRI_KERNEL(o, copy_rows, rows_of(o), own, w.dy, own, (char *)y + (size_t)outputs.first * size, row);
+    ORRI_KERNEL(o, zero, orri_all_rows(o) * row, y);
+    ORRI_KERNEL(o, copy_rows, orri_all_rows(o), own, w.dy, own, (char *)y + (size_t)outputs.first * size, row);
     orri_scatter_end(o, d->out, size, y, o->partial);
 }
 
@@ -288,7 +278,7 @@ static void shard_backward(const struct orr_operands *o)
     void *dnorm = orri_scatter_begin(o, o->dpartial, w.dnorm);
 
     dy = orri_dropout_gradient(o, &drop, d->out, orri_all_positions(o), dy, w.dy);
-    ORRI_KERNEL(o, copy_rows, rows_of(o), own, (const char *)dy + (size_t)outputs.first * size, row, w.u, own);
+    ORRI_KERNEL(o, copy_rows, orri_all_rows(o), own, (const char *)dy + (size_t)outputs.first * size, row, w.u, own);
     product_backward(o, (int)outputs.count, w.u, o->saved_values, dnorm);
     orri_scatter_end(o, d->width, size, dnorm, o->dpartial);
 }

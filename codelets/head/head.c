@@ -399,11 +399,10 @@ static void pick(const struct orr_operands *o, const struct work *w)
 /* In fp32, with row stride ld. */
 static void add_bias(const struct orr_operands *o, int v, float *out, int ld)
 {
-    struct orri_rooms rooms = work_of(o).rest;
-    float *bias = orri_room(&rooms, (size_t)v * sizeof(*bias));
-
     if (!head_of(o)->bias)
         return;
+    struct orri_rooms rooms = work_of(o).rest;
+    float *bias = orri_room(&rooms, (size_t)v * sizeof(*bias));
     ORRI_KERNEL(o, convert, (size_t)v, o->dtype, bias_of(o), ORR_F32, bias);
     for (int i = 0; i < o->rows.count; i++)
         ORRI_KERNEL(o, add, ORR_F32, (size_t)v, bias, out + (size_t)i * (size_t)ld);

@@ -15,6 +15,17 @@
 struct orr_part orri_positions(const struct orr_operands *o);
 struct orr_part orri_all_positions(const struct orr_operands *o);
 
+/* The rows of all positions of a microbatch, N = B T; and the bytes of so many rows of `width` elements. */
+static inline size_t orri_all_rows(const struct orr_operands *o)
+{
+    return (size_t)o->batch * (size_t)o->seq;
+}
+
+static inline size_t orri_row_bytes(enum orr_dtype dtype, size_t rows, int64_t width)
+{
+    return rows * (size_t)width * orr_dtype_size(dtype);
+}
+
 /* ---- rooms in a worker's scratch ------------------------------------------------------------------------- */
 
 /* Takes rooms from a base one after the other, each aligned to 256 bytes; without a base it only adds them up, which is how

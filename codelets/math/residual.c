@@ -3,20 +3,9 @@
 
 #include "codelets/math/product_cpu.h"
 
-static size_t rows_of(const struct orr_operands *o)
-{
-    return (size_t)o->batch * (size_t)o->seq;
-}
-
-/* Bytes of [rows,width]. */
-static size_t bytes_of(enum orr_dtype dtype, size_t rows, int width)
-{
-    return rows * (size_t)width * orr_dtype_size(dtype);
-}
-
 static struct orri_inner inner_at(const struct orr_operands *o, const struct orri_residual *r, float *floats, void *values)
 {
-    return (struct orri_inner){floats, values, orri_at(o, values, (int64_t)rows_of(o) * r->in)};
+    return (struct orri_inner){floats, values, orri_at(o, values, (int64_t)orri_all_rows(o) * r->in)};
 }
 
 /* n = norm(x) through a dropout of its own, and its gradient back. */
@@ -104,7 +93,7 @@ static struct orri_product row_product(const struct orr_operands *o, int n, int 
 {
     return (struct orri_product){
         .trans_b = transposed,
-        .m = (int)rows_of(o),
+        .m = (int)orri_all_rows(o),
         .n = n,
         .k = k,
         .dtype = o->dtype,
@@ -179,7 +168,7 @@ static size_t whole_scratch(const struct orri_residual *r, const struct orr_shap
     orri_room(&forward, r->scratch);
     orri_room(&backward, value);
     orri_room(&backward, value);
-    orri_room(&backward, bytes_of(shape->dtype, rows, r->out));
+    orri_room(&backward, orri_row_bytes(shape->dtype, rows, r->out));
     orri_room(&backward, r->scratch);
     orri_room(&backward, orri_norm_scratch(shape, r->width, (int)rows));
     orri_room(&weights, value);
@@ -218,7 +207,7 @@ size_t orri_residual_kept(const struct orri_residual *r, const struct orr_shape 
 /* A block of one shard has the passes of both. */
 size_t orri_residual_scratch(const struct orri_residual *r, const struct orr_shape *shape)
 {
-    size_t rows = (size_t)shape->batch * (size_t)shape->seq, value = bytes_of(shape->dtype, rows, r->width);
+    size_t rows = (size_t)shape->batch * (size_t)shape->seq, value = orri_row_bytes(shape->dtype, rows, r->width);
     size_t shard = shard_scratch(r, shape, rows, value), whole = shape->shards == 1 ? whole_scratch(r, shape, rows, value) : 0;
 
     return whole > shard ? whole : shard;
@@ -248,7 +237,7 @@ static void inner_forward(const struct orr_operands *o, const struct orri_residu
 static void inner_backward(const struct orr_operands *o, const struct orri_residual *r, const void *dout, const struct orri_inner *s,
                            void *dnorm, struct orri_rooms *rooms)
 {
-    size_t bytes = bytes_of(o->dtype, rows_of(o), r->out);
+    size_t bytes = orri_row_bytes(o->dtype, orri_all_rows(o), r->out);
     void *dh = orri_room(rooms, bytes), *scratch = orri_room(rooms, r->scratch);
     struct orri_product out = out_gradient(o, r, dout, dh), in = in_gradient(o, r, s->u, dnorm);
 
@@ -272,7 +261,7 @@ static void weights_product(const struct orr_operands *o, int m, int n, const vo
         .trans_a = true,
         .m = m,
         .n = n,
-        .k = (int)rows_of(o),
+        .k = (int)orri_all_rows(o),
         .dtype = o->dtype,
         .a = x,
         .lda = m,
@@ -310,7 +299,7 @@ static void inner_weights(const struct orr_operands *o, const struct orri_residu
 {
     matrix_weights(o, r, r->out, r->width, s->h, dout, o->grad[0][r->out_weight]);
     matrix_weights(o, r, r->width, r->in, norm, s->u, o->grad[0][r->in_weight]);
-    bias_weights(o, r->in_bias, (int)rows_of(o), r->in, s->u, rooms);
+    bias_weights(o, r->in_bias, (int)orri_all_rows(o), r->in, s->u, rooms);
 }
 
 /* ---- the whole block --------------------------------------------------------------------------------------------- */
@@ -326,8 +315,8 @@ static struct saved saved_at(const struct orr_operands *o, const struct orri_res
     struct saved s;
 
     s.mean = floats;
-    s.rstd = s.mean + rows_of(o);
-    s.dgamma = s.rstd + rows_of(o);
+    s.rstd = s.mean + orri_all_rows(o);
+    s.dgamma = s.rstd + orri_all_rows(o);
     s.dbeta = s.dgamma + r->width;
     s.inner = inner_at(o, r, s.dbeta + r->width, values);
     return s;
@@ -338,7 +327,7 @@ void orri_residual_forward(const struct orr_operands *o, const struct orri_resid
     const struct orri_dropout d = dropout_of(o, r);
     struct orr_saved_size size = orri_residual_saved(r, o->batch, o->seq);
     int c = r->width;
-    void *norm = orri_room(rooms, bytes_of(o->dtype, rows_of(o), c));
+    void *norm = orri_room(rooms, orri_row_bytes(o->dtype, orri_all_rows(o), c));
     float *floats = o->saved ? o->saved : orri_room(rooms, (size_t)size.floats * sizeof(*floats));
     void *values = o->saved ? o->saved_values : orri_room(rooms, (size_t)size.values * orr_dtype_size(o->dtype));
     struct saved s = saved_at(o, r, floats, values);
@@ -359,13 +348,13 @@ void orri_residual_backward(const struct orr_operands *o, const struct orri_resi
 {
     const struct orri_dropout d = dropout_of(o, r);
     struct saved s = saved_at(o, r, o->saved, o->saved_values);
-    size_t value = bytes_of(o->dtype, rows_of(o), r->width);
+    size_t value = orri_row_bytes(o->dtype, orri_all_rows(o), r->width);
     void *dnorm = orri_room(rooms, value);
     const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, orri_room(rooms, value));
 
     inner_backward(o, r, dout, &s.inner, dnorm, rooms);
     if (r->of_norm)
-        ORRI_KERNEL(o, add, o->dtype, rows_of(o) * (size_t)r->width, o->dy, dnorm);
+        ORRI_KERNEL(o, add, o->dtype, orri_all_rows(o) * (size_t)r->width, o->dy, dnorm);
     drop_norm(o, r, dnorm);
     orri_norm_input_gradient(o, &r->norm, r->width, r->of_norm ? NULL : o->dy, dnorm, s.mean, s.rstd, s.dgamma, s.dbeta, rooms);
 }
@@ -374,14 +363,14 @@ void orri_residual_weights(const struct orr_operands *o, const struct orri_resid
 {
     const struct orri_dropout d = dropout_of(o, r);
     struct saved s = saved_at(o, r, o->saved, o->saved_values);
-    size_t value = bytes_of(o->dtype, rows_of(o), r->width);
+    size_t value = orri_row_bytes(o->dtype, orri_all_rows(o), r->width);
     void *norm = orri_room(rooms, value);
     const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy, orri_room(rooms, value));
 
     orri_norm_again(o, &r->norm, r->width, s.mean, s.rstd, norm);
     drop_norm(o, r, norm);
     inner_weights(o, r, norm, dout, &s.inner, rooms);
-    bias_weights(o, r->out_bias, (int)rows_of(o), r->width, dout, rooms);
+    bias_weights(o, r->out_bias, (int)orri_all_rows(o), r->width, dout, rooms);
     orri_norm_weights(o, &r->norm, r->width, s.dgamma, s.dbeta);
 }
 
@@ -390,7 +379,7 @@ void orri_residual_weights(const struct orr_operands *o, const struct orri_resid
 void orri_residual_shard_forward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
 {
     struct orr_saved_size size = orri_residual_shard_saved(r, o->batch, o->seq);
-    size_t element = orr_dtype_size(o->dtype), value = bytes_of(o->dtype, rows_of(o), r->width);
+    size_t element = orr_dtype_size(o->dtype), value = orri_row_bytes(o->dtype, orri_all_rows(o), r->width);
     const void *norm = orri_gather(o, r->width, element, (const float *const *)o->branch, orri_room(rooms, value));
     void *out = orri_scatter_begin(o, o->partial, orri_room(rooms, value));
     float *floats = o->saved ? o->saved : orri_room(rooms, (size_t)size.floats * sizeof(*floats));
@@ -426,7 +415,7 @@ static const void *all_dropout_gradient(const struct orr_operands *o, const stru
 
 void orri_residual_shard_backward(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
 {
-    size_t value = bytes_of(o->dtype, rows_of(o), r->width);
+    size_t value = orri_row_bytes(o->dtype, orri_all_rows(o), r->width);
     const void *dout = all_dropout_gradient(o, r, orri_room(rooms, value));
     void *dnorm = orri_scatter_begin(o, o->dpartial, orri_room(rooms, value));
     struct orri_inner s = inner_at(o, r, o->saved, o->saved_values);
@@ -437,7 +426,7 @@ void orri_residual_shard_backward(const struct orr_operands *o, const struct orr
 
 void orri_residual_shard_weights(const struct orr_operands *o, const struct orri_residual *r, struct orri_rooms *rooms)
 {
-    size_t value = bytes_of(o->dtype, rows_of(o), r->width);
+    size_t value = orri_row_bytes(o->dtype, orri_all_rows(o), r->width);
     const void *dout = all_dropout_gradient(o, r, orri_room(rooms, value));
     const void *norm = orri_gather(o, r->width, orr_dtype_size(o->dtype), (const float *const *)o->branch,
                                    orri_room(rooms, value));
@@ -458,7 +447,7 @@ void orri_residual_chunk_backward(const struct orr_operands *o, const struct orr
     const struct orri_dropout d = dropout_of(o, r);
     int rows = o->batch * (int)orri_positions(o).count;
     const void *dout = orri_dropout_gradient(o, &d, r->width, orri_positions(o), o->dy,
-                                             orri_room(rooms, bytes_of(o->dtype, (size_t)rows, r->width)));
+                                             orri_room(rooms, orri_row_bytes(o->dtype, (size_t)rows, r->width)));
 
     bias_weights(o, r->out_bias, rows, r->width, dout, rooms);
     orri_norm_chunk_backward(o, &r->norm, &d_norm, r->width, r->of_norm ? o->dy : NULL, r->of_norm ? NULL : o->dy, rooms);
